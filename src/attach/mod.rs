@@ -1,0 +1,10 @@
+//! How an MTA reaches us. Each attachment translates one protocol: what it hears becomes a [`Mail`](crate::mail::Mail),
+//! what the pipeline answers becomes that protocol's words. No attachment decides anything, and none knows another.
+//!
+//! - [`milter`]: Postfix and Sendmail, before the queue: judge and tag.
+//! - [`lmtp`]: any MTA, out of the queue: hand over to the relay.
+//! - [`smtp`]: the server's side of SMTP and LMTP as a pure state machine, used by `lmtp` and by the sandbox.
+
+pub mod lmtp;
+pub mod milter;
+pub mod smtp;

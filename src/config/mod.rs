@@ -1,0 +1,236 @@
+//! The configuration: TOML in, one checked and immutable [`Config`] out, or every problem at once with file, line, key
+//! and remedy. Nothing else in the program reads the configuration file; nothing here opens a socket.
+
+mod listen;
+mod secret;
+
+pub use listen::{Listen, ListenError};
+pub use secret::{Secret, SecretError, SecretFile};
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::mail::{Address, Domain};
+
+/// A checked configuration. Immutable; a reload makes a new one.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The process itself.
+    pub daemon: Daemon,
+    /// Where the log goes.
+    pub log: Log,
+    /// The milter service; `None` when not configured.
+    pub milter: Option<Milter>,
+    /// The LMTP service; `None` when not configured.
+    pub transport: Option<Transport>,
+    /// How senders are authenticated.
+    pub authentication: Authentication,
+    /// Bounds.
+    pub limits: Limits,
+    /// The links between a domain and its ticket system.
+    pub connectors: Vec<Arc<Connector>>,
+}
+
+/// `[daemon]`
+#[derive(Debug, Clone)]
+pub struct Daemon {
+    /// This host's name in EHLO and Received.
+    pub hostname: Domain,
+    /// Where the site key and the spool are kept; mode 0700.
+    pub state_directory: PathBuf,
+    /// The user to run as after binding the sockets, when started as root.
+    pub user: Option<String>,
+    /// The key that authenticates verdicts between milter and transport; shared by all hosts of a site.
+    pub site_key_file: SecretFile,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Where to.
+    pub target: LogTarget,
+    /// `error`, `warn`, `info` or `debug`.
+    pub level: tracing::Level,
+}
+
+/// `log.target`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Standard error, a line an event.
+    Stderr,
+    /// The system log, facility mail.
+    Syslog,
+}
+
+/// Permissions of our unix sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// The group that owns the sockets, so that the MTA can connect.
+    pub group: Option<String>,
+    /// The permission bits, 0660 unless told.
+    pub mode: u32,
+}
+
+/// `[milter]`
+#[derive(Debug, Clone)]
+pub struct Milter {
+    /// Where the MTA finds us.
+    pub listen: Vec<Listen>,
+    /// Permissions of unix sockets.
+    pub access: SocketAccess,
+}
+
+/// `[transport]`
+#[derive(Debug, Clone)]
+pub struct Transport {
+    /// The folder that holds one LMTP socket per connector, `NAME.sock`.
+    pub directory: PathBuf,
+    /// Permissions of the sockets.
+    pub access: SocketAccess,
+    /// Names of the users whose processes may hand over mail. Checked by the peer's uid.
+    pub peers: Vec<String>,
+}
+
+/// `[authentication]`
+#[derive(Debug, Clone)]
+pub struct Authentication {
+    /// The name that signs our Authentication-Results (RFC 8601 section 2.5).
+    pub authserv_id: String,
+    /// Name servers; empty means the system's.
+    pub name_servers: Vec<SocketAddr>,
+    /// How long one message's look-ups may take in all.
+    pub dns_timeout: Duration,
+    /// DKIM signatures looked at, at most.
+    pub max_signatures: usize,
+    /// What becomes of mail whose authentication met a temporary DNS error.
+    pub on_temperror: OnTempError,
+    /// For how long after judging a verdict counts at the transport: longer than the MTA keeps mail in its queue.
+    pub verdict_lifetime: Duration,
+}
+
+/// `authentication.on_temperror`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnTempError {
+    /// Tag it `none` and let it through.
+    Tag,
+    /// 451: the sender comes again.
+    Defer,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Octets of a message at most.
+    pub message_size: u64,
+    /// Octets of a header section at most.
+    pub header_size: usize,
+    /// Octets of memory for whole messages, shared by all sessions.
+    pub memory: u64,
+    /// Milter connections at a time.
+    pub milter_connections: usize,
+    /// LMTP connections at a time, per connector.
+    pub transport_connections: usize,
+    /// Received fields at most (RFC 5321 section 6.3).
+    pub hops: usize,
+    /// Support addresses per domain (M10).
+    pub addresses_per_domain: usize,
+    /// Domains (M10).
+    pub domains: usize,
+}
+
+/// `[[connector]]`: one link between a domain and its ticket system.
+#[derive(Debug, Clone)]
+pub struct Connector {
+    /// Its name: lower-case letters, digits, `-` and `_`; also the name of its socket.
+    pub name: String,
+    /// The ticket system.
+    pub system: System,
+    /// The ticket system's own domain for this account; its addresses never go through the connector.
+    pub native_domain: Option<Domain>,
+    /// The company's domain.
+    pub domain: Domain,
+    /// `+` in `support+tag@`, as the MTA's `recipient_delimiter`; `None` when extensions are not used.
+    pub recipient_delimiter: Option<char>,
+    /// Which directions are relayed.
+    pub mode: Mode,
+    /// Production or sandbox.
+    pub environment: Environment,
+    /// The support addresses, all of `domain`.
+    pub addresses: Vec<Address>,
+    /// The ticket endpoint; always there in two-way mode.
+    pub endpoint: Option<Endpoint>,
+}
+
+/// `connector.system`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum System {
+    /// Zendesk, or the built-in sandbox.
+    Zendesk,
+    /// Anything else.
+    Generic,
+}
+
+/// `connector.mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Inbound and outbound.
+    TwoWay,
+    /// Outbound alone: inbound mail is forwarded by a cloud service (M2).
+    OutboundOnly,
+}
+
+/// `connector.environment`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    /// Real tickets.
+    Production,
+    /// Rehearsal.
+    Sandbox,
+}
+
+/// `[connector.endpoint]`: the ticket system's SMTP service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Host name; also the name its certificate must carry.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// How the connection is encrypted.
+    pub tls: Tls,
+    /// Certification authorities to trust instead of the system's, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// Credential sets, tried in order. At least one.
+    pub credentials: Vec<CredentialSet>,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// How long one hand-over may take from the first connection attempt to the last reply.
+    pub deadline: Duration,
+}
+
+/// `endpoint.tls`: there is no third way (M3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// STARTTLS, required (RFC 3207).
+    Starttls,
+    /// TLS from the first octet (RFC 8314).
+    Implicit,
+}
+
+/// One user name and password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialSet {
+    /// The user name; names the set in the log.
+    pub username: String,
+    /// The file that holds the password.
+    pub password_file: SecretFile,
+}
+
+impl Connector {
+    /// Whether `address` is one of the support addresses, spelled in any letter case, with or without an extension.
+    pub fn supports(&self, address: &Address) -> bool {
+        let base = self.recipient_delimiter.and_then(|delimiter| address.without_extension(delimiter));
+        self.addresses.iter().any(|own| own == address || Some(own) == base.as_ref())
+    }
+}

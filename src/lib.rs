@@ -1,0 +1,14 @@
+//! deskmilter connects a company's own mail server with its ticket system over authenticated, encrypted SMTP.
+//!
+//! A message takes one way through the code: [`attach`] -> [`mail`] -> [`pipeline`] -> [`relay`]. `docs/architecture.md`
+//! tells the story; each module opens with what it is for, what comes in, what goes out and what it must not know.
+
+pub mod attach;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod log;
+pub mod mail;
+pub mod pipeline;
+pub mod relay;
+pub mod sandbox;

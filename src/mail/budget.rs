@@ -1,0 +1,59 @@
+//! A byte budget that all sessions share: large messages that a library must see whole wait their turn.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The unit in which the budget is counted: 1 KiB.
+const UNIT: u64 = 1024;
+
+/// Octets of memory for whole messages, shared by all sessions. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    units: Arc<Semaphore>,
+    total: u32,
+}
+
+/// A share of the budget, given back when dropped.
+#[derive(Debug)]
+pub struct Permit {
+    _units: OwnedSemaphorePermit,
+}
+
+impl Budget {
+    /// A budget of `octets`, rounded up to whole KiB.
+    pub fn new(octets: u64) -> Self {
+        let total = u32::try_from(octets.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, Semaphore::MAX_PERMITS as u32);
+        Self { units: Arc::new(Semaphore::new(total as usize)), total }
+    }
+
+    /// Waits for room for `octets`, first come first served. A message larger than the budget takes all of it, so it
+    /// goes through alone. Bound the wait with a deadline.
+    pub async fn acquire(&self, octets: u64) -> Permit {
+        let units = u32::try_from(octets.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.total);
+        loop {
+            // The semaphore is never closed, so this does not fail.
+            if let Ok(permit) = Arc::clone(&self.units).acquire_many_owned(units).await {
+                return Permit { _units: permit };
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn what_does_not_fit_waits_until_room_is_given_back() {
+        let budget = Budget::new(10 * 1024);
+        let first = budget.acquire(8 * 1024).await;
+        assert!(timeout(Duration::from_millis(20), budget.acquire(4 * 1024)).await.is_err());
+        drop(first);
+        let _all = timeout(Duration::from_secs(5), budget.acquire(1 << 40)).await.unwrap();
+        assert!(timeout(Duration::from_millis(20), budget.acquire(1)).await.is_err());
+    }
+}
