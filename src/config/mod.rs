@@ -1,10 +1,21 @@
 //! The configuration: TOML in, one checked and immutable [`Config`] out, or every problem at once with file, line, key
 //! and remedy. Nothing else in the program reads the configuration file; nothing here opens a socket.
 
+mod check;
+mod keys;
 mod listen;
+mod load;
+mod problem;
+mod quantity;
+mod raw;
 mod secret;
+mod show;
+
+#[cfg(test)]
+mod tests;
 
 pub use listen::{Listen, ListenError};
+pub use problem::{Problem, Problems};
 pub use secret::{Secret, SecretError, SecretFile};
 
 use std::net::SocketAddr;

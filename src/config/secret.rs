@@ -37,6 +37,8 @@ impl fmt::Debug for Secret {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SecretFile {
     path: PathBuf,
+    /// Who must own it; `None` is whoever runs this process.
+    owner: Option<u32>,
 }
 
 /// Why a secret file cannot be used. Each message names the path and the remedy.
@@ -59,7 +61,7 @@ pub enum SecretError {
         mode: u32,
     },
     /// It belongs to somebody else.
-    #[error("{}: owned by uid {owner}, but must belong to root or to uid {expected}, which deskmilter runs as; run: chown {expected} {}", path.display(), path.display())]
+    #[error("{}: owned by uid {owner}, but must belong to uid {expected}, which deskmilter runs as; run: chown {expected} {}", path.display(), path.display())]
     Owner {
         /// The file.
         path: PathBuf,
@@ -89,9 +91,14 @@ pub enum SecretError {
 }
 
 impl SecretFile {
-    /// A secret kept at `path`.
+    /// A secret kept at `path`, in a file of the user that runs this process.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), owner: None }
+    }
+
+    /// A secret kept at `path`, in a file of the user `owner`.
+    pub fn owned_by(path: impl Into<PathBuf>, owner: u32) -> Self {
+        Self { path: path.into(), owner: Some(owner) }
     }
 
     /// The path.
@@ -115,8 +122,8 @@ impl SecretFile {
         if mode & 0o077 != 0 {
             return Err(SecretError::Mode { path: path(), mode });
         }
-        let expected = nix::unistd::geteuid().as_raw();
-        if facts.uid() != expected && facts.uid() != 0 {
+        let expected = self.owner.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
+        if facts.uid() != expected {
             return Err(SecretError::Owner { path: path(), owner: facts.uid(), expected });
         }
         let mut octets = Zeroizing::new(Vec::with_capacity(usize::try_from(facts.len()).unwrap_or(0) + 1));

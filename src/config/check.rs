@@ -1,0 +1,652 @@
+//! From what was written to what holds: every rule of the configuration, each problem noted and the check gone on with.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::problem::Report;
+use super::{
+    Authentication, Config, Connector, CredentialSet, Daemon, Endpoint, Environment, Limits, Listen, Log, LogTarget,
+    Milter, Mode, OnTempError, SecretFile, SocketAccess, System, Tls, Transport, quantity, raw,
+};
+use crate::mail::{Address, Domain};
+
+/// The users that MTAs hand over mail as, of which those count that exist on this host.
+const MTA_USERS: [&str; 4] = ["root", "postfix", "Debian-exim", "exim"];
+
+/// Checks a whole configuration. Relative paths are relative to `base`.
+pub(super) fn check(raw: raw::Raw, base: &Path, report: &mut Report<'_>) -> Option<Config> {
+    let mut check = Check { base, report, owner: nix::unistd::geteuid().as_raw() };
+    let daemon = check.daemon(raw.daemon);
+    let log = check.log(raw.log);
+    let milter = raw.milter.and_then(|milter| check.milter(milter));
+    let transport = raw.transport.and_then(|transport| check.transport(transport));
+    let limits = check.limits(raw.limits);
+    let hostname = daemon.as_ref().map(|daemon| daemon.hostname.as_str().to_owned());
+    let authentication = check.authentication(raw.authentication, hostname.as_deref());
+    let connectors = check.connectors(raw.connector, transport.is_some(), &limits);
+    Some(Config { daemon: daemon?, log: log?, milter, transport, authentication: authentication?, limits, connectors })
+}
+
+struct Check<'c, 'r> {
+    base: &'c Path,
+    report: &'c mut Report<'r>,
+    /// The user id that deskmilter will run as, which secrets must belong to.
+    owner: u32,
+}
+
+impl Check<'_, '_> {
+    fn note(&mut self, span: Range<usize>, key: &str, message: impl Into<String>) {
+        self.report.note(span, key, message);
+    }
+
+    fn daemon(&mut self, raw: raw::Daemon) -> Option<Daemon> {
+        let hostname = match raw.hostname {
+            Some(name) => self.domain("daemon.hostname", &name),
+            None => {
+                let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+                let domain = Domain::parse(&name).ok();
+                if domain.is_none() {
+                    self.note(
+                        0..0,
+                        "daemon.hostname",
+                        "this host has no valid name; set hostname to the name of this mail server",
+                    );
+                }
+                domain
+            }
+        };
+        let user = raw.user.and_then(|user| match nix::unistd::User::from_name(user.get_ref()) {
+            Ok(Some(found)) => {
+                self.owner = found.uid.as_raw();
+                Some(user.into_inner())
+            }
+            _ => {
+                self.note(
+                    user.span(),
+                    "daemon.user",
+                    format!("there is no user {:?} on this host; create it or correct the name", user.get_ref()),
+                );
+                None
+            }
+        });
+        let state_directory =
+            raw.state_directory.map_or_else(|| PathBuf::from("/var/lib/deskmilter"), |path| self.path(path.get_ref()));
+        let site_key =
+            raw.site_key_file.map_or_else(|| state_directory.join("site.key"), |path| self.path(path.get_ref()));
+        Some(Daemon {
+            hostname: hostname?,
+            state_directory,
+            user,
+            site_key_file: SecretFile::owned_by(site_key, self.owner),
+        })
+    }
+
+    fn log(&mut self, raw: raw::Log) -> Option<Log> {
+        let target = self.choice(
+            "log.target",
+            raw.target,
+            LogTarget::Stderr,
+            &[("stderr", LogTarget::Stderr), ("syslog", LogTarget::Syslog)],
+        );
+        let level = self.choice(
+            "log.level",
+            raw.level,
+            tracing::Level::INFO,
+            &[
+                ("error", tracing::Level::ERROR),
+                ("warn", tracing::Level::WARN),
+                ("info", tracing::Level::INFO),
+                ("debug", tracing::Level::DEBUG),
+            ],
+        );
+        Some(Log { target: target?, level: level? })
+    }
+
+    fn milter(&mut self, raw: raw::Milter) -> Option<Milter> {
+        if raw.listen.get_ref().is_empty() {
+            self.note(raw.listen.span(), "milter.listen", "empty; name at least one socket, or leave [milter] out");
+        }
+        let listen = raw
+            .listen
+            .into_inner()
+            .into_iter()
+            .filter_map(|text| match text.get_ref().parse::<Listen>() {
+                Ok(listen) => Some(listen),
+                Err(error) => {
+                    self.note(text.span(), "milter.listen", format!("{:?} is {error}", text.get_ref()));
+                    None
+                }
+            })
+            .collect();
+        let access = self.socket_access("milter", raw.socket_group, raw.socket_mode)?;
+        Some(Milter { listen, access })
+    }
+
+    fn transport(&mut self, raw: raw::Transport) -> Option<Transport> {
+        let directory = self.path(raw.directory.get_ref());
+        let access = self.socket_access("transport", raw.socket_group, raw.socket_mode)?;
+        let peers = match raw.peers {
+            None => MTA_USERS.into_iter().filter(|user| user_exists(user)).map(str::to_owned).collect(),
+            Some(peers) => {
+                if peers.get_ref().is_empty() {
+                    self.note(
+                        peers.span(),
+                        "transport.peers",
+                        "empty, so nobody could hand over mail; name the MTA's user, or leave the key out",
+                    );
+                }
+                for peer in peers.get_ref() {
+                    if !user_exists(peer.get_ref()) {
+                        self.note(
+                            peer.span(),
+                            "transport.peers",
+                            format!("there is no user {:?} on this host; name the MTA's user", peer.get_ref()),
+                        );
+                    }
+                }
+                peers.into_inner().into_iter().map(Spanned::into_inner).collect()
+            }
+        };
+        Some(Transport { directory, access, peers })
+    }
+
+    fn socket_access(
+        &mut self,
+        section: &str,
+        group: Option<Spanned<String>>,
+        mode: Option<Spanned<String>>,
+    ) -> Option<SocketAccess> {
+        let group = group.map(|group| {
+            if !matches!(nix::unistd::Group::from_name(group.get_ref()), Ok(Some(_))) {
+                self.note(
+                    group.span(),
+                    &format!("{section}.socket_group"),
+                    format!("there is no group {:?} on this host; for Postfix it is \"postfix\"", group.get_ref()),
+                );
+            }
+            group.into_inner()
+        });
+        let mode = match mode {
+            None => 0o660,
+            Some(text) => match u32::from_str_radix(text.get_ref(), 8) {
+                Ok(mode) if mode <= 0o777 && mode & 0o006 == 0 && mode & 0o600 == 0o600 => mode,
+                _ => {
+                    self.note(
+                        text.span(),
+                        &format!("{section}.socket_mode"),
+                        "not a mode for our sockets; write \"0660\" (owner and group) or \"0600\": others must not reach them",
+                    );
+                    return None;
+                }
+            },
+        };
+        Some(SocketAccess { group, mode })
+    }
+
+    fn authentication(&mut self, raw: raw::Authentication, hostname: Option<&str>) -> Option<Authentication> {
+        let authserv_id = match raw.authserv_id {
+            Some(id) => {
+                let name = id.get_ref().trim_end_matches('.').to_lowercase();
+                let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+                if name.is_empty() || name.len() > 255 || !name.bytes().all(plain) {
+                    self.note(id.span(), "authentication.authserv_id", "not usable in a header field; write this mail server's host name, for example \"mx.acme.example\"");
+                    return None;
+                }
+                name
+            }
+            None => hostname?.to_owned(),
+        };
+        let name_servers = raw
+            .name_servers
+            .iter()
+            .filter_map(|text| {
+                let server = text
+                    .get_ref()
+                    .parse::<SocketAddr>()
+                    .ok()
+                    .or_else(|| Some(SocketAddr::new(text.get_ref().parse::<IpAddr>().ok()?, 53)));
+                if server.is_none() {
+                    self.note(
+                        text.span(),
+                        "authentication.name_servers",
+                        format!("{:?} is no address; write \"192.0.2.53\" or \"192.0.2.53:53\"", text.get_ref()),
+                    );
+                }
+                server
+            })
+            .collect();
+        let on_temperror = self.choice(
+            "authentication.on_temperror",
+            raw.on_temperror,
+            OnTempError::Tag,
+            &[("tag", OnTempError::Tag), ("defer", OnTempError::Defer)],
+        );
+        Some(Authentication {
+            authserv_id,
+            name_servers,
+            dns_timeout: self.duration("authentication.dns_timeout", raw.dns_timeout, 15, 1, 60),
+            max_signatures: self.count("authentication.max_signatures", raw.max_signatures, 10, 1, 100),
+            on_temperror: on_temperror?,
+            verdict_lifetime: self.duration(
+                "authentication.verdict_lifetime",
+                raw.verdict_lifetime,
+                7 * 86_400,
+                3_600,
+                60 * 86_400,
+            ),
+        })
+    }
+
+    fn limits(&mut self, raw: raw::Limits) -> Limits {
+        Limits {
+            message_size: self.octets("limits.message_size", raw.message_size, 50 << 20, 64 << 10, 1 << 30),
+            header_size: usize::try_from(self.octets(
+                "limits.header_size",
+                raw.header_size,
+                2 << 20,
+                64 << 10,
+                16 << 20,
+            ))
+            .unwrap_or(2 << 20),
+            memory: self.octets("limits.memory", raw.memory, 64 << 20, 1 << 20, 64 << 30),
+            milter_connections: self.count("limits.milter_connections", raw.milter_connections, 1_000, 1, 100_000),
+            transport_connections: self.count(
+                "limits.transport_connections",
+                raw.transport_connections,
+                100,
+                1,
+                10_000,
+            ),
+            hops: self.count("limits.hops", raw.hops, 50, 10, 1_000),
+            addresses_per_domain: self.count("limits.addresses_per_domain", raw.addresses_per_domain, 50, 1, 10_000),
+            domains: self.count("limits.domains", raw.domains, 4, 1, 10_000),
+        }
+    }
+
+    /// The connectors, and the rules between them: one name, one address, one environment (M10).
+    fn connectors(
+        &mut self,
+        raw: Vec<Spanned<raw::Connector>>,
+        transport: bool,
+        limits: &Limits,
+    ) -> Vec<Arc<Connector>> {
+        let mut names: HashMap<String, usize> = HashMap::new();
+        let mut owners: HashMap<Address, (String, Environment)> = HashMap::new();
+        let mut domains: HashMap<Domain, usize> = HashMap::new();
+        let mut connectors = Vec::new();
+        for raw in raw {
+            let span = raw.span();
+            let raw = raw.into_inner();
+            let spans: Vec<_> = raw.addresses.get_ref().iter().map(Spanned::span).collect();
+            let addresses_span = raw.addresses.span();
+            let name_span = raw.name.span();
+            let Some(connector) = self.connector(raw, span, transport) else { continue };
+            let key = |key: &str| format!("connector.{}.{key}", connector.name);
+            if names.insert(connector.name.clone(), connectors.len()).is_some() {
+                self.note(
+                    name_span,
+                    "connector.name",
+                    format!("two connectors are called {:?}; each needs a name of its own", connector.name),
+                );
+            }
+            for (address, span) in connector.addresses.iter().zip(spans) {
+                match owners.get(address) {
+                    Some((owner, _)) if *owner == connector.name => {
+                        self.note(span, &key("addresses"), format!("{address} is listed twice; remove one"))
+                    }
+                    Some((owner, environment)) => {
+                        let where_ =
+                            if *environment == connector.environment { "" } else { ", in another environment" };
+                        self.note(span, &key("addresses"), format!("{address} belongs to connector {owner:?} already{where_}; an address belongs to one connector and one environment"));
+                    }
+                    None => {
+                        owners.insert(address.clone(), (connector.name.clone(), connector.environment));
+                    }
+                }
+            }
+            if !domains.contains_key(&connector.domain) && domains.len() >= limits.domains {
+                self.note(addresses_span.clone(), &key("domain"), format!("{} is one domain more than limits.domains = {} allows; raise the limit if the ticket system takes more", connector.domain, limits.domains));
+            }
+            let count = domains.entry(connector.domain.clone()).or_default();
+            *count += connector.addresses.len();
+            if *count > limits.addresses_per_domain {
+                let message = format!(
+                    "{count} support addresses in {}, but limits.addresses_per_domain = {}; raise the limit if the ticket system takes more",
+                    connector.domain, limits.addresses_per_domain
+                );
+                self.note(addresses_span, &key("addresses"), message);
+            }
+            connectors.push(Arc::new(connector));
+        }
+        connectors
+    }
+
+    fn connector(&mut self, raw: raw::Connector, span: Range<usize>, transport: bool) -> Option<Connector> {
+        let name = raw.name.get_ref().clone();
+        let fit = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+        if name.is_empty() || name.len() > 40 || !name.bytes().all(fit) {
+            self.note(
+                raw.name.span(),
+                "connector.name",
+                format!("{name:?} also names a socket; use 1 to 40 lower-case letters, digits, - and _"),
+            );
+            return None;
+        }
+        let key = |key: &str| format!("connector.{name}.{key}");
+        let system = self.choice(
+            &key("system"),
+            raw.system,
+            System::Generic,
+            &[("zendesk", System::Zendesk), ("generic", System::Generic)],
+        )?;
+        let native_domain = match (raw.native_domain, raw.account, system) {
+            (Some(domain), None, _) => Some(self.domain(&key("native_domain"), &domain)?),
+            (Some(domain), Some(_), _) => {
+                self.note(
+                    domain.span(),
+                    &key("native_domain"),
+                    "account names the native domain already; leave one of them out",
+                );
+                None
+            }
+            (None, Some(account), System::Zendesk) => {
+                match Domain::parse(&format!("{}.zendesk.com", account.get_ref())) {
+                    Ok(domain) if !account.get_ref().contains('.') => Some(domain),
+                    _ => {
+                        self.note(
+                            account.span(),
+                            &key("account"),
+                            "not an account name; it is the part before .zendesk.com",
+                        );
+                        None
+                    }
+                }
+            }
+            (None, Some(account), System::Generic) => {
+                self.note(account.span(), &key("account"), "only system = \"zendesk\" has accounts; write native_domain = \"the ticket system's own domain\" instead");
+                None
+            }
+            (None, None, _) => None,
+        };
+        let domain = self.domain(&key("domain"), &raw.domain)?;
+        if native_domain.as_ref() == Some(&domain) {
+            self.note(
+                raw.domain.span(),
+                &key("domain"),
+                "this is the ticket system's own domain; a connector is for a domain of the company",
+            );
+        }
+        let recipient_delimiter = match raw.recipient_delimiter {
+            None => Some('+'),
+            Some(text) => {
+                let mut chars = text.get_ref().chars();
+                let delimiter = chars.next();
+                if chars.next().is_some() || delimiter.is_some_and(|c| !"+-=_.#".contains(c)) {
+                    self.note(
+                        text.span(),
+                        &key("recipient_delimiter"),
+                        "write one of + - = _ . # as in the MTA's recipient_delimiter, or \"\" for none",
+                    );
+                }
+                delimiter
+            }
+        };
+        let mode = self.choice(
+            &key("mode"),
+            raw.mode,
+            Mode::TwoWay,
+            &[("two-way", Mode::TwoWay), ("outbound-only", Mode::OutboundOnly)],
+        )?;
+        let environment = self.choice(
+            &key("environment"),
+            raw.environment,
+            Environment::Production,
+            &[("production", Environment::Production), ("sandbox", Environment::Sandbox)],
+        )?;
+        if raw.addresses.get_ref().is_empty() {
+            self.note(raw.addresses.span(), &key("addresses"), "empty; name at least one support address");
+        }
+        let addresses = raw
+            .addresses
+            .into_inner()
+            .into_iter()
+            .filter_map(|text| {
+                self.support_address(&key("addresses"), &text, &domain, native_domain.as_ref(), recipient_delimiter)
+            })
+            .collect();
+        let endpoint = match (raw.endpoint, mode) {
+            (Some(endpoint), Mode::TwoWay) => {
+                if !transport {
+                    self.note(
+                        endpoint.span(),
+                        &key("endpoint"),
+                        "relaying needs a [transport] section with the directory for the LMTP sockets",
+                    );
+                }
+                self.endpoint(&name, endpoint.into_inner())
+            }
+            (Some(endpoint), Mode::OutboundOnly) => {
+                self.note(endpoint.span(), &key("endpoint"), "mode = \"outbound-only\" relays nothing to an endpoint; remove the section or write mode = \"two-way\"");
+                None
+            }
+            (None, Mode::TwoWay) => {
+                self.note(
+                    span,
+                    &key("endpoint"),
+                    "missing; a two-way connector needs [connector.endpoint] with host and credentials",
+                );
+                None
+            }
+            (None, Mode::OutboundOnly) => None,
+        };
+        Some(Connector {
+            name,
+            system,
+            native_domain,
+            domain,
+            recipient_delimiter,
+            mode,
+            environment,
+            addresses,
+            endpoint,
+        })
+    }
+
+    fn support_address(
+        &mut self,
+        key: &str,
+        text: &Spanned<String>,
+        domain: &Domain,
+        native: Option<&Domain>,
+        delimiter: Option<char>,
+    ) -> Option<Address> {
+        let address = match Address::parse(text.get_ref()) {
+            Ok(address) => address,
+            Err(error) => {
+                self.note(text.span(), key, format!("{:?} is no mail address: {error}", text.get_ref()));
+                return None;
+            }
+        };
+        if native.is_some_and(|native| native == address.domain()) {
+            self.note(text.span(), key, format!("{address} is a native address of the ticket system, which never goes through a connector; remove it"));
+        } else if address.domain() != domain {
+            self.note(text.span(), key, format!("{address} is not in the connector's domain {domain}; inbound and outbound use one domain: give {} a connector of its own", address.domain()));
+        } else if delimiter.is_some_and(|delimiter| address.without_extension(delimiter).is_some()) {
+            self.note(text.span(), key, format!("{address} has an extension; write the address without it (all its extensions belong to it), or set recipient_delimiter"));
+        }
+        Some(address)
+    }
+
+    fn endpoint(&mut self, connector: &str, raw: raw::Endpoint) -> Option<Endpoint> {
+        let key = |key: &str| format!("connector.{connector}.endpoint.{key}");
+        let host = raw.host.get_ref().trim_end_matches('.').to_lowercase();
+        if host.parse::<IpAddr>().is_err() && Domain::parse(&host).is_err() {
+            self.note(
+                raw.host.span(),
+                &key("host"),
+                format!("{host:?} is no host name; write the name that the ticket system gave with the credentials"),
+            );
+        }
+        let tls = match raw.tls {
+            Some(text) if matches!(text.get_ref().as_str(), "none" | "no" | "off" | "may" | "opportunistic") => {
+                self.note(
+                    text.span(),
+                    &key("tls"),
+                    "no message and no password travels unencrypted; write \"starttls\" or \"implicit\"",
+                );
+                return None;
+            }
+            text => self.choice(
+                &key("tls"),
+                text,
+                Tls::Starttls,
+                &[("starttls", Tls::Starttls), ("implicit", Tls::Implicit)],
+            )?,
+        };
+        if let Some(relay) = raw.relay.filter(|relay| relay.get_ref() != "transport") {
+            self.note(
+                relay.span(),
+                &key("relay"),
+                format!("{:?} is not available; write \"transport\"", relay.get_ref()),
+            );
+        }
+        let default_port = match tls {
+            Tls::Starttls => 587,
+            Tls::Implicit => 465,
+        };
+        let port = u16::try_from(self.count(&key("port"), raw.port, default_port, 1, 65_535)).ok()?;
+        let ca_file = raw.ca_file.map(|path| self.path(path.get_ref()));
+        let sets = raw.credentials.get_ref().len();
+        if sets == 0 || sets > 2 {
+            self.note(
+                raw.credentials.span(),
+                &key("credentials"),
+                format!("{sets} sets; write one, or two while the password is being changed"),
+            );
+        }
+        let credentials = raw
+            .credentials
+            .into_inner()
+            .into_iter()
+            .filter_map(|set| {
+                let username = set.username.get_ref();
+                if username.is_empty() || username.len() > 255 || username.chars().any(char::is_control) {
+                    self.note(
+                        set.username.span(),
+                        &key("credentials.username"),
+                        "not a user name; write it as the ticket system gave it",
+                    );
+                    return None;
+                }
+                let file = SecretFile::owned_by(self.path(set.password_file.get_ref()), self.owner);
+                if let Err(error) = file.read_password() {
+                    self.note(set.password_file.span(), &key("credentials.password_file"), error.to_string());
+                }
+                Some(CredentialSet { username: set.username.into_inner(), password_file: file })
+            })
+            .collect();
+        Some(Endpoint {
+            host,
+            port,
+            tls,
+            ca_file,
+            credentials,
+            max_connections: self.count(&key("max_connections"), raw.max_connections, 10, 1, 1_000),
+            // Below Postfix's lmtp_data_done_timeout of 600 s, so that our reply always comes before it gives up.
+            deadline: self.duration(&key("deadline"), raw.deadline, 300, 5, 540),
+        })
+    }
+
+    fn path(&self, text: &str) -> PathBuf {
+        self.base.join(text)
+    }
+
+    fn domain(&mut self, key: &str, text: &Spanned<String>) -> Option<Domain> {
+        let domain = Domain::parse(text.get_ref());
+        if let Err(error) = &domain {
+            self.note(text.span(), key, format!("{:?}: {error}", text.get_ref()));
+        }
+        domain.ok()
+    }
+
+    fn choice<T: Copy>(
+        &mut self,
+        key: &str,
+        text: Option<Spanned<String>>,
+        default: T,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
+        let Some(text) = text else { return Some(default) };
+        let found = choices.iter().find(|(name, _)| name == text.get_ref()).map(|(_, value)| *value);
+        if found.is_none() {
+            let names: Vec<_> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+            self.note(
+                text.span(),
+                key,
+                format!("{:?} is not known here; write {}", text.get_ref(), names.join(" or ")),
+            );
+        }
+        found
+    }
+
+    fn count(&mut self, key: &str, number: Option<Spanned<u64>>, default: usize, min: u64, max: u64) -> usize {
+        let Some(number) = number else { return default };
+        if !(min..=max).contains(number.get_ref()) {
+            self.note(
+                number.span(),
+                key,
+                format!("{} is out of range; write a number from {min} to {max}", number.get_ref()),
+            );
+        }
+        usize::try_from(*number.get_ref()).unwrap_or(default)
+    }
+
+    fn duration(&mut self, key: &str, text: Option<Spanned<String>>, default: u64, min: u64, max: u64) -> Duration {
+        let Some(text) = text else { return Duration::from_secs(default) };
+        let range = Duration::from_secs(min)..=Duration::from_secs(max);
+        match quantity::duration(text.get_ref()).filter(|duration| range.contains(duration)) {
+            Some(duration) => duration,
+            None => {
+                let (min, max) = (quantity::write_duration(*range.start()), quantity::write_duration(*range.end()));
+                self.note(
+                    text.span(),
+                    key,
+                    format!(
+                        "{:?} is no duration from {min} to {max}; write for example \"30s\", \"5m\", \"2h\" or \"7d\"",
+                        text.get_ref()
+                    ),
+                );
+                Duration::from_secs(default)
+            }
+        }
+    }
+
+    fn octets(&mut self, key: &str, text: Option<Spanned<String>>, default: u64, min: u64, max: u64) -> u64 {
+        let Some(text) = text else { return default };
+        match quantity::octets(text.get_ref()).filter(|octets| (min..=max).contains(octets)) {
+            Some(octets) => octets,
+            None => {
+                let (min, max) = (quantity::write_octets(min), quantity::write_octets(max));
+                self.note(
+                    text.span(),
+                    key,
+                    format!(
+                        "{:?} is no size from {min} to {max}; write for example \"64KiB\" or \"50MiB\"",
+                        text.get_ref()
+                    ),
+                );
+                default
+            }
+        }
+    }
+}
+
+fn user_exists(name: &str) -> bool {
+    matches!(nix::unistd::User::from_name(name), Ok(Some(_)))
+}

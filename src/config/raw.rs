@@ -1,0 +1,108 @@
+//! The configuration file as serde reads it: all that may be written, nothing judged yet. Values that a check may object
+//! to carry their place in the file.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+type Text = Spanned<String>;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+pub(super) struct Raw {
+    #[serde(default)]
+    pub(super) daemon: Daemon,
+    #[serde(default)]
+    pub(super) log: Log,
+    pub(super) milter: Option<Milter>,
+    pub(super) transport: Option<Transport>,
+    #[serde(default)]
+    pub(super) authentication: Authentication,
+    #[serde(default)]
+    pub(super) limits: Limits,
+    #[serde(default)]
+    pub(super) connector: Vec<Spanned<Connector>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Daemon {
+    pub(super) hostname: Option<Text>,
+    pub(super) state_directory: Option<Text>,
+    pub(super) user: Option<Text>,
+    pub(super) site_key_file: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Log {
+    pub(super) target: Option<Text>,
+    pub(super) level: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Milter {
+    pub(super) listen: Spanned<Vec<Text>>,
+    pub(super) socket_group: Option<Text>,
+    pub(super) socket_mode: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Transport {
+    pub(super) directory: Text,
+    pub(super) socket_group: Option<Text>,
+    pub(super) socket_mode: Option<Text>,
+    pub(super) peers: Option<Spanned<Vec<Text>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Authentication {
+    pub(super) authserv_id: Option<Text>,
+    #[serde(default)]
+    pub(super) name_servers: Vec<Text>,
+    pub(super) dns_timeout: Option<Text>,
+    pub(super) max_signatures: Option<Spanned<u64>>,
+    pub(super) on_temperror: Option<Text>,
+    pub(super) verdict_lifetime: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Limits {
+    pub(super) message_size: Option<Text>,
+    pub(super) header_size: Option<Text>,
+    pub(super) memory: Option<Text>,
+    pub(super) milter_connections: Option<Spanned<u64>>,
+    pub(super) transport_connections: Option<Spanned<u64>>,
+    pub(super) hops: Option<Spanned<u64>>,
+    pub(super) addresses_per_domain: Option<Spanned<u64>>,
+    pub(super) domains: Option<Spanned<u64>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Connector {
+    pub(super) name: Text,
+    pub(super) system: Option<Text>,
+    pub(super) account: Option<Text>,
+    pub(super) native_domain: Option<Text>,
+    pub(super) domain: Text,
+    pub(super) recipient_delimiter: Option<Text>,
+    pub(super) mode: Option<Text>,
+    pub(super) environment: Option<Text>,
+    pub(super) addresses: Spanned<Vec<Text>>,
+    pub(super) endpoint: Option<Spanned<Endpoint>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Endpoint {
+    pub(super) host: Text,
+    pub(super) port: Option<Spanned<u64>>,
+    pub(super) tls: Option<Text>,
+    pub(super) relay: Option<Text>,
+    pub(super) ca_file: Option<Text>,
+    pub(super) credentials: Spanned<Vec<CredentialSet>>,
+    pub(super) max_connections: Option<Spanned<u64>>,
+    pub(super) deadline: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct CredentialSet {
+    pub(super) username: Text,
+    pub(super) password_file: Text,
+}

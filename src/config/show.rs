@@ -1,0 +1,117 @@
+//! The effective configuration as text: what was written and every default, never a secret.
+
+use std::fmt;
+
+use super::{Config, Environment, LogTarget, Mode, OnTempError, SocketAccess, System, Tls, quantity};
+
+/// TOML that [`Config::parse`] reads again. Passwords are only named by their files.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let daemon = &self.daemon;
+        writeln!(f, "[daemon]")?;
+        writeln!(f, "hostname = {:?}", daemon.hostname.as_str())?;
+        writeln!(f, "state_directory = {:?}", daemon.state_directory)?;
+        if let Some(user) = &daemon.user {
+            writeln!(f, "user = {user:?}")?;
+        }
+        writeln!(f, "site_key_file = {:?}", daemon.site_key_file.path())?;
+
+        let target = match self.log.target {
+            LogTarget::Stderr => "stderr",
+            LogTarget::Syslog => "syslog",
+        };
+        writeln!(f, "\n[log]\ntarget = {target:?}\nlevel = {:?}", self.log.level.to_string().to_lowercase())?;
+
+        if let Some(milter) = &self.milter {
+            let listen: Vec<_> = milter.listen.iter().map(ToString::to_string).collect();
+            writeln!(f, "\n[milter]\nlisten = {listen:?}")?;
+            write_access(f, &milter.access)?;
+        }
+        if let Some(transport) = &self.transport {
+            writeln!(f, "\n[transport]\ndirectory = {:?}\npeers = {:?}", transport.directory, transport.peers)?;
+            write_access(f, &transport.access)?;
+        }
+
+        let authentication = &self.authentication;
+        let name_servers: Vec<_> = authentication.name_servers.iter().map(ToString::to_string).collect();
+        let on_temperror = match authentication.on_temperror {
+            OnTempError::Tag => "tag",
+            OnTempError::Defer => "defer",
+        };
+        writeln!(f, "\n[authentication]")?;
+        writeln!(f, "authserv_id = {:?}", authentication.authserv_id)?;
+        writeln!(f, "name_servers = {name_servers:?}")?;
+        writeln!(f, "dns_timeout = {:?}", quantity::write_duration(authentication.dns_timeout))?;
+        writeln!(f, "max_signatures = {}", authentication.max_signatures)?;
+        writeln!(f, "on_temperror = {on_temperror:?}")?;
+        writeln!(f, "verdict_lifetime = {:?}", quantity::write_duration(authentication.verdict_lifetime))?;
+
+        let limits = &self.limits;
+        writeln!(f, "\n[limits]")?;
+        writeln!(f, "message_size = {:?}", quantity::write_octets(limits.message_size))?;
+        writeln!(f, "header_size = {:?}", quantity::write_octets(limits.header_size as u64))?;
+        writeln!(f, "memory = {:?}", quantity::write_octets(limits.memory))?;
+        writeln!(f, "milter_connections = {}", limits.milter_connections)?;
+        writeln!(f, "transport_connections = {}", limits.transport_connections)?;
+        writeln!(f, "hops = {}", limits.hops)?;
+        writeln!(f, "addresses_per_domain = {}", limits.addresses_per_domain)?;
+        writeln!(f, "domains = {}", limits.domains)?;
+
+        self.connectors.iter().try_for_each(|connector| write_connector(f, connector))
+    }
+}
+
+fn write_access(f: &mut fmt::Formatter<'_>, access: &SocketAccess) -> fmt::Result {
+    if let Some(group) = &access.group {
+        writeln!(f, "socket_group = {group:?}")?;
+    }
+    writeln!(f, "socket_mode = \"{:04o}\"", access.mode)
+}
+
+fn write_connector(f: &mut fmt::Formatter<'_>, connector: &super::Connector) -> fmt::Result {
+    let system = match connector.system {
+        System::Zendesk => "zendesk",
+        System::Generic => "generic",
+    };
+    let mode = match connector.mode {
+        Mode::TwoWay => "two-way",
+        Mode::OutboundOnly => "outbound-only",
+    };
+    let environment = match connector.environment {
+        Environment::Production => "production",
+        Environment::Sandbox => "sandbox",
+    };
+    let addresses: Vec<_> = connector.addresses.iter().map(ToString::to_string).collect();
+    let delimiter = connector.recipient_delimiter.map(String::from).unwrap_or_default();
+    writeln!(f, "\n[[connector]]\nname = {:?}\nsystem = {system:?}", connector.name)?;
+    if let Some(native) = &connector.native_domain {
+        writeln!(f, "native_domain = {:?}", native.as_str())?;
+    }
+    writeln!(f, "domain = {:?}\nmode = {mode:?}\nenvironment = {environment:?}", connector.domain.as_str())?;
+    writeln!(f, "recipient_delimiter = {delimiter:?}\naddresses = {addresses:?}")?;
+    let Some(endpoint) = &connector.endpoint else { return Ok(()) };
+    let tls = match endpoint.tls {
+        Tls::Starttls => "starttls",
+        Tls::Implicit => "implicit",
+    };
+    writeln!(
+        f,
+        "\n[connector.endpoint]\nhost = {:?}\nport = {}\ntls = {tls:?}\nrelay = \"transport\"",
+        endpoint.host, endpoint.port
+    )?;
+    if let Some(ca_file) = &endpoint.ca_file {
+        writeln!(f, "ca_file = {ca_file:?}")?;
+    }
+    let sets: Vec<_> = endpoint
+        .credentials
+        .iter()
+        .map(|set| format!("{{ username = {:?}, password_file = {:?} }}", set.username, set.password_file.path()))
+        .collect();
+    writeln!(f, "credentials = [{}]", sets.join(", "))?;
+    writeln!(
+        f,
+        "max_connections = {}\ndeadline = {:?}",
+        endpoint.max_connections,
+        quantity::write_duration(endpoint.deadline)
+    )
+}

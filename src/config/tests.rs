@@ -1,0 +1,187 @@
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+/// A folder with a configuration file and the password files that it names.
+struct Site {
+    folder: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let site = Self { folder: tempfile::tempdir().unwrap() };
+        site.password("acme.password", 0o600);
+        site
+    }
+
+    fn password(&self, name: &str, mode: u32) {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, "s3cret-of-acme\n").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("deskmilter.toml")
+    }
+
+    fn parse(&self, text: &str) -> Result<Config, Problems> {
+        Config::parse(text, &self.file())
+    }
+
+    /// The problems of `text`, each as `line: key: message`.
+    fn problems(&self, text: &str) -> Vec<String> {
+        let problems = self.parse(text).expect_err(text);
+        problems.iter().map(|problem| format!("{}: {}: {}", problem.line, problem.key, problem.message)).collect()
+    }
+}
+
+const GOOD: &str = r#"
+[daemon]
+hostname = "mx.acme.example"
+[milter]
+listen = ["unix:/run/deskmilter/milter.sock", "inet:127.0.0.1:8891"]
+[transport]
+directory = "transport"
+[authentication]
+authserv_id = "MX.acme.example."
+name_servers = ["192.0.2.53", "127.0.0.1:5353"]
+[[connector]]
+name = "acme"
+system = "zendesk"
+account = "acme"
+domain = "acme.example"
+addresses = ["Support@acme.example", "billing@ACME.example"]
+[connector.endpoint]
+host = "endpoint.desk.example"
+credentials = [{ username = "acme.example", password_file = "acme.password" }]
+"#;
+
+#[test]
+fn a_good_file_is_read_with_its_defaults_and_relative_paths() {
+    let site = Site::new();
+    let config = site.parse(GOOD).unwrap();
+    assert_eq!(config.authentication.authserv_id, "mx.acme.example");
+    assert_eq!(config.authentication.name_servers[0].to_string(), "192.0.2.53:53");
+    assert_eq!(config.transport.unwrap().directory, site.folder.path().join("transport"));
+    let acme = &config.connectors[0];
+    assert_eq!(acme.native_domain.as_ref().unwrap().as_str(), "acme.zendesk.com");
+    let endpoint = acme.endpoint.as_ref().unwrap();
+    assert_eq!((endpoint.port, endpoint.tls), (587, Tls::Starttls));
+    let address = |text| Address::parse(text).unwrap();
+    assert!(acme.supports(&address("SUPPORT@acme.example")) && acme.supports(&address("support+tag@acme.example")));
+    assert!(!acme.supports(&address("sales@acme.example")) && !acme.supports(&address("support@other.example")));
+}
+
+#[test]
+fn what_check_prints_reads_back_as_the_same_configuration_and_holds_no_secret() {
+    let site = Site::new();
+    let config = site.parse(GOOD).unwrap();
+    let shown = config.to_string();
+    assert_eq!(site.parse(&shown).unwrap().to_string(), shown);
+    assert!(!shown.contains("s3cret"));
+}
+
+#[test]
+fn an_unknown_key_is_told_with_line_and_suggestion() {
+    let site = Site::new();
+    let text = GOOD.replace("credentials = ", "prot = 25\ncredentials = ").replace("[milter]", "[miltre]");
+    let problems = site.problems(&text);
+    assert!(problems.contains(&"4: miltre: unknown key; did you mean \"milter\"?".to_owned()), "{problems:?}");
+    assert!(
+        problems.contains(&"19: connector.endpoint.prot: unknown key; did you mean \"port\"?".to_owned()),
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn all_problems_are_told_at_once_in_the_order_of_their_lines() {
+    let site = Site::new();
+    let text = GOOD
+        .replace("unix:/run", "unix:run")
+        .replace("192.0.2.53", "dns.acme.example")
+        .replace("endpoint.desk", "end point");
+    let problems = site.problems(&text);
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    assert!(problems[0].starts_with("5: milter.listen: "), "{problems:?}");
+    assert!(problems[1].starts_with("10: authentication.name_servers: "), "{problems:?}");
+    assert!(problems[2].starts_with("18: connector.acme.endpoint.host: "), "{problems:?}");
+}
+
+#[test]
+fn each_rule_of_domains_addresses_and_limits_is_kept() {
+    let site = Site::new();
+    let second = |name: &str, domain: &str, addresses: &str, more: &str| {
+        format!(
+            "{GOOD}[[connector]]\nname = {name:?}\ndomain = {domain:?}\nmode = \"outbound-only\"\naddresses = {addresses}\n{more}"
+        )
+    };
+    let many: Vec<String> = (0..51).map(|n| format!("a{n}@acme.example")).collect();
+    let domains: String = (0..4)
+        .map(|n| format!("[[connector]]\nname = \"c{n}\"\ndomain = \"d{n}.example\"\nmode = \"outbound-only\"\naddresses = [\"a@d{n}.example\"]\n"))
+        .collect();
+    for (text, expected) in [
+        (GOOD.replace("billing@ACME.example", "billing@other.example"), "not in the connector's domain acme.example"),
+        (GOOD.replace("billing@ACME.example", "billing@acme.zendesk.com"), "is a native address"),
+        (GOOD.replace("billing@ACME.example", "SUPPORT@acme.example"), "is listed twice"),
+        (GOOD.replace("billing@ACME.example", "support+x@acme.example"), "has an extension"),
+        (GOOD.replace("billing@ACME.example", "billing"), "is no mail address"),
+        (second("acme", "other.example", "[\"a@other.example\"]", ""), "two connectors are called \"acme\""),
+        (second("two", "acme.example", "[\"support@acme.example\"]", ""), "belongs to connector \"acme\" already"),
+        (
+            second("two", "acme.example", "[\"support@acme.example\"]", "environment = \"sandbox\"\n"),
+            "in another environment",
+        ),
+        (second("two", "acme.example", &format!("{many:?}"), ""), "53 support addresses in acme.example"),
+        (format!("{GOOD}{domains}"), "one domain more than limits.domains = 4"),
+        (GOOD.replace("domain = \"acme.example\"", "domain = \"acme.zendesk.com\""), "the ticket system's own domain"),
+        (GOOD.replace("name = \"acme\"", "name = \"../acme\""), "also names a socket"),
+        (GOOD.replace("[transport]\ndirectory = \"transport\"\n", ""), "needs a [transport] section"),
+        (
+            GOOD.replace("host = \"endpoint", "tls = \"none\"\nhost = \"endpoint"),
+            "no message and no password travels unencrypted",
+        ),
+        (GOOD.replace("account = \"acme\"", "account = \"acme.zendesk.com\""), "not an account name"),
+        (
+            GOOD.replace("system = \"zendesk\"", "system = \"zendsk\""),
+            "\"zendsk\" is not known here; write \"zendesk\"",
+        ),
+        (GOOD.replace("host = \"endpoint", "port = 0\nhost = \"endpoint"), "out of range"),
+        (GOOD.replace("host = \"endpoint", "port = \"587\"\nhost = \"endpoint"), "connector.endpoint.port"),
+        (GOOD.replace("host = \"endpoint", "deadline = \"2 weeks\"\nhost = \"endpoint"), "no duration from 5s to 9m"),
+        (
+            GOOD.replace("listen = [\"unix:/run/deskmilter/milter.sock\", \"inet:127.0.0.1:8891\"]", "listen = []"),
+            "name at least one socket",
+        ),
+        (
+            GOOD.replace("directory = \"transport\"", "directory = \"transport\"\nsocket_mode = \"0666\""),
+            "others must not reach them",
+        ),
+        (
+            GOOD.replace("directory = \"transport\"", "directory = \"transport\"\nsocket_group = \"nosuchgroup\""),
+            "no group \"nosuchgroup\"",
+        ),
+        (GOOD.replace("password_file", "password"), "missing field `password_file`"),
+        (GOOD.replace("[[connector]]", "[[connector]"), "11: "),
+    ] {
+        let problems = site.problems(&text);
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}: {problems:?}\n{text}");
+    }
+}
+
+#[test]
+fn a_password_file_that_cannot_be_used_is_named() {
+    let site = Site::new();
+    site.password("open.password", 0o644);
+    let problems = site.problems(&GOOD.replace("acme.password", "open.password"));
+    assert!(problems[0].contains("open.password: mode 0644") && problems[0].contains("chmod 0600"), "{problems:?}");
+    let problems = site.problems(&GOOD.replace("acme.password", "missing.password"));
+    assert!(problems[0].starts_with("19: ") && problems[0].contains("missing.password"), "{problems:?}");
+    assert!(!format!("{problems:?}").contains("s3cret"));
+}
+
+#[test]
+fn a_file_that_is_not_there_is_an_error_that_names_it() {
+    let problems = Config::load(Path::new("/nonexistent/deskmilter.toml")).unwrap_err().to_string();
+    assert!(problems.starts_with("/nonexistent/deskmilter.toml:1: "), "{problems}");
+}
