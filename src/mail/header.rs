@@ -65,16 +65,20 @@ impl Header {
         self.raw.get(self.colon + 1..).unwrap_or_default()
     }
 
-    /// The value unfolded, trimmed, with runs of white space as one space, invalid UTF-8 replaced.
-    pub fn text(&self) -> String {
-        let text = String::from_utf8_lossy(self.value());
-        let mut words = text.split(|c: char| c.is_ascii_whitespace()).filter(|word| !word.is_empty());
-        let mut unfolded = words.next().unwrap_or_default().to_owned();
+    /// The value unfolded, trimmed, with runs of white space as one space: relaxed canonicalisation (RFC 6376 section 3.4.2).
+    pub fn unfolded(&self) -> Vec<u8> {
+        let mut words = self.value().split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        let mut unfolded = words.next().unwrap_or_default().to_vec();
         for word in words {
-            unfolded.push(' ');
-            unfolded.push_str(word);
+            unfolded.push(b' ');
+            unfolded.extend_from_slice(word);
         }
         unfolded
+    }
+
+    /// [`Self::unfolded`] as text, invalid UTF-8 replaced.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.unfolded()).into_owned()
     }
 
     /// The field as it goes over the wire, without the final CRLF.

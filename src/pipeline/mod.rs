@@ -1,7 +1,27 @@
-//! The one story of a message. To be completed.
+//! The one story of a message: whose is it, who wrote it, what is forged in it, what does the ticket system get to know.
+//!
+//! In: a [`Mail`] from an attachment. Out: a [`Verdict`] for the attachment ([`Judge::judge`], before the queue) or the same
+//! mail ready for the relay ([`Pipeline::hand_over`], after the queue). Nothing here knows which MTA asked or talks to an
+//! endpoint; the only network I/O is DNS.
 
-use crate::config::Connector;
-use crate::mail::{Envelope, Mail, Reply, Verdict};
+mod authenticate;
+mod authentication_results;
+mod classify;
+mod dns;
+mod forged;
+mod hops;
+mod sender_auth;
+mod site_key;
+#[cfg(test)]
+mod tests;
+
+pub use sender_auth::{SenderAuth, Status};
+pub use site_key::SiteKey;
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::config::{Config, Connector, OnTempError};
+use crate::mail::{Budget, Domain, Envelope, Header, HeaderEdit, Mail, Reply, Verdict};
 
 /// Who judges mail before it is queued: the [`Pipeline`]. A trait, so that an attachment's protocol can be tested with
 /// any verdict.
@@ -13,27 +33,144 @@ pub trait Judge: Send + Sync + 'static {
     fn judge(&self, mail: &Mail) -> impl Future<Output = Verdict> + Send;
 }
 
-/// Judges mail.
+/// Judges mail by one configuration. A reload makes a new one.
 #[derive(Debug)]
-pub struct Pipeline {}
+pub struct Pipeline {
+    hostname: Domain,
+    authserv_id: String,
+    hops: usize,
+    on_temperror: OnTempError,
+    verdict_lifetime: Duration,
+    classifier: classify::Classifier,
+    authenticator: authenticate::Authenticator,
+    site_key: SiteKey,
+}
 
 impl Judge for Pipeline {
-    fn concerns(&self, _envelope: &Envelope) -> bool {
-        true
+    fn concerns(&self, envelope: &Envelope) -> bool {
+        self.classifier.concerns(envelope)
     }
 
-    async fn judge(&self, _mail: &Mail) -> Verdict {
-        Verdict::pass()
+    /// Classify, authenticate, strip, tag. Mail is never refused for what it is: the ticket system decides what to do with
+    /// unauthenticated mail. The one exception is asked for (`on_temperror = "defer"`) and temporary.
+    async fn judge(&self, mail: &Mail) -> Verdict {
+        let started = Instant::now();
+        let class = self.classifier.classify(&mail.envelope);
+        let (sender, results) = match self.authenticator.authenticate(mail).await {
+            Ok(findings) => {
+                (SenderAuth::weigh(&findings, class.domain.as_ref()), Some(findings.field(&self.authserv_id)))
+            }
+            Err(error) => {
+                tracing::error!(queue_id = mail.queue_id, error, "message not authenticated");
+                (SenderAuth::unknown("local-error"), None)
+            }
+        };
+        let forged = forged::fields(&mail.headers, &self.authserv_id);
+        let defer = sender.temporary && self.on_temperror == OnTempError::Defer && !class.connectors.is_empty();
+
+        log_judgement(mail, &class, &sender, forged.len(), defer, started);
+        if defer {
+            return Verdict::refuse(Reply::new(
+                451,
+                4,
+                3,
+                "the sender's DNS does not answer, so the sender cannot be verified; try again later",
+            ));
+        }
+        let verdict = self.site_key.seal(&sender.to_string(), &mail.headers, seconds_since_1970());
+        let mut edits: Vec<HeaderEdit> = forged.into_iter().map(|index| HeaderEdit::Remove { index }).collect();
+        edits.push(HeaderEdit::Prepend(verdict));
+        edits.extend(results.map(HeaderEdit::Prepend));
+        Verdict { edits, ..Verdict::pass() }
     }
 }
 
 impl Pipeline {
-    /// Makes a message that came out of the queue ready for the relay: loops found, forged headers stripped, traces added.
-    /// Returns the auth status for the log.
+    /// A pipeline for this configuration; `budget` is shared with the relays.
     ///
     /// # Errors
-    /// The reply for a message that must not go on.
-    pub fn hand_over(&self, _connector: &Connector, _mail: &mut Mail) -> Result<String, Reply> {
-        Ok("none".to_owned())
+    /// The resolver cannot be set up.
+    pub fn new(config: &Config, site_key: SiteKey, budget: &Budget) -> Result<Self, String> {
+        let authentication = &config.authentication;
+        let authenticator = authenticate::Authenticator::new(
+            &authentication.name_servers,
+            &config.daemon.hostname,
+            authentication.dns_timeout,
+            authentication.max_signatures,
+            budget.clone(),
+        )?;
+        Ok(Self {
+            hostname: config.daemon.hostname.clone(),
+            authserv_id: authentication.authserv_id.clone(),
+            hops: config.limits.hops,
+            on_temperror: authentication.on_temperror,
+            verdict_lifetime: authentication.verdict_lifetime,
+            classifier: classify::Classifier::new(&config.connectors),
+            authenticator,
+            site_key,
+        })
     }
+
+    /// Makes a message that came out of the queue ready for the relay: loops end here, the verdict of the milter side counts
+    /// if it is really ours, what is forged goes, our trace is added. Returns the auth status for the log.
+    ///
+    /// # Errors
+    /// The reply for a message that goes round in circles.
+    pub fn hand_over(&self, connector: &Connector, mail: &mut Mail) -> Result<String, Reply> {
+        hops::refuse_loop(&mail.headers, &self.hostname, &connector.name, self.hops)?;
+        let now = seconds_since_1970();
+        let verdict = mail
+            .headers
+            .named(site_key::FIELD)
+            .find_map(|field| self.site_key.open(field, &mail.headers, now, self.verdict_lifetime));
+        // Without a verdict of ours the message came past the milter, so no Authentication-Results in it is ours either.
+        let forged = match verdict {
+            Some(_) => forged::named_ours(&mail.headers),
+            None => forged::fields(&mail.headers, &self.authserv_id),
+        };
+        let verdict = verdict.unwrap_or_else(|| SenderAuth::unknown("not-judged").to_string());
+        let trace = hops::received(mail, &self.hostname, &connector.name, time::OffsetDateTime::now_utc());
+        let mut edits: Vec<HeaderEdit> = forged.into_iter().map(|index| HeaderEdit::Remove { index }).collect();
+        edits.push(HeaderEdit::Prepend(Header::written(site_key::FIELD, &verdict)));
+        edits.push(HeaderEdit::Prepend(trace));
+        mail.headers.apply(&edits);
+        Ok(verdict)
+    }
+}
+
+/// The one line that tells of a judgement all that it rests on.
+fn log_judgement(
+    mail: &Mail,
+    class: &classify::Class,
+    sender: &SenderAuth,
+    forged: usize,
+    deferred: bool,
+    started: Instant,
+) {
+    let connection = &mail.connection;
+    tracing::info!(
+        queue_id = mail.queue_id,
+        decision = if deferred { "deferred" } else { "tagged" },
+        connector = class.connectors.join(","),
+        domain = class.domain.as_ref().map(Domain::as_str),
+        message_id = mail.headers.first("Message-ID").map(Header::text),
+        client = connection
+            .client
+            .ip()
+            .map(|ip| ip.to_string())
+            .unwrap_or_else(|| format!("{:?}", connection.client).to_lowercase()),
+        helo = connection.helo,
+        login = connection.login,
+        from = mail.envelope.sender.as_str(),
+        to = mail.envelope.recipients.iter().map(|to| to.as_str()).collect::<Vec<_>>().join(","),
+        size = mail.size(),
+        auth = sender.to_string(),
+        forged,
+        delay_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "judged"
+    );
+}
+
+fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

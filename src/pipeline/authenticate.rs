@@ -1,0 +1,399 @@
+//! SPF (RFC 7208), DKIM (RFC 6376), ARC (RFC 8617) and DMARC (RFC 9989) of one message, by mail-auth, within bounds.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use base64::Engine;
+use mail_auth::dkim::DkimError;
+use mail_auth::dmarc::verify::DmarcParameters;
+use mail_auth::spf::verify::SpfParameters;
+use mail_auth::{
+    AuthenticatedMessage, DkimOutput, DkimResult, DmarcOutput, DmarcResult, DnsError, Error, MessageAuthenticator,
+    Parameters, SpfOutput, SpfResult,
+};
+use tokio::time::{Instant, timeout_at};
+
+use super::authentication_results::{Builder, Outcome};
+use super::dns::{self, Caches};
+use crate::mail::{Budget, Domain, Header, Mail};
+
+/// Octets of a message beyond which hashing it moves off the async threads.
+const LARGE: usize = 256 * 1024;
+/// How long a message waits for its share of the memory budget.
+const MEMORY_WAIT: Duration = Duration::from_secs(60);
+
+/// Checks where messages come from. One for all sessions.
+pub(super) struct Authenticator {
+    resolver: MessageAuthenticator,
+    caches: Caches,
+    budget: Budget,
+    hostname: String,
+    timeout: Duration,
+    max_signatures: usize,
+}
+
+/// What the methods found.
+#[derive(Debug, Clone)]
+pub(super) struct Findings {
+    pub(super) spf: Spf,
+    pub(super) dkim: Vec<Signature>,
+    pub(super) arc: Outcome,
+    pub(super) dmarc: Dmarc,
+    pub(super) author: Author,
+    /// The SASL login of the client, where the MTA saw one.
+    pub(super) login: Option<String>,
+}
+
+/// SPF of the reverse-path, or of HELO for the null reverse-path.
+#[derive(Debug, Clone)]
+pub(super) struct Spf {
+    pub(super) outcome: Outcome,
+    /// The domain that was judged.
+    pub(super) domain: String,
+    mail_from: Option<String>,
+    reason: Option<&'static str>,
+}
+
+/// One DKIM signature.
+#[derive(Debug, Clone)]
+pub(super) struct Signature {
+    pub(super) outcome: Outcome,
+    /// `d=`, empty where the field cannot be read.
+    pub(super) domain: String,
+    selector: String,
+    /// The beginning of `b=` (RFC 6008).
+    fragment: String,
+    reason: Option<&'static str>,
+}
+
+/// DMARC of the author's domain.
+#[derive(Debug, Clone)]
+pub(super) struct Dmarc {
+    pub(super) outcome: Outcome,
+    policy: Option<&'static str>,
+}
+
+/// Who the From field says wrote the message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Author {
+    /// No From field, or none that holds an address.
+    Missing,
+    /// Two From fields, or one with addresses of several domains: readers disagree on whom to show.
+    Ambiguous,
+    /// Exactly one domain.
+    Domain(Domain),
+}
+
+impl Author {
+    pub(super) fn domain(&self) -> Option<&Domain> {
+        match self {
+            Self::Domain(domain) => Some(domain),
+            Self::Missing | Self::Ambiguous => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator").field("hostname", &self.hostname).finish_non_exhaustive()
+    }
+}
+
+impl Authenticator {
+    /// # Errors
+    /// The resolver cannot be set up.
+    pub(super) fn new(
+        name_servers: &[SocketAddr],
+        hostname: &Domain,
+        timeout: Duration,
+        max_signatures: usize,
+        budget: Budget,
+    ) -> Result<Self, String> {
+        let resolver = dns::resolver(name_servers)?;
+        Ok(Self {
+            resolver,
+            caches: Caches::default(),
+            budget,
+            hostname: hostname.to_string(),
+            timeout,
+            max_signatures,
+        })
+    }
+
+    /// Judges a message. All look-ups together end within the configured time; what is not known by then is a temporary error.
+    ///
+    /// # Errors
+    /// The message could not be read back from the spool, or memory was short for too long: our own trouble.
+    pub(super) async fn authenticate(&self, mail: &Mail) -> Result<Findings, String> {
+        let memory = tokio::time::timeout(MEMORY_WAIT, self.budget.acquire(mail.size()))
+            .await
+            .map_err(|_| "no memory became free within 60 s".to_owned())?;
+        let wire = self.wire(mail).await.map_err(|error| format!("spool: {error}"))?;
+        let deadline = Instant::now() + self.timeout;
+        let message =
+            off_the_async_threads(wire.len() > LARGE, || AuthenticatedMessage::parse(&wire)).unwrap_or_default();
+        let author = author(mail, &message);
+
+        let (spf, dkim, arc) =
+            tokio::join!(self.spf(mail, deadline), self.dkim(&message, deadline), self.arc(mail, &message, deadline));
+        let dmarc = self.dmarc(&message, &dkim, &spf.1, &author, deadline).await;
+        let mut signatures: Vec<Signature> = dkim.iter().map(Signature::from).collect();
+        let unread =
+            mail.headers.named("DKIM-Signature").take(self.max_signatures).count().saturating_sub(signatures.len());
+        signatures.extend((0..unread).map(|_| Signature::unreadable()));
+        drop(memory);
+        Ok(Findings { spf: spf.0, dkim: signatures, arc, dmarc, author, login: mail.connection.login.clone() })
+    }
+
+    /// The message as it is verified: of more DKIM signatures than the limit, the first ones count.
+    async fn wire(&self, mail: &Mail) -> std::io::Result<Vec<u8>> {
+        let mut signatures = 0;
+        let mut wire = Vec::with_capacity(usize::try_from(mail.size()).unwrap_or(0));
+        for field in mail.headers.iter() {
+            if field.is("DKIM-Signature") {
+                signatures += 1;
+                if signatures > self.max_signatures {
+                    continue;
+                }
+            }
+            wire.extend_from_slice(field.raw());
+            wire.extend_from_slice(b"\r\n");
+        }
+        wire.extend_from_slice(b"\r\n");
+        mail.body.append_to(&mut wire).await?;
+        Ok(wire)
+    }
+
+    async fn spf(&self, mail: &Mail, deadline: Instant) -> (Spf, SpfOutput) {
+        let helo = mail.connection.helo.as_deref().unwrap_or_default();
+        let sender = mail.envelope.sender.as_str();
+        let domain = sender.rsplit_once('@').map_or(helo, |(_, domain)| domain).to_owned();
+        let mail_from = (!sender.is_empty()).then(|| sender.to_owned());
+        let found = |output: SpfOutput, reason| {
+            let outcome = spf_outcome(output.result());
+            (Spf { outcome, domain: domain.clone(), mail_from: mail_from.clone(), reason }, output)
+        };
+        let Some(ip) = mail.connection.client.ip() else {
+            return found(SpfOutput::new(domain.clone()), Some("no client address"));
+        };
+        let ip: IpAddr = ip.to_canonical();
+        // RFC 7208 section 2.4: the null reverse-path is judged as postmaster@HELO.
+        let parameters = match mail_from {
+            Some(_) => SpfParameters::mail_from(ip, helo, &self.hostname, sender),
+            None => SpfParameters::helo(ip, helo, &self.hostname),
+        };
+        let check = self.resolver.check_host(Parameters::new(parameters).with_cache(&self.caches.spf));
+        match timeout_at(deadline, check).await {
+            Ok(output) => found(output, None),
+            Err(_) => {
+                found(SpfOutput::new(domain.clone()).with_result(SpfResult::TempError), Some("DNS took too long"))
+            }
+        }
+    }
+
+    async fn dkim<'m>(&'m self, message: &'m AuthenticatedMessage<'m>, deadline: Instant) -> Vec<DkimOutput<'m>> {
+        let verify = self.resolver.verify_dkim(Parameters::new(message).with_cache(&self.caches.dkim));
+        match timeout_at(deadline, verify).await {
+            Ok(outputs) => outputs,
+            Err(_) => {
+                let late = || DkimResult::TempError(Error::Dns(DnsError::Resolver("too late".to_owned())));
+                message
+                    .dkim_signatures()
+                    .iter()
+                    .map(|field| DkimOutput::from(late()).with_signature(&field.header))
+                    .collect()
+            }
+        }
+    }
+
+    async fn arc(&self, mail: &Mail, message: &AuthenticatedMessage<'_>, deadline: Instant) -> Outcome {
+        let sets = mail.headers.named("ARC-Seal").count();
+        if sets > self.max_signatures {
+            return Outcome::Policy;
+        }
+        let verify = self.resolver.verify_arc(Parameters::new(message).with_cache(&self.caches.dkim));
+        match timeout_at(deadline, verify).await {
+            Ok(output) => dkim_outcome(output.result()),
+            Err(_) => Outcome::TempError,
+        }
+    }
+
+    async fn dmarc(
+        &self,
+        message: &AuthenticatedMessage<'_>,
+        dkim: &[DkimOutput<'_>],
+        spf: &SpfOutput,
+        author: &Author,
+        deadline: Instant,
+    ) -> Dmarc {
+        if author.domain().is_none() {
+            return Dmarc { outcome: Outcome::None, policy: None };
+        }
+        let parameters = DmarcParameters::new(message, dkim, spf.domain(), spf);
+        let verify = self.resolver.verify_dmarc(Parameters::new(parameters).with_cache(&self.caches.dmarc));
+        match timeout_at(deadline, verify).await {
+            Ok(output) => Dmarc { outcome: dmarc_outcome(&output), policy: output.record().map(|_| policy(&output)) },
+            Err(_) => Dmarc { outcome: Outcome::TempError, policy: None },
+        }
+    }
+}
+
+/// Runs `work` where it does not hold up other sessions, if it is long and the runtime allows.
+fn off_the_async_threads<T>(long: bool, work: impl FnOnce() -> T) -> T {
+    let many_threads = tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread;
+    if long && many_threads { tokio::task::block_in_place(work) } else { work() }
+}
+
+/// The author's domain. Fields are counted by us: a field that the library does not take for a From (`From :`) may be one to
+/// whoever shows the message.
+fn author(mail: &Mail, message: &AuthenticatedMessage<'_>) -> Author {
+    if mail.headers.named("From").count() > 1 {
+        return Author::Ambiguous;
+    }
+    let mut domains = message.from_addresses().iter().map(|address| {
+        let (_, domain) = address.rsplit_once('@')?;
+        Domain::parse(domain).ok()
+    });
+    let Some(first) = domains.next() else { return Author::Missing };
+    let Some(first) = first else { return Author::Missing };
+    if domains.all(|domain| domain.as_ref() == Some(&first)) { Author::Domain(first) } else { Author::Ambiguous }
+}
+
+fn spf_outcome(result: SpfResult) -> Outcome {
+    match result {
+        SpfResult::Pass => Outcome::Pass,
+        SpfResult::Fail => Outcome::Fail,
+        SpfResult::SoftFail => Outcome::SoftFail,
+        SpfResult::Neutral => Outcome::Neutral,
+        SpfResult::TempError => Outcome::TempError,
+        SpfResult::PermError => Outcome::PermError,
+        SpfResult::None => Outcome::None,
+    }
+}
+
+/// A changed body and an expired signature are failures (RFC 8601 section 2.7.1); the library calls them neutral. A signature
+/// with `l=` leaves room for anything after it, so it is not acceptable (RFC 6376 section 8.2).
+fn dkim_outcome(result: &DkimResult) -> Outcome {
+    match result {
+        DkimResult::Pass => Outcome::Pass,
+        DkimResult::None => Outcome::None,
+        DkimResult::TempError(_) => Outcome::TempError,
+        DkimResult::PermError(_) => Outcome::PermError,
+        DkimResult::Fail(_) => Outcome::Fail,
+        DkimResult::Neutral(Error::Dkim(DkimError::BodyLengthTag)) => Outcome::Policy,
+        DkimResult::Neutral(Error::Dkim(DkimError::BodyHashMismatch | DkimError::SignatureExpired)) => Outcome::Fail,
+        DkimResult::Neutral(Error::Arc(_)) => Outcome::Fail,
+        DkimResult::Neutral(_) => Outcome::Neutral,
+    }
+}
+
+fn dkim_reason(result: &DkimResult) -> Option<&'static str> {
+    let error = match result {
+        DkimResult::Pass | DkimResult::None => return None,
+        DkimResult::Fail(error)
+        | DkimResult::Neutral(error)
+        | DkimResult::PermError(error)
+        | DkimResult::TempError(error) => error,
+    };
+    Some(match error {
+        Error::Dkim(DkimError::BodyHashMismatch) => "body was changed",
+        Error::Dkim(DkimError::SignatureExpired) => "signature expired",
+        Error::Dkim(DkimError::BodyLengthTag) => "l= leaves the body open",
+        Error::Dkim(DkimError::PublicKeyRevoked) => "key revoked",
+        Error::Dkim(DkimError::AuidMismatch) => "i= is not in d=",
+        Error::Dkim(_) => "version, algorithm or canonicalization not supported",
+        Error::Dns(DnsError::RecordNotFound(_)) => "no key",
+        Error::Dns(DnsError::InvalidRecordType) => "key record cannot be read",
+        Error::Dns(DnsError::Resolver(_)) => "DNS did not answer",
+        Error::Crypto(_) => "signed fields were changed or another key signed",
+        _ => "signature or key cannot be read",
+    })
+}
+
+fn dmarc_outcome(output: &DmarcOutput) -> Outcome {
+    match output.result() {
+        DmarcResult::Pass => Outcome::Pass,
+        DmarcResult::Fail(_) => Outcome::Fail,
+        DmarcResult::TempError(_) => Outcome::TempError,
+        // Several records or none that can be read: DMARC does not apply (RFC 9989 section 4.10).
+        DmarcResult::PermError(_) => Outcome::PermError,
+        DmarcResult::None => Outcome::None,
+    }
+}
+
+fn policy(output: &DmarcOutput) -> &'static str {
+    use mail_auth::dmarc::Policy;
+    match output.policy() {
+        Policy::Reject => "reject",
+        Policy::Quarantine => "quarantine",
+        Policy::None | Policy::Unspecified => "none",
+    }
+}
+
+impl From<&DkimOutput<'_>> for Signature {
+    fn from(output: &DkimOutput<'_>) -> Self {
+        let mut found =
+            Self { outcome: dkim_outcome(output.result()), reason: dkim_reason(output.result()), ..Self::unreadable() };
+        if let Some(signature) = output.signature() {
+            found.domain = signature.d.clone();
+            found.selector = signature.s.clone();
+            found.fragment =
+                signature.b.get(..6).map(|b| base64::engine::general_purpose::STANDARD.encode(b)).unwrap_or_default();
+        }
+        found
+    }
+}
+
+impl Signature {
+    /// A field that the library could make nothing of.
+    fn unreadable() -> Self {
+        Self {
+            outcome: Outcome::Neutral,
+            domain: String::new(),
+            selector: String::new(),
+            fragment: String::new(),
+            reason: Some("field cannot be read"),
+        }
+    }
+}
+
+impl Findings {
+    /// The best that any signature gives, for the summary.
+    pub(super) fn dkim_outcome(&self) -> Outcome {
+        use Outcome::{Fail, Neutral, Pass, PermError, Policy, TempError};
+        [Pass, TempError, Fail, Policy, PermError, Neutral]
+            .into_iter()
+            .find(|outcome| self.dkim.iter().any(|signature| signature.outcome == *outcome))
+            .unwrap_or(Outcome::None)
+    }
+
+    /// The Authentication-Results field.
+    pub(super) fn field(&self, authserv_id: &str) -> Header {
+        let mut results = Builder::new(authserv_id);
+        if let Some(login) = &self.login {
+            results.method("auth", Outcome::Pass, None, &[("smtp.auth", login)]);
+        }
+        let identity = match &self.spf.mail_from {
+            Some(mail_from) => ("smtp.mailfrom", mail_from.as_str()),
+            None => ("smtp.helo", self.spf.domain.as_str()),
+        };
+        results.method("spf", self.spf.outcome, self.spf.reason, &[identity]);
+        if self.dkim.is_empty() {
+            results.method("dkim", Outcome::None, Some("not signed"), &[]);
+        }
+        for signature in &self.dkim {
+            let all = [
+                ("header.d", signature.domain.as_str()),
+                ("header.s", &signature.selector),
+                ("header.b", &signature.fragment),
+            ];
+            let known: Vec<_> = all.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+            results.method("dkim", signature.outcome, signature.reason, &known);
+        }
+        let policy = self.dmarc.policy.map(|policy| format!("p={policy}"));
+        let from = self.author.domain().map(|domain| ("header.from", domain.as_str()));
+        results.method("dmarc", self.dmarc.outcome, policy.as_deref(), from.as_slice());
+        results.method("arc", self.arc, None, &[]);
+        results.finish()
+    }
+}

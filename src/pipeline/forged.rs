@@ -1,0 +1,28 @@
+//! Header fields that only we may write, written by somebody else.
+
+use super::authentication_results;
+use super::site_key::FIELD_PREFIX;
+use crate::mail::{Header, Headers};
+
+/// The positions of the fields to take away before ours are added: every `X-Deskmilter-*`, and every Authentication-Results
+/// that claims to be of `authserv_id` (RFC 8601 section 5). Those of other hosts stay.
+pub(super) fn fields(headers: &Headers, authserv_id: &str) -> Vec<usize> {
+    positions(headers, |field| is_ours_by_name(field) || is_our_result(field, authserv_id))
+}
+
+/// The positions of the `X-Deskmilter-*` fields alone.
+pub(super) fn named_ours(headers: &Headers) -> Vec<usize> {
+    positions(headers, is_ours_by_name)
+}
+
+fn positions(headers: &Headers, forged: impl Fn(&Header) -> bool) -> Vec<usize> {
+    headers.iter().enumerate().filter(|(_, field)| forged(field)).map(|(index, _)| index).collect()
+}
+
+fn is_ours_by_name(field: &Header) -> bool {
+    field.name().get(..FIELD_PREFIX.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(FIELD_PREFIX.as_bytes()))
+}
+
+fn is_our_result(field: &Header, authserv_id: &str) -> bool {
+    field.is(authentication_results::NAME) && authentication_results::claims(field, authserv_id)
+}
