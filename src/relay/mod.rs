@@ -1,17 +1,58 @@
 //! Sends a [`Mail`] over one route (host, TLS, credentials) and returns the remote server's reply for each recipient.
-//! Knows nothing of milters, classification or tickets.
+//!
+//! In: a message and a connector's endpoint. Out: a [`Delivery`]. The endpoint's verdict on the message is passed back
+//! with its own codes and words; everything else that can go wrong is a 4xx, so that the MTA that called keeps the message.
+//! Nothing is sent, and no password read, before TLS with a verified certificate stands. Knows nothing of milters,
+//! classification or tickets.
+//!
+//! [`Relay::send`] is the story: a slot of the [`pool`], an idle connection or a new one ([`connect`], [`login`]), memory
+//! for the message, the [`transaction`], and the connection back into the pool.
+
+mod clock;
+mod connect;
+mod dialogue;
+mod dot_stuffing;
+mod failure;
+mod login;
+mod pool;
+mod reply;
+mod route;
+mod transaction;
+
+pub use clock::Bounds;
+pub use route::RelayError;
+
+use std::time::Duration;
+
+use tracing::Level;
 
 use crate::config::{Connector, Endpoint};
-use crate::mail::{Budget, Domain, Mail, Reply};
+use crate::mail::{Budget, Domain, Mail, Permit, Reply};
+use clock::{Clock, Step};
+use failure::{Cause, Failure};
+use login::{Refusals, login};
+use pool::Pool;
+use route::Route;
+use transaction::{After, Transaction};
 
 /// One route to a ticket endpoint, with its connections.
 #[derive(Debug)]
-pub struct Relay {}
+pub struct Relay {
+    route: Route,
+    deadline: Duration,
+    bounds: Bounds,
+    budget: Budget,
+    pool: Pool,
+    refusals: Refusals,
+}
 
 /// What became of a message that was handed to [`Relay::send`].
 #[derive(Debug, Clone)]
 pub struct Delivery {
     /// One reply per recipient of the envelope, in its order: the remote server's own, or a 4xx of ours.
+    ///
+    /// Ours are 5xx in two cases, in which the endpoint has said in advance what it does not take: 552 5.3.4 for a message
+    /// larger than its SIZE, 553 5.6.7 for an address that needs SMTPUTF8.
     pub replies: Vec<Reply>,
     /// What happened on the way, for the log.
     pub trace: Trace,
@@ -31,23 +72,120 @@ pub struct Trace {
 }
 
 impl Relay {
-    /// Checks the route (CA file, credentials) without contacting anyone.
+    /// Checks the route (host, CA file, user names) without contacting anyone.
     ///
     /// # Errors
-    /// Names the file and the remedy.
+    /// Names the object and the remedy.
     pub fn new(
-        _connector: &Connector,
-        _endpoint: &Endpoint,
-        _hello: &Domain,
-        _budget: &Budget,
-    ) -> Result<Self, String> {
-        Ok(Self {})
+        connector: &Connector,
+        endpoint: &Endpoint,
+        hello: &Domain,
+        budget: &Budget,
+    ) -> Result<Self, RelayError> {
+        Self::with_bounds(connector, endpoint, hello, budget, Bounds::default())
+    }
+
+    /// As [`Self::new`], with other bounds for the steps.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_bounds(
+        connector: &Connector,
+        endpoint: &Endpoint,
+        hello: &Domain,
+        budget: &Budget,
+        bounds: Bounds,
+    ) -> Result<Self, RelayError> {
+        Ok(Self {
+            route: Route::check(connector, endpoint, hello)?,
+            deadline: endpoint.deadline,
+            bounds,
+            budget: budget.clone(),
+            pool: Pool::new(endpoint.max_connections, bounds),
+            refusals: Refusals::default(),
+        })
     }
 
     /// Hands the message to the endpoint within the endpoint's deadline. Never panics, never waits longer, and answers
     /// every failure of ours with 4xx.
+    ///
+    /// A connection lost between the final dot and its reply is a 4xx too: the message may arrive twice, but is never lost.
     pub async fn send(&self, mail: &Mail) -> Delivery {
-        let reply = Reply::new(451, 3, 0, "not yet");
-        Delivery { replies: vec![reply; mail.envelope.recipients.len()], trace: Trace::default() }
+        let mut trace = Trace::default();
+        if mail.envelope.recipients.is_empty() {
+            return Delivery { replies: Vec::new(), trace };
+        }
+        let clock = Clock::start(self.deadline, self.bounds);
+        let mut transaction = Transaction::new(&mail.envelope, mail.size());
+        let failure = self.hand_over(mail, clock, &mut transaction, &mut trace).await.err();
+        if let Some(trouble) = failure.as_ref().or(transaction.trouble.as_ref()) {
+            self.log(mail, trouble);
+        }
+        Delivery { replies: transaction.into_replies(failure.as_ref()), trace }
+    }
+
+    async fn hand_over<'a>(
+        &self,
+        mail: &'a Mail,
+        clock: Clock,
+        transaction: &mut Transaction<'a>,
+        trace: &mut Trace,
+    ) -> Result<(), Failure> {
+        let slot = self.pool.slot(&self.route, clock).await?;
+        let mut message = None;
+        let mut idle = self.pool.take(&self.route, clock).await;
+        loop {
+            let reused = idle.is_some();
+            let mut session = match idle.take() {
+                Some(session) => session,
+                None => login(&self.route, &self.refusals, clock, trace).await?,
+            };
+            trace.remote.clone_from(&session.remote);
+            trace.tls = Some(session.tls.clone());
+            trace.credential = self.route.credentials.get(session.set).map(|set| set.username.clone());
+            trace.reused = reused;
+            // Memory is asked for only now: messages that wait for an endpoint in trouble take none.
+            let (octets, _) = match &mut message {
+                Some(message) => message,
+                none => none.insert(self.assemble(mail, clock).await?),
+            };
+            match transaction.run(&mut session, octets).await {
+                Ok(After::Spent) => return Ok(()),
+                Ok(After::Reusable) => {
+                    session.messages = session.messages.saturating_add(1);
+                    self.pool.put(session, slot);
+                    return Ok(());
+                }
+                // The endpoint closed a connection that lay idle: nothing was sent, so a new one may try, once.
+                Err(failure) if reused && failure.may_be_stale() && transaction.is_repeatable() => {
+                    tracing::debug!(connector = %self.route.connector, reason = %failure, "idle connection was stale");
+                    *transaction = Transaction::new(&mail.envelope, mail.size());
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// The whole message, and the share of the budget that it takes.
+    async fn assemble(&self, mail: &Mail, clock: Clock) -> Result<(Vec<u8>, Permit), Failure> {
+        let reading = clock.within(Step::Memory, async {
+            let permit = self.budget.acquire(mail.size()).await;
+            mail.assemble().await.map(|octets| (octets, permit))
+        });
+        match reading.await {
+            Ok(Ok(message)) => Ok(message),
+            Ok(Err(error)) => Err(Failure::new(&self.route.host, Cause::Spool(error.to_string()))),
+            Err(elapsed) => Err(Failure::timeout(&self.route.host, elapsed)),
+        }
+    }
+
+    fn log(&self, mail: &Mail, failure: &Failure) {
+        let queue_id = mail.queue_id.as_deref().unwrap_or("-");
+        let (connector, host, port) = (&self.route.connector, &*self.route.host, self.route.port);
+        if failure.level() == Level::ERROR {
+            tracing::error!(connector, queue_id, host, port, reply = %failure.reply(), "endpoint: cannot relay");
+        } else {
+            tracing::warn!(connector, queue_id, host, port, reply = %failure.reply(), "endpoint: cannot relay now");
+        }
     }
 }

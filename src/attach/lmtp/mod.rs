@@ -1,1 +1,176 @@
-//! To be written.
+//! The LMTP listener of the transport (RFC 2033): the MTA hands over the mail of one connector's support addresses out of
+//! its queue, and gets the ticket endpoint's reply for each recipient.
+//!
+//! In: connections on one unix socket per connector. Out: a [`Mail`] for the pipeline and the relay, replies for the MTA,
+//! one INFO line per message. It must not know SMTP clients, verdicts or tickets.
+//!
+//! The MTA keeps the message until the endpoint said 250, so nothing here is stored beyond the transaction, and every
+//! trouble of ours is a 4xx at RCPT or after the data. The greeting never tells of trouble: Postfix would mark the whole
+//! destination dead.
+
+mod conversation;
+mod intake;
+mod queue_id;
+mod record;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Connector, Limits};
+use crate::mail::{Domain, Mail, Reply, Spool};
+use crate::pipeline::Pipeline;
+use crate::relay::{Delivery, Relay};
+
+pub use queue_id::queue_id;
+
+/// How long the listener rests after it could not accept a connection: out of file descriptors, say.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// What a listener works with. Immutable; a reload swaps in a new one, which counts from the next transaction on.
+#[derive(Debug)]
+pub struct Service<H = Route> {
+    /// The connector whose mail comes this way.
+    pub connector: Arc<Connector>,
+    /// Where complete messages go.
+    pub hand_over: H,
+    /// Bounds. The number of connections is taken when the listener starts.
+    pub limits: Limits,
+    /// Where large bodies are kept while they pass.
+    pub spool: Spool,
+    /// This host's name.
+    pub hostname: Domain,
+    /// The users whose processes may hand over mail, by uid.
+    pub peers: Vec<u32>,
+    /// Waits.
+    pub timeouts: Timeouts,
+}
+
+/// How long the listener waits for the MTA.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// For the next command, and for the MTA to read a reply.
+    pub command: Duration,
+    /// For the next octets of a message.
+    pub data: Duration,
+    /// For a whole message.
+    pub message: Duration,
+    /// For the rest of a transaction once the service is told to end.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    /// 300 s for a command and for data (RFC 5321 section 4.5.3.2.7 asks for 5 minutes), 30 minutes for a message, 30 s
+    /// to drain.
+    fn default() -> Self {
+        Self {
+            command: Duration::from_secs(300),
+            data: Duration::from_secs(300),
+            message: Duration::from_secs(30 * 60),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Who takes a complete message. A trait, so that the dialogue can be tested with any replies.
+pub trait HandOver: Send + Sync + 'static {
+    /// Takes the message on. One reply per recipient of the envelope, in its order. Bounded in time.
+    fn hand_over(&self, connector: &Connector, mail: Mail) -> impl Future<Output = HandedOver> + Send;
+}
+
+/// What became of a message.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// The message's auth status, for the log; `None` when it was refused before that was known.
+    pub auth: Option<String>,
+    /// The replies and the way.
+    pub delivery: Delivery,
+}
+
+/// The real way: through the pipeline to the ticket endpoint.
+#[derive(Debug)]
+pub struct Route {
+    /// Makes the message ready.
+    pub pipeline: Arc<Pipeline>,
+    /// Sends it.
+    pub relay: Arc<Relay>,
+}
+
+impl HandOver for Route {
+    async fn hand_over(&self, connector: &Connector, mut mail: Mail) -> HandedOver {
+        match self.pipeline.hand_over(connector, &mut mail) {
+            Ok(auth) => HandedOver { auth: Some(auth), delivery: self.relay.send(&mail).await },
+            Err(reply) => HandedOver::refused(&reply, mail.envelope.recipients.len()),
+        }
+    }
+}
+
+impl HandedOver {
+    /// The same reply for each of `recipients`, nobody contacted.
+    pub fn refused(reply: &Reply, recipients: usize) -> Self {
+        let delivery = Delivery { replies: vec![reply.clone(); recipients], trace: crate::relay::Trace::default() };
+        Self { auth: None, delivery }
+    }
+}
+
+/// Serves `listener` until `shutdown`, then returns; sessions end by themselves, in `tasks`: idle ones at once with 421,
+/// those within a transaction after it.
+pub async fn serve<H: HandOver>(
+    listener: UnixListener,
+    service: Arc<ArcSwap<Service<H>>>,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let room = Arc::new(Semaphore::new(service.load().limits.transport_connections.clamp(1, Semaphore::MAX_PERMITS)));
+    loop {
+        // Who does not fit waits in the socket's backlog, unanswered: a refusal would mark the destination dead.
+        let permit = tokio::select! {
+            () = shutdown.cancelled() => return,
+            permit = Arc::clone(&room).acquire_owned() => permit,
+        };
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (service, shutdown) = (Arc::clone(&service), shutdown.clone());
+                tasks.spawn(async move {
+                    admit(stream, service, shutdown).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                let connector = service.load().connector.name.clone();
+                tracing::error!(connector, %error, "cannot accept an LMTP connection");
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Lets in whom the configuration names; whoever else reaches the socket is sent away.
+async fn admit<H: HandOver>(stream: UnixStream, service: Arc<ArcSwap<Service<H>>>, shutdown: CancellationToken) {
+    let now = service.load_full();
+    let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+    if uid.is_some_and(|uid| now.peers.contains(&uid)) {
+        conversation::Conversation::new(stream, service, shutdown).run().await;
+        return;
+    }
+    let peer = uid.map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
+    tracing::warn!(
+        connector = now.connector.name,
+        uid = peer,
+        "LMTP peer refused: its uid is not one of transport.peers"
+    );
+    let reply = Reply::new(421, 7, 0, format!("uid {peer} may not hand over mail here; see transport.peers"));
+    conversation::send_away(stream, &reply, now.timeouts.drain).await;
+}

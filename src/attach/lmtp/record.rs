@@ -1,0 +1,84 @@
+//! The one log line of a message: all that a postmaster needs to find it again on both sides.
+
+use std::time::Duration;
+
+use crate::mail::{Path, Reply};
+use crate::relay::Trace;
+
+/// What is told of a message.
+#[derive(Debug)]
+pub(super) struct Record<'a> {
+    pub(super) connector: &'a str,
+    pub(super) queue_id: Option<&'a str>,
+    pub(super) message_id: Option<&'a str>,
+    pub(super) sender: &'a Path,
+    pub(super) recipients: &'a [Path],
+    pub(super) size: u64,
+    pub(super) auth: Option<&'a str>,
+    pub(super) trace: &'a Trace,
+    pub(super) replies: &'a [Reply],
+    pub(super) delay: Duration,
+}
+
+impl Record<'_> {
+    /// Writes the line.
+    pub(super) fn write(&self) {
+        let known = |text: Option<&str>| text.unwrap_or("-").to_owned();
+        tracing::info!(
+            queue_id = known(self.queue_id),
+            message_id = known(self.message_id),
+            connector = self.connector,
+            from = %self.sender,
+            to = self.recipients.iter().map(Path::to_string).collect::<Vec<_>>().join(","),
+            size = self.size,
+            auth = known(self.auth),
+            remote = known(self.trace.remote.as_deref()),
+            tls = known(self.trace.tls.as_deref()),
+            credential = known(self.trace.credential.as_deref()),
+            reply = reply(self.recipients, self.replies),
+            delay_ms = u64::try_from(self.delay.as_millis()).unwrap_or(u64::MAX),
+            decision = decision(self.replies),
+            "message handed over"
+        );
+    }
+}
+
+/// `relayed`, `deferred` or `refused` when it holds for all recipients, otherwise `mixed`.
+fn decision(replies: &[Reply]) -> &'static str {
+    let of = |reply: &Reply| match reply {
+        reply if reply.is_success() => "relayed",
+        reply if reply.is_permanent() => "refused",
+        _ => "deferred",
+    };
+    match replies.split_first() {
+        Some((first, others)) if others.iter().all(|other| of(other) == of(first)) => of(first),
+        Some(_) => "mixed",
+        None => "deferred",
+    }
+}
+
+/// The reply when all recipients got the same, otherwise each with its own.
+fn reply(recipients: &[Path], replies: &[Reply]) -> String {
+    match replies.split_first() {
+        Some((first, others)) if others.iter().all(|other| other == first) => first.to_string(),
+        _ => recipients.iter().zip(replies).map(|(to, reply)| format!("{to} {reply}")).collect::<Vec<_>>().join("; "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_decision_is_that_of_all_recipients_or_mixed() {
+        let (good, later, bad) =
+            (Reply::new(250, 0, 0, "ok"), Reply::new(451, 3, 0, "later"), Reply::new(550, 1, 1, "no"));
+        assert_eq!(decision(&[good.clone(), good.clone()]), "relayed");
+        assert_eq!(decision(std::slice::from_ref(&later)), "deferred");
+        assert_eq!(decision(std::slice::from_ref(&bad)), "refused");
+        assert_eq!(decision(&[good.clone(), bad.clone()]), "mixed");
+        let to = [Path::parse(b"<a@x.example>").unwrap(), Path::parse(b"<b@x.example>").unwrap()];
+        assert_eq!(reply(&to, &[good.clone(), good.clone()]), "250 2.0.0 ok");
+        assert_eq!(reply(&to, &[good, bad]), "<a@x.example> 250 2.0.0 ok; <b@x.example> 550 5.1.1 no");
+    }
+}

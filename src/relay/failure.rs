@@ -1,0 +1,137 @@
+//! What can go wrong on our side or on the way, and the reply that says so. All of it is temporary: the MTA that called
+//! us keeps the message and comes again. Verdicts of the endpoint on a message are no failures; they are passed back.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tracing::Level;
+
+use super::clock::{Elapsed, Step};
+use super::reply::RemoteReply;
+use crate::mail::Reply;
+
+/// Why a message was not handed over, and to whom.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    /// `host[address]`, or the host alone before it was reached.
+    peer: Arc<str>,
+    pub cause: Cause,
+}
+
+/// The causes. Codes are those of RFC 3463 and RFC 5248.
+#[derive(Debug, Clone)]
+pub(super) enum Cause {
+    /// No address.
+    Resolve(String),
+    /// No address answers.
+    Connect(String),
+    /// A step took too long.
+    Timeout(Step),
+    /// The connection broke.
+    Lost(Step, String),
+    /// What came is no SMTP, or not what can follow here.
+    Nonsense(Step, String),
+    /// 4xx outside the verdict on a message, and 421 anywhere.
+    Temporary(RemoteReply),
+    /// 5xx that concerns our session, not the message.
+    Session(Step, RemoteReply),
+    /// STARTTLS is not offered.
+    NoStarttls,
+    /// Plain text after the reply to STARTTLS: somebody on the way tries to inject replies.
+    Injection,
+    /// The handshake failed, or the certificate is not good.
+    Handshake(String),
+    /// AUTH PLAIN and LOGIN are not offered.
+    NoAuth,
+    /// Every credential set was refused.
+    Credentials { usernames: String, last: RemoteReply },
+    /// No password can be read.
+    Password(String),
+    /// Our own spool cannot be read.
+    Spool(String),
+}
+
+impl Failure {
+    pub fn new(peer: &Arc<str>, cause: Cause) -> Self {
+        Self { peer: Arc::clone(peer), cause }
+    }
+
+    pub fn timeout(peer: &Arc<str>, elapsed: Elapsed) -> Self {
+        Self::new(peer, Cause::Timeout(elapsed.0))
+    }
+
+    /// The reply to the MTA that called us: always 4xx.
+    pub fn reply(&self) -> Reply {
+        let (subject, detail) = match &self.cause {
+            Cause::Temporary(reply) => return reply.passed_back(&self.peer),
+            Cause::Resolve(_) => (4, 3),
+            Cause::Connect(_) | Cause::Timeout(Step::Connect) => (4, 1),
+            Cause::Timeout(Step::Slot | Step::Memory) => (3, 2),
+            Cause::Timeout(Step::Password) | Cause::Password(_) => (3, 5),
+            Cause::Timeout(_) | Cause::Lost(..) => (4, 2),
+            Cause::Nonsense(..) => (5, 0),
+            Cause::Session(..) => (7, 0),
+            Cause::NoStarttls | Cause::NoAuth => (7, 4),
+            Cause::Injection | Cause::Handshake(_) => (7, 5),
+            Cause::Credentials { .. } => (7, 8),
+            Cause::Spool(_) => (3, 0),
+        };
+        Reply::new(451, subject, detail, self.to_string())
+    }
+
+    /// ERROR when somebody must act: us or the endpoint's administrator. WARN when time may heal it.
+    pub fn level(&self) -> Level {
+        match self.cause {
+            Cause::Resolve(_)
+            | Cause::Connect(_)
+            | Cause::Timeout(_)
+            | Cause::Lost(..)
+            | Cause::Nonsense(..)
+            | Cause::Temporary(_) => Level::WARN,
+            _ => Level::ERROR,
+        }
+    }
+
+    /// Whether a connection that had lain idle may just have been closed by the other side meanwhile.
+    pub fn may_be_stale(&self) -> bool {
+        match &self.cause {
+            Cause::Lost(..) => true,
+            Cause::Temporary(reply) => reply.code == 421,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let peer = &self.peer;
+        match &self.cause {
+            Cause::Resolve(error) => write!(f, "{peer}: no address found: {error}"),
+            Cause::Connect(error) => write!(f, "{peer}: cannot connect: {error}"),
+            Cause::Timeout(step) => write!(f, "{peer}: timed out {step}"),
+            Cause::Lost(Step::FinalReply, error) => {
+                write!(
+                    f,
+                    "{peer}: lost connection after the whole message was sent, unknown whether it was taken: {error}"
+                )
+            }
+            Cause::Lost(step, error) => write!(f, "{peer}: lost connection in {step}: {error}"),
+            Cause::Nonsense(step, what) => write!(f, "{peer}: answered nonsense in {step}: {what}"),
+            Cause::Temporary(reply) => write!(f, "{peer} said: {}", reply.as_reply()),
+            Cause::Session(step, reply) => {
+                write!(f, "{peer}: refused our session (not the message) in {step}: {}", reply.as_reply())
+            }
+            Cause::NoStarttls => write!(f, "{peer}: does not offer STARTTLS; nothing is sent without TLS"),
+            Cause::Injection => {
+                write!(f, "{peer}: plain text followed the reply to STARTTLS; somebody may be tampering")
+            }
+            Cause::Handshake(reason) => write!(f, "{peer}: no trusted TLS connection: {reason}"),
+            Cause::NoAuth => write!(f, "{peer}: offers neither AUTH PLAIN nor AUTH LOGIN"),
+            Cause::Credentials { usernames, last } => {
+                write!(f, "{peer}: refused the credentials of {usernames}: {}", last.as_reply())
+            }
+            Cause::Password(error) => write!(f, "{peer}: no password: {error}"),
+            Cause::Spool(error) => write!(f, "the message cannot be read from our spool: {error}"),
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! One mail transaction (RFC 5321 section 3.3) over an authenticated session: MAIL, RCPT, DATA, and who got which reply.
+//!
+//! What the endpoint says of the message or of a recipient is its verdict and is passed back. What it says of our session
+//! is a [`Failure`] and stays temporary: 530, 534, 535 and 538 (RFC 4954 section 6) mean that TLS or the login is not
+//! to its taste, 500 to 504 that it does not understand us. Of those an enhanced code `5.1.x` is a verdict again, for servers
+//! refuse addresses with `501 5.1.3` and the like. A verdict taken for a quarrel costs time: the MTA gives the sender
+//! the endpoint's words when its queue lifetime ends. The reverse would bounce good mail at once.
+
+use super::clock::Step;
+use super::dialogue::{Dialogue, Stream};
+use super::dot_stuffing::DotStuffing;
+use super::failure::{Cause, Failure};
+use super::login::Session;
+use super::reply::{Extensions, RemoteReply};
+use crate::mail::{Envelope, Path, Reply};
+
+/// Commands sent ahead of their replies at most: neither side's TCP buffers can fill up with both of them writing
+/// (RFC 2920 section 3.1).
+const PIPELINED_MAX: usize = 50;
+/// Octets of the message encoded and written at a time.
+const BLOCK: usize = 64 * 1024;
+
+/// One transaction and the replies so far.
+#[derive(Debug)]
+pub(super) struct Transaction<'a> {
+    envelope: &'a Envelope,
+    size: u64,
+    recipients: Vec<Recipient>,
+    /// The endpoint may have got a part of the message.
+    content_sent: bool,
+    /// Something that must be logged although the transaction went on.
+    pub trouble: Option<Failure>,
+}
+
+#[derive(Debug, Clone)]
+enum Recipient {
+    Undecided,
+    /// RCPT was accepted; the reply to the message decides.
+    Accepted,
+    Decided(Reply),
+}
+
+/// The state of the session after a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// Good for the next message.
+    Reusable,
+    /// To be dropped.
+    Spent,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Command {
+    Mail,
+    Rcpt(usize),
+    Data,
+}
+
+impl<'a> Transaction<'a> {
+    /// A transaction for a message of `size` octets.
+    pub fn new(envelope: &'a Envelope, size: u64) -> Self {
+        let recipients = vec![Recipient::Undecided; envelope.recipients.len()];
+        Self { envelope, size, recipients, content_sent: false, trouble: None }
+    }
+
+    /// Whether all of it can be done again without a risk of a second copy.
+    pub fn is_repeatable(&self) -> bool {
+        !self.content_sent
+    }
+
+    /// One reply per recipient; `failure` speaks for those that are not decided.
+    pub fn into_replies(self, failure: Option<&Failure>) -> Vec<Reply> {
+        let own = match failure {
+            Some(failure) => failure.reply(),
+            None => Reply::new(451, 3, 0, "no reply from the endpoint"),
+        };
+        let reply = |recipient| match recipient {
+            Recipient::Decided(reply) => reply,
+            Recipient::Undecided | Recipient::Accepted => own.clone(),
+        };
+        self.recipients.into_iter().map(reply).collect()
+    }
+
+    /// Runs the transaction.
+    ///
+    /// # Errors
+    /// The session is of no use any more; undecided recipients have no reply of their own.
+    pub async fn run(&mut self, session: &mut Session, message: &[u8]) -> Result<After, Failure> {
+        let Session { dialogue, extensions, .. } = session;
+        self.refuse_what_cannot_pass(dialogue, extensions);
+        if !self.any(|recipient| matches!(recipient, Recipient::Undecided)) {
+            return Ok(After::Reusable);
+        }
+        let go_ahead = self.send_envelope(dialogue, extensions, !message.is_ascii()).await?;
+        if !go_ahead {
+            return Ok(reset(dialogue).await);
+        }
+        if !self.any(|recipient| matches!(recipient, Recipient::Accepted)) {
+            // RFC 2920 section 3.1: DATA was sent ahead and taken though nobody is to get the message.
+            dialogue.command(Step::FinalReply, b".\r\n").await?;
+            return Ok(reset(dialogue).await);
+        }
+        self.content_sent = true;
+        match send_message(dialogue, message).await {
+            Ok(()) => {
+                let reply = dialogue.reply(Step::FinalReply).await?;
+                self.decide(dialogue, Step::FinalReply, reply)?;
+                Ok(After::Reusable)
+            }
+            Err(lost) => {
+                // Without the final dot the message is not taken; perhaps the endpoint told why it left.
+                let Ok(reply) = dialogue.reply(Step::Quit).await else { return Err(lost) };
+                if reply.code < 400 {
+                    return Err(lost);
+                }
+                self.decide(dialogue, Step::Message, reply)?;
+                Ok(After::Spent)
+            }
+        }
+    }
+
+    /// Decides without asking what the endpoint has said in its EHLO that it does not take.
+    fn refuse_what_cannot_pass<S: Stream>(&mut self, dialogue: &Dialogue<S>, extensions: &Extensions) {
+        let peer = dialogue.peer();
+        if let Some(limit) = extensions.size_limit.filter(|&limit| self.size > limit) {
+            let text = format!("{peer} takes messages of at most {limit} octets, this one has {}", self.size);
+            self.decide_all(&Reply::new(552, 3, 4, text));
+        }
+        if !extensions.smtputf8 {
+            let reply = Reply::new(553, 6, 7, format!("{peer} does not offer SMTPUTF8, which this address needs"));
+            if !self.envelope.sender.as_str().is_ascii() {
+                self.decide_all(&reply);
+            }
+            for (recipient, path) in self.recipients.iter_mut().zip(&self.envelope.recipients) {
+                if matches!(recipient, Recipient::Undecided) && !path.as_str().is_ascii() {
+                    *recipient = Recipient::Decided(reply.clone());
+                }
+            }
+        }
+    }
+
+    /// MAIL, RCPT and DATA, ahead of their replies where the endpoint offers that. Whether it waits for the message now.
+    async fn send_envelope<S: Stream>(
+        &mut self,
+        dialogue: &mut Dialogue<S>,
+        extensions: &Extensions,
+        eight_bit: bool,
+    ) -> Result<bool, Failure> {
+        let asked = self.recipients.iter().enumerate().filter(|(_, r)| matches!(r, Recipient::Undecided));
+        let mut commands = vec![Command::Mail];
+        commands.extend(asked.map(|(index, _)| Command::Rcpt(index)));
+        commands.push(Command::Data);
+        let window = if extensions.pipelining { PIPELINED_MAX } else { 1 };
+        let mut go_ahead = false;
+        for group in commands.chunks(window) {
+            let open = |r: &Recipient| !matches!(r, Recipient::Decided(_));
+            let step = match group.first() {
+                Some(Command::Mail) => Step::Mail,
+                Some(Command::Rcpt(_)) => Step::Rcpt,
+                Some(Command::Data) | None => Step::Data,
+            };
+            if !self.any(open) {
+                break;
+            }
+            let lines: String = group.iter().map(|command| self.line(*command, extensions, eight_bit)).collect();
+            dialogue.send(step, lines.as_bytes()).await?;
+            for command in group {
+                match command {
+                    Command::Mail => self.mail_reply(dialogue).await?,
+                    Command::Rcpt(index) => self.rcpt_reply(dialogue, *index).await?,
+                    Command::Data => go_ahead = self.data_reply(dialogue).await?,
+                }
+            }
+        }
+        Ok(go_ahead)
+    }
+
+    fn line(&self, command: Command, extensions: &Extensions, eight_bit: bool) -> String {
+        let null = Path::null();
+        match command {
+            Command::Mail => mail_line(self.envelope, self.size, extensions, eight_bit),
+            Command::Rcpt(index) => format!("RCPT TO:{}\r\n", self.envelope.recipients.get(index).unwrap_or(&null)),
+            Command::Data => "DATA\r\n".to_owned(),
+        }
+    }
+
+    async fn mail_reply<S: Stream>(&mut self, dialogue: &mut Dialogue<S>) -> Result<(), Failure> {
+        let reply = dialogue.reply(Step::Mail).await?;
+        if reply.is_success() {
+            return Ok(());
+        }
+        let verdict = verdict(dialogue, Step::Mail, reply)?;
+        self.decide_all(&verdict);
+        Ok(())
+    }
+
+    async fn rcpt_reply<S: Stream>(&mut self, dialogue: &mut Dialogue<S>, index: usize) -> Result<(), Failure> {
+        let reply = dialogue.reply(Step::Rcpt).await?;
+        let Some(recipient) = self.recipients.get_mut(index) else { return Ok(()) };
+        if reply.code / 100 == 3 {
+            return Err(dialogue.out_of_place(Step::Rcpt, &reply));
+        }
+        if let Recipient::Decided(_) = recipient {
+            // MAIL was refused; what is said to the RCPT sent ahead does not matter.
+            return Ok(());
+        }
+        *recipient = if reply.is_success() {
+            Recipient::Accepted
+        } else if is_misunderstanding(&reply) {
+            // The others may yet pass.
+            let failure = dialogue.failure(Cause::Session(Step::Rcpt, reply));
+            Recipient::Decided(self.trouble.insert(failure).reply())
+        } else {
+            Recipient::Decided(verdict(dialogue, Step::Rcpt, reply)?)
+        };
+        Ok(())
+    }
+
+    async fn data_reply<S: Stream>(&mut self, dialogue: &mut Dialogue<S>) -> Result<bool, Failure> {
+        let reply = dialogue.reply(Step::Data).await?;
+        match reply.code {
+            354 => return Ok(true),
+            400..=599 => {}
+            _ => return Err(dialogue.out_of_place(Step::Data, &reply)),
+        }
+        if self.any(|recipient| matches!(recipient, Recipient::Accepted)) {
+            self.decide(dialogue, Step::Data, reply)?;
+        }
+        Ok(false)
+    }
+
+    /// The reply that counts for all accepted recipients.
+    fn decide<S: Stream>(&mut self, dialogue: &Dialogue<S>, step: Step, reply: RemoteReply) -> Result<(), Failure> {
+        let reply =
+            if reply.is_success() { reply.passed_back(dialogue.peer()) } else { verdict(dialogue, step, reply)? };
+        self.decide_all(&reply);
+        Ok(())
+    }
+
+    fn decide_all(&mut self, reply: &Reply) {
+        for recipient in &mut self.recipients {
+            if !matches!(recipient, Recipient::Decided(_)) {
+                *recipient = Recipient::Decided(reply.clone());
+            }
+        }
+    }
+
+    fn any(&self, condition: impl Fn(&Recipient) -> bool) -> bool {
+        self.recipients.iter().any(condition)
+    }
+}
+
+/// MAIL with the parameters that the endpoint offers and the message needs.
+///
+/// A message with 8-bit octets for an endpoint without 8BITMIME goes as it is, and so does one that was declared SMTPUTF8
+/// for its header fields alone: converting would break signatures, refusing would lose mail that in practice arrives.
+fn mail_line(envelope: &Envelope, size: u64, extensions: &Extensions, eight_bit: bool) -> String {
+    let mut line = format!("MAIL FROM:{}", envelope.sender);
+    if extensions.size {
+        line.push_str(&format!(" SIZE={size}"));
+    }
+    if extensions.eight_bit_mime && (eight_bit || envelope.eight_bit) {
+        line.push_str(" BODY=8BITMIME");
+    }
+    let mut paths = std::iter::once(&envelope.sender).chain(&envelope.recipients);
+    if extensions.smtputf8 && (envelope.smtputf8 || paths.any(|path| !path.as_str().is_ascii())) {
+        line.push_str(" SMTPUTF8");
+    }
+    line.push_str("\r\n");
+    line
+}
+
+/// The whole message after DATA, the lone dot included.
+async fn send_message<S: Stream>(dialogue: &mut Dialogue<S>, message: &[u8]) -> Result<(), Failure> {
+    let mut stuffing = DotStuffing::new();
+    let mut block = Vec::with_capacity(BLOCK.saturating_add(BLOCK / 16));
+    for piece in message.chunks(BLOCK) {
+        block.clear();
+        stuffing.push(piece, &mut block);
+        dialogue.send(Step::Message, &block).await?;
+    }
+    block.clear();
+    let replaced = stuffing.finish(&mut block);
+    if replaced > 0 {
+        tracing::warn!(remote = %dialogue.peer(), replaced, "stray CR or LF in a message replaced by spaces");
+    }
+    dialogue.send(Step::Message, &block).await
+}
+
+/// A negative reply as the verdict on the message.
+///
+/// # Errors
+/// It is about our session, or it is none.
+fn verdict<S: Stream>(dialogue: &Dialogue<S>, step: Step, reply: RemoteReply) -> Result<Reply, Failure> {
+    match reply.code {
+        530 | 534 | 535 | 538 => Err(dialogue.failure(Cause::Session(step, reply))),
+        _ if is_misunderstanding(&reply) => Err(dialogue.failure(Cause::Session(step, reply))),
+        400..=599 => Ok(reply.passed_back(dialogue.peer())),
+        _ => Err(dialogue.out_of_place(step, &reply)),
+    }
+}
+
+/// 500 to 504: a quarrel about commands, unless the enhanced code says that it is about an address.
+fn is_misunderstanding(reply: &RemoteReply) -> bool {
+    let about_address = reply.as_reply().enhanced().is_some_and(|code| code.starts_with("5.1."));
+    (500..=504).contains(&reply.code) && !about_address
+}
+
+/// Leaves the transaction, so that the session can serve the next message.
+async fn reset<S: Stream>(dialogue: &mut Dialogue<S>) -> After {
+    match dialogue.command(Step::Reset, b"RSET\r\n").await {
+        Ok(reply) if reply.is_success() => After::Reusable,
+        _ => After::Spent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(code: u16, text: &str) -> RemoteReply {
+        RemoteReply { code, lines: vec![text.to_owned()] }
+    }
+
+    #[test]
+    fn a_quarrel_about_commands_is_not_a_verdict_on_an_address() {
+        assert!(is_misunderstanding(&reply(503, "5.5.1 need MAIL")));
+        assert!(is_misunderstanding(&reply(501, "what?")));
+        assert!(!is_misunderstanding(&reply(501, "5.1.3 bad recipient address syntax")));
+        assert!(!is_misunderstanding(&reply(550, "5.1.1 no such user")));
+    }
+
+    #[test]
+    fn mail_has_the_parameters_that_are_offered_and_needed() {
+        let path = |text: &str| Path::parse(text.as_bytes()).unwrap();
+        let plain =
+            Envelope { sender: path("<a@b.example>"), recipients: vec![path("c@d.example")], ..Envelope::default() };
+        let null = Envelope { sender: Path::null(), ..plain.clone() };
+        let unicode = Envelope { recipients: vec![path("jürgen@d.example")], ..plain.clone() };
+        let nothing = Extensions::default();
+        let all = Extensions { eight_bit_mime: true, size: true, smtputf8: true, ..Extensions::default() };
+        for (envelope, extensions, eight_bit, expected) in [
+            (&plain, &nothing, true, "MAIL FROM:<a@b.example>\r\n"),
+            (&plain, &all, false, "MAIL FROM:<a@b.example> SIZE=9\r\n"),
+            (&plain, &all, true, "MAIL FROM:<a@b.example> SIZE=9 BODY=8BITMIME\r\n"),
+            (&null, &nothing, false, "MAIL FROM:<>\r\n"),
+            (&unicode, &all, false, "MAIL FROM:<a@b.example> SIZE=9 SMTPUTF8\r\n"),
+        ] {
+            assert_eq!(mail_line(envelope, 9, extensions, eight_bit), expected);
+        }
+    }
+}
