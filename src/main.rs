@@ -1,1 +1,7 @@
-fn main() {}
+//! The deskmilter program; all of it is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    deskmilter::cli::run()
+}

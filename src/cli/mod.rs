@@ -1,1 +1,71 @@
-//! To be written.
+//! The command line: one file a subcommand. Each reads its arguments, does one thing, and ends with an exit code of sysexits(3).
+
+mod check;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+
+/// Exit code for wrong arguments (EX_USAGE).
+pub const EX_USAGE: u8 = 64;
+/// Exit code for a service that cannot run (EX_UNAVAILABLE).
+pub const EX_UNAVAILABLE: u8 = 69;
+/// Exit code for a wrong configuration (EX_CONFIG).
+pub const EX_CONFIG: u8 = 78;
+
+/// Connects a company's own mail server with its ticket system over authenticated, encrypted SMTP.
+#[derive(Debug, Parser)]
+#[command(name = "deskmilter", version, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground: the milter and one LMTP listener per connector.
+    Serve(ConfigFile),
+    /// Check the configuration and print what is in effect, without secrets. Exits with 0, or 78 if something is wrong.
+    Check(ConfigFile),
+}
+
+/// Which configuration.
+#[derive(Debug, clap::Args)]
+pub struct ConfigFile {
+    /// The configuration file.
+    #[arg(short, long = "config", value_name = "FILE", default_value = "/etc/deskmilter/deskmilter.toml")]
+    pub config: PathBuf,
+}
+
+impl ConfigFile {
+    /// The checked configuration, or the exit code after all problems were told on standard error.
+    ///
+    /// # Errors
+    /// [`EX_CONFIG`].
+    pub fn load(&self) -> Result<Config, ExitCode> {
+        Config::load(&self.config).map_err(|problems| {
+            eprintln!("{problems}");
+            ExitCode::from(EX_CONFIG)
+        })
+    }
+}
+
+/// Runs the program with the arguments of the process.
+pub fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors; whoever closed standard output does not want to know.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match arguments.command {
+        Command::Serve(file) => serve::run(&file),
+        Command::Check(file) => check::run(&file),
+    }
+}

@@ -62,7 +62,10 @@ impl Config {
             report.note(key.span, key.key, format!("unknown key; {remedy}"));
         }
         let config = match raw {
-            Ok(raw) => check::check(raw, file.parent().unwrap_or(Path::new("/")), &mut report),
+            Ok(raw) => {
+                let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+                check::check(raw, file.parent().unwrap_or(Path::new("/")), &mut report)
+            }
             Err(error) => {
                 let key = error.span().map(|span| keys::key_at(span.start, document.get_ref())).unwrap_or_default();
                 note_error(&mut report, &error, key);

@@ -1,0 +1,50 @@
+//! `deskmilter check`: is the configuration right, and what is in effect?
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use super::{ConfigFile, EX_CONFIG};
+use crate::config::{Config, SecretFile};
+use crate::mail::Budget;
+use crate::pipeline::SiteKey;
+use crate::relay::Relay;
+
+pub(super) fn run(file: &ConfigFile) -> ExitCode {
+    let config = match file.load() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let problems = problems_of_files(&config);
+    for problem in &problems {
+        eprintln!("{}: {problem}", file.config.display());
+    }
+    if !problems.is_empty() {
+        return ExitCode::from(EX_CONFIG);
+    }
+    // Whoever closed standard output does not want to know.
+    let _ = write!(std::io::stdout(), "{config}");
+    ExitCode::SUCCESS
+}
+
+/// What the files that the configuration names hold: certificates and keys that only their users can judge.
+fn problems_of_files(config: &Config) -> Vec<String> {
+    let budget = Budget::new(config.limits.memory);
+    let mut problems: Vec<String> = config
+        .connectors
+        .iter()
+        .filter_map(|connector| {
+            let endpoint = connector.endpoint.as_ref()?;
+            let error = Relay::new(connector, endpoint, &config.daemon.hostname, &budget).err()?;
+            Some(format!("connector.{}.endpoint: {error}", connector.name))
+        })
+        .collect();
+    problems.extend(site_key_problem(&config.daemon.site_key_file));
+    problems
+}
+
+/// A site key that is there must be usable; one that is not there yet is made by the daemon.
+fn site_key_problem(file: &SecretFile) -> Option<String> {
+    let there = file.path().try_exists().unwrap_or(true);
+    let error = SiteKey::load(file).err().filter(|_| there)?;
+    Some(format!("daemon.site_key_file: {error}"))
+}

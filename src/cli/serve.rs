@@ -1,0 +1,31 @@
+//! `deskmilter serve`: the daemon in the foreground.
+
+use std::process::ExitCode;
+
+use super::{ConfigFile, EX_CONFIG, EX_UNAVAILABLE};
+use crate::{daemon, log};
+
+pub(super) fn run(file: &ConfigFile) -> ExitCode {
+    let config = match file.load() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    if config.milter.is_none() && config.transport.is_none() {
+        eprintln!(
+            "{}: neither [milter] nor [transport]: there is nothing to serve; add at least one",
+            file.config.display()
+        );
+        return ExitCode::from(EX_CONFIG);
+    }
+    if let Err(error) = log::start(&config.log) {
+        eprintln!("deskmilter: {error}");
+        return ExitCode::from(EX_UNAVAILABLE);
+    }
+    match daemon::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error, "cannot serve");
+            ExitCode::from(EX_UNAVAILABLE)
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Listening sockets with the right owner, group and mode from their first moment on.
+
+use std::fs::{DirBuilder, Permissions};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Group, User};
+
+use crate::config::{Listen, SocketAccess};
+
+/// A bound socket and where it is.
+pub(super) enum Socket {
+    Unix(UnixListener, PathBuf),
+    Tcp(TcpListener, SocketAddr),
+}
+
+impl Socket {
+    pub(super) fn bind(listen: &Listen, access: &SocketAccess, user: Option<&User>) -> Result<Self, String> {
+        match listen {
+            Listen::Unix(path) => Ok(Self::Unix(unix(path, access, user)?, path.clone())),
+            Listen::Inet(address) => {
+                let failed = |error: io::Error| format!("inet:{address}: {error}; is another program listening there?");
+                let listener = TcpListener::bind(address).map_err(failed)?;
+                listener.set_nonblocking(true).map_err(failed)?;
+                let bound = listener.local_addr().map_err(failed)?;
+                Ok(Self::Tcp(listener, bound))
+            }
+        }
+    }
+
+    /// Where it is, as the MTA's configuration spells it.
+    pub(super) fn address(&self) -> Listen {
+        match self {
+            Self::Unix(_, path) => Listen::Unix(path.clone()),
+            Self::Tcp(_, address) => Listen::Inet(*address),
+        }
+    }
+
+    /// Its path, if it has one.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::Unix(_, path) => Some(path.clone()),
+            Self::Tcp(..) => None,
+        }
+    }
+}
+
+/// Binds beside the final name, sets owner and mode, and only then renames: nobody meets a socket that is not ready, and a
+/// socket left by a killed process is replaced, but never one that a living process serves.
+pub(super) fn unix(path: &Path, access: &SocketAccess, user: Option<&User>) -> Result<UnixListener, String> {
+    let failed = |error: io::Error| format!("unix:{}: {error}", path.display());
+    if UnixStream::connect(path).is_ok() {
+        return Err(format!("unix:{}: another process serves this socket; stop it first", path.display()));
+    }
+    if path.symlink_metadata().is_ok_and(|facts| !std::os::unix::fs::FileTypeExt::is_socket(&facts.file_type())) {
+        return Err(format!("unix:{}: there is a file of this name that is no socket; remove it", path.display()));
+    }
+    let group = match &access.group {
+        None => None,
+        Some(name) => match Group::from_name(name) {
+            Ok(Some(group)) => Some(group.gid.as_raw()),
+            _ => return Err(format!("there is no group {name:?} on this host; correct socket_group")),
+        },
+    };
+    let owner = user.map(|user| user.uid.as_raw());
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    make_directory(directory, owner, group)
+        .map_err(|error| format!("{}: {error}; make the folder for our sockets", directory.display()))?;
+
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".{}", std::process::id()));
+    let aside = PathBuf::from(aside);
+    let _ = std::fs::remove_file(&aside);
+    let bind = || {
+        let listener = UnixListener::bind(&aside)?;
+        std::fs::set_permissions(&aside, Permissions::from_mode(access.mode))?;
+        chown(&aside, owner, group)?;
+        listener.set_nonblocking(true)?;
+        std::fs::rename(&aside, path)?;
+        Ok(listener)
+    };
+    match bind() {
+        Ok(listener) => Ok(listener),
+        Err(error) => {
+            let _ = std::fs::remove_file(&aside);
+            Err(failed(error))
+        }
+    }
+}
+
+/// Makes a folder for sockets where there is none: owner and group may enter, others not. One that exists is left as it is.
+fn make_directory(directory: &Path, owner: Option<u32>, group: Option<u32>) -> io::Result<()> {
+    match DirBuilder::new().mode(0o750).create(directory) {
+        Ok(()) => chown(directory, owner, group),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes our sockets, so that an MTA sees at once that nobody is there.
+pub(super) fn unlink(sockets: &[PathBuf]) {
+    for path in sockets {
+        // The folder may belong to root: then the next start replaces the socket.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ACCESS: SocketAccess = SocketAccess { group: None, mode: 0o660 };
+
+    #[test]
+    fn a_socket_left_behind_is_replaced_but_a_living_one_and_a_file_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/x.sock");
+        let first = unix(&path, &ACCESS, None).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        assert!(unix(&path, &ACCESS, None).is_err_and(|error| error.contains("another process serves")));
+        drop(first);
+        assert!(unix(&path, &ACCESS, None).is_ok());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert!(unix(&path, &ACCESS, None).is_err_and(|error| error.contains("no socket")));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+}
