@@ -1,1 +1,112 @@
-//! To be written.
+//! The milter attachment: Postfix and Sendmail show us each message before they queue it.
+//!
+//! In: the milter protocol, versions 2 to 6, over unix and TCP sockets, many messages a connection. Out: one
+//! [`Mail`](crate::mail::Mail) for the [`Judge`](crate::pipeline::Judge) for each message that concerns us, and its verdict
+//! as header edits and one final response. It must not know what a connector is, why a verdict was reached, or where mail
+//! goes afterwards.
+//!
+//! Bytes become a message and a verdict becomes bytes in this order:
+//! [`frame`] (lengths) -> [`command`] (payloads) -> [`session`] (what may follow what; [`macros`], [`client`]) ->
+//! [`conversation`] (the only part with I/O and clocks: reads, spools the body, has the message judged, answers) ->
+//! [`edits`] and [`response`]. [`negotiate`] settles at the beginning of a connection what is sent and answered at all.
+//!
+//! # What becomes of a message
+//! | message | reply at its end |
+//! | --- | --- |
+//! | concerns no connector | `ACCEPT` at DATA, before its content is sent to us; untouched |
+//! | judged | the verdict |
+//! | larger than `limits.message_size`, header section larger than `limits.header_size` | 552 5.3.4 |
+//! | sender path that is none | 553 5.1.7 |
+//! | cannot be spooled (disk full) | 452 4.3.1 |
+//! | judging failed or took too long | 451 4.7.1 |
+//! | we are shutting down and judging took too long for that | 451 4.3.2 |
+//!
+//! The last five concern the whole message, other recipients included: one SMTP transaction has one reply. A connection on
+//! which no valid milter protocol is spoken is closed with one WARN line; the MTA then does as its default action says.
+
+pub mod client;
+pub mod command;
+pub mod conversation;
+pub mod edits;
+pub mod frame;
+mod intake;
+pub mod listener;
+pub mod macros;
+pub mod negotiate;
+pub mod response;
+pub mod session;
+
+pub use listener::{Listener, serve};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+
+use crate::config::Limits;
+use crate::mail::Spool;
+use session::MessageLimits;
+
+/// All that the sessions of a milter service share.
+#[derive(Debug)]
+pub struct Service<J> {
+    judge: Arc<ArcSwap<J>>,
+    spool: Spool,
+    limits: MessageLimits,
+    slots: Arc<Semaphore>,
+    patience: Patience,
+}
+
+/// How long we wait for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For the next command. As long as libmilter: MTAs keep connections open between messages, and within one they wait
+    /// for their own client.
+    pub idle: Duration,
+    /// For the rest of a command of which a part has come.
+    pub frame: Duration,
+    /// For the MTA to take our answer.
+    pub write: Duration,
+    /// For a verdict. Shorter than the 300 s that Postfix waits for us at the end of a message (`milter_content_timeout`).
+    pub judge: Duration,
+    /// Between two signs of life while judging. Sendmail may be set to wait no more than 10 s.
+    pub progress: Duration,
+    /// For the message at hand once we are told to stop.
+    pub drain: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(7210),
+            frame: Duration::from_secs(60),
+            write: Duration::from_secs(60),
+            judge: Duration::from_secs(200),
+            progress: Duration::from_secs(8),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl<J> Service<J> {
+    /// A service that asks the judge that `judge` holds when a message begins, and spools bodies into `spool`. Of `limits`,
+    /// `message_size`, `header_size` and `milter_connections` count; the last is for all listeners together.
+    pub fn new(judge: Arc<ArcSwap<J>>, spool: Spool, limits: &Limits) -> Self {
+        let slots = limits.milter_connections.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            judge,
+            spool,
+            limits: MessageLimits { message_size: limits.message_size, header_size: limits.header_size },
+            slots: Arc::new(Semaphore::new(slots)),
+            patience: Patience::default(),
+        }
+    }
+
+    /// The same service with other waiting times.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
+    }
+}

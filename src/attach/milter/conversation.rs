@@ -1,0 +1,336 @@
+//! One connection: the only part of the milter attachment with I/O and clocks.
+
+use std::future::Future;
+use std::io::ErrorKind;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout, timeout_at};
+use tokio_util::codec::Decoder;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, error, warn};
+
+use super::Service;
+use super::command::{Command, Malformed};
+use super::frame::{FrameDecoder, FrameError};
+use super::intake::Intake;
+use super::response::Response;
+use super::session::{Complete, Session, SessionError, Step};
+use super::{edits, negotiate};
+use crate::mail::{Body, Disposition, Headers, Mail, Reply, Verdict};
+use crate::pipeline::Judge;
+
+/// Octets asked for in one read while a message is under way (64 KiB): a body chunk.
+const READ_MESSAGE: usize = 64 * 1024;
+/// Octets asked for in one read between messages (4 KiB): all that an idle connection costs.
+const READ_IDLE: usize = 4 * 1024;
+
+/// Why a conversation ended otherwise than by QUIT or a close between commands.
+#[derive(Debug, thiserror::Error)]
+pub enum ConversationError {
+    /// What came is no frame, or the connection failed.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// What came is no command.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// What came is no milter session, or not one that we can have.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The MTA closed the connection, or stopped sending, within a command.
+    #[error("connection closed or stalled within a command")]
+    Truncated,
+    /// The MTA did not take our answer.
+    #[error("the MTA did not take our answer for {} s", after.as_secs())]
+    WriteTimeout {
+        /// How long we waited.
+        after: Duration,
+    },
+    /// The message at hand was not complete in time for our shutdown.
+    #[error("shut down within a message that took too long")]
+    Drained,
+}
+
+impl From<std::io::Error> for ConversationError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Frame(FrameError::Io(error))
+    }
+}
+
+/// Serves one connection to its end. `peer` names it in the log.
+///
+/// On `shutdown` it ends at once between messages; a message under way is finished within [`Patience::drain`].
+///
+/// [`Patience::drain`]: super::Patience::drain
+///
+/// # Errors
+/// The connection ended otherwise than by QUIT or a close between commands.
+pub async fn converse<S, J>(
+    stream: S,
+    peer: &str,
+    service: &Service<J>,
+    shutdown: &CancellationToken,
+) -> Result<(), ConversationError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    J: Judge,
+{
+    let drained = pin!(async {
+        shutdown.cancelled().await;
+        sleep(service.patience.drain).await;
+    });
+    let conversation = Conversation {
+        stream,
+        peer,
+        judge: service.judge.load_full(),
+        service,
+        shutdown,
+        drained,
+        session: Session::new(service.limits),
+        intake: None,
+        incoming: BytesMut::new(),
+        outgoing: BytesMut::new(),
+    };
+    conversation.run().await
+}
+
+struct Conversation<'c, S, J, D> {
+    stream: S,
+    peer: &'c str,
+    service: &'c Service<J>,
+    /// The judge when the message at hand began.
+    judge: Arc<J>,
+    shutdown: &'c CancellationToken,
+    /// Ends when the time to finish the last message is over.
+    drained: Pin<&'c mut D>,
+    session: Session,
+    /// The body of the message at hand, once there is some.
+    intake: Option<Intake>,
+    incoming: BytesMut,
+    outgoing: BytesMut,
+}
+
+impl<S, J, D> Conversation<'_, S, J, D>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    J: Judge,
+    D: Future<Output = ()>,
+{
+    async fn run(mut self) -> Result<(), ConversationError> {
+        let mut decoder = FrameDecoder;
+        let mut deadline = Instant::now() + self.service.patience.idle;
+        let mut within_frame = false;
+        loop {
+            while let Some(frame) = decoder.decode(&mut self.incoming)? {
+                within_frame = false;
+                if self.act(Command::parse(frame.code, &frame.payload)?).await? == Flow::End {
+                    return self.flush().await;
+                }
+            }
+            // All answers to what came together go out together.
+            self.flush().await?;
+            if !self.session.in_message() {
+                self.intake = None;
+                if self.shutdown.is_cancelled() {
+                    return Ok(());
+                }
+                if self.incoming.is_empty() {
+                    // An idle connection keeps no large buffer.
+                    self.incoming = BytesMut::new();
+                }
+            }
+            if self.incoming.is_empty() {
+                deadline = Instant::now() + self.service.patience.idle;
+            } else if !within_frame {
+                within_frame = true;
+                deadline = Instant::now() + self.service.patience.frame;
+            }
+            match self.read(deadline).await? {
+                Some(0) if self.incoming.is_empty() => return Ok(()),
+                Some(0) => return Err(ConversationError::Truncated),
+                Some(_) => {}
+                None if self.shutdown.is_cancelled() && !self.session.in_message() => return Ok(()),
+                None if self.incoming.is_empty() => {
+                    debug!(peer = self.peer, "milter connection idle for too long; closed");
+                    return Ok(());
+                }
+                None => return Err(ConversationError::Truncated),
+            }
+        }
+    }
+
+    /// Reads what there is; `None` when the deadline passed or we are to stop between messages.
+    async fn read(&mut self, deadline: Instant) -> Result<Option<usize>, ConversationError> {
+        let in_message = self.session.in_message();
+        self.incoming.reserve(if in_message { READ_MESSAGE } else { READ_IDLE });
+        tokio::select! {
+            biased;
+            read = timeout_at(deadline, self.stream.read_buf(&mut self.incoming)) => match read {
+                // An MTA that goes away without reading our last answer resets the connection: between messages a close like any.
+                Ok(Err(error)) if error.kind() == ErrorKind::ConnectionReset && !in_message => Ok(Some(0)),
+                Ok(read) => Ok(Some(read?)),
+                Err(_) => Ok(None),
+            },
+            () = self.shutdown.cancelled(), if !in_message => Ok(None),
+            () = self.drained.as_mut() => Err(ConversationError::Drained),
+        }
+    }
+
+    async fn act(&mut self, command: Command<'_>) -> Result<Flow, ConversationError> {
+        if !self.session.in_message() {
+            self.intake = None;
+            self.judge = self.service.judge.load_full();
+        }
+        let negotiating = matches!(command, Command::Negotiate(_));
+        let judge = &self.judge;
+        match self.session.handle(command, |envelope| judge.concerns(envelope), &mut self.outgoing)? {
+            Step::Next if negotiating => self.log_agreement(),
+            Step::Next => {}
+            Step::Ignored => debug!(peer = self.peer, "a milter command out of place was passed over"),
+            Step::Store(chunk) => self.store(chunk).await,
+            Step::Complete(chunk) => {
+                self.store(chunk).await;
+                self.finish_message().await?;
+            }
+            Step::Close => return Ok(Flow::End),
+        }
+        if self.shutdown.is_cancelled() && !self.session.in_message() { Ok(Flow::End) } else { Ok(Flow::Continue) }
+    }
+
+    fn log_agreement(&self) {
+        if let Some(negotiate::Agreement { version, actions, protocol }) = self.session.agreement() {
+            debug!(peer = self.peer, version, actions, protocol, "milter options agreed on");
+        }
+    }
+
+    /// Appends to the body, where it is wanted at all. A spool that fails ends in a 452 at the end of the message.
+    async fn store(&mut self, chunk: &[u8]) {
+        if !self.session.is_storing() {
+            self.intake = None;
+            return;
+        }
+        if chunk.is_empty() {
+            return;
+        }
+        let intake = self.intake.get_or_insert_with(|| Intake::new(&self.service.spool));
+        if let Err(error) = intake.write(chunk).await {
+            self.intake = None;
+            let reply = self.spool_failed(&error);
+            self.session.refuse(reply);
+        }
+    }
+
+    fn spool_failed(&self, error: &std::io::Error) -> Reply {
+        error!(
+            peer = self.peer,
+            directory = %self.service.spool.directory().display(),
+            %error,
+            "cannot spool a message body; the message is deferred: make room there, or check owner and mode"
+        );
+        Reply::new(452, 3, 1, "insufficient system storage; try again later")
+    }
+
+    /// Has the complete message judged and answers it.
+    async fn finish_message(&mut self) -> Result<(), ConversationError> {
+        let Some(Complete { connection, envelope, headers, queue_id, refusal }) = self.session.complete() else {
+            return Ok(());
+        };
+        let body = match self.intake.take() {
+            _ if refusal.is_some() => Ok(Body::from_octets(Vec::new())),
+            Some(intake) => intake.finish().await,
+            None => Ok(Body::from_octets(Vec::new())),
+        };
+        let leading_space = self.session.agreement().is_some_and(negotiate::Agreement::leading_space);
+        let outcome = match (refusal, body) {
+            (Some(reply), _) => {
+                warn!(
+                    peer = self.peer,
+                    queue_id,
+                    sender = %envelope.sender,
+                    recipients = envelope.recipients.len(),
+                    %reply,
+                    "message refused before judging"
+                );
+                Err(reply)
+            }
+            (None, Err(error)) => Err(self.spool_failed(&error)),
+            (None, Ok(body)) => self.judge(Mail { connection, envelope, headers, body, queue_id }).await?,
+        };
+        match outcome {
+            Ok((Verdict { disposition: Disposition::Continue, edits }, headers)) => {
+                edits::write(&edits, &headers, leading_space, &mut self.outgoing);
+                Response::Continue.write(&mut self.outgoing);
+            }
+            Ok((Verdict { disposition: Disposition::Refuse(reply), .. }, _)) | Err(reply) => {
+                Response::Refuse(&reply).write(&mut self.outgoing);
+            }
+        }
+        Ok(())
+    }
+
+    /// The judge's verdict, or our own reply when there is none. Tells the MTA from time to time that we are at work.
+    ///
+    /// The judge runs in a task of its own: should it panic, this message is deferred and nothing else happens.
+    async fn judge(&mut self, mail: Mail) -> Result<Result<(Verdict, Headers), Reply>, ConversationError> {
+        let queue_id = mail.queue_id.clone();
+        let judge = Arc::clone(&self.judge);
+        let mut verdict = AbortOnDropHandle::new(tokio::spawn(async move {
+            let verdict = judge.judge(&mail).await;
+            (verdict, mail.headers)
+        }));
+        let patience = self.service.patience;
+        let mut deadline = pin!(sleep(patience.judge));
+        let mut progress = interval_at(Instant::now() + patience.progress, patience.progress);
+        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut verdict => return Ok(done.map_err(|error| {
+                    error!(peer = self.peer, queue_id, %error, "judging failed; the message is deferred");
+                    Reply::new(451, 7, 1, "this message could not be judged; try again later")
+                })),
+                () = deadline.as_mut() => {
+                    warn!(peer = self.peer, queue_id, seconds = patience.judge.as_secs(), "judging took too long; the message is deferred");
+                    return Ok(Err(Reply::new(451, 7, 1, "judging this message took too long; try again later")));
+                }
+                // `drained` has ended with this and is not waited for again: the conversation ends after this answer.
+                () = self.drained.as_mut() => {
+                    warn!(peer = self.peer, queue_id, "shut down before the message was judged; it is deferred");
+                    return Ok(Err(Reply::new(451, 3, 2, "shutting down; try again later")));
+                }
+                _ = progress.tick() => {
+                    Response::Progress.write(&mut self.outgoing);
+                    self.flush().await?;
+                }
+            }
+        }
+    }
+
+    /// Sends all answers in one write.
+    async fn flush(&mut self) -> Result<(), ConversationError> {
+        if self.outgoing.is_empty() {
+            return Ok(());
+        }
+        let after = self.service.patience.write;
+        match timeout(after, self.stream.write_all(&self.outgoing)).await {
+            Ok(written) => written?,
+            Err(_) => return Err(ConversationError::WriteTimeout { after }),
+        }
+        if self.outgoing.capacity() > READ_MESSAGE {
+            self.outgoing = BytesMut::new();
+        } else {
+            self.outgoing.clear();
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Continue,
+    End,
+}

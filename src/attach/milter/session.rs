@@ -1,0 +1,389 @@
+//! The session as a pure state machine: commands in, responses and steps out. No I/O, no clock.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::client::ClientFacts;
+use super::command::{self, Command};
+use super::macros::{Macros, Stage};
+use super::negotiate::{Agreement, Event, NegotiateError};
+use super::response::Response;
+use crate::mail::{Connection, Envelope, Header, Headers, Path, Reply};
+
+/// Recipients kept of a message, at most. Postfix takes 1,000 in a transaction. A message with more is judged by these;
+/// what belongs to a later one is treated as if it had come past us.
+pub const RECIPIENTS_MAX: usize = 10_000;
+/// Header fields kept of a message, at most: a section of many tiny fields would cost far more memory than its octets.
+pub const FIELDS_MAX: usize = 20_000;
+/// Octets of macros for one command, at most (64 KiB). A larger set is taken for an empty one.
+pub const MACROS_MAX: usize = 64 * 1024;
+
+/// Bounds on one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessageLimits {
+    /// Octets of the message.
+    pub message_size: u64,
+    /// Octets of its header section.
+    pub header_size: usize,
+}
+
+/// One connection from an MTA, over which many messages come, one after the other.
+///
+/// A command out of place ends the message at hand and is then taken as if it had come between messages; if it has no
+/// meaning there, it is passed over without an answer. This is what libmilter does (`engine.c`), and MTAs count on it.
+#[derive(Debug)]
+pub struct Session {
+    limits: MessageLimits,
+    agreement: Option<Agreement>,
+    macros: Macros,
+    client: ClientFacts,
+    message: Option<Message>,
+    /// A header value with its first space put back; used again for each.
+    value: Vec<u8>,
+}
+
+/// What is to be done after a command, besides sending the responses.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// Wait for the next command.
+    Next,
+    /// The command had no meaning where it came; as `Next`.
+    Ignored,
+    /// Append this to the body.
+    Store(&'a [u8]),
+    /// Append this to the body; then the message is complete. Call [`Session::complete`] and answer.
+    Complete(&'a [u8]),
+    /// Close the connection.
+    Close,
+}
+
+/// Why a session cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// The first command was not option negotiation.
+    #[error("a command before option negotiation")]
+    NotNegotiated,
+    /// No agreement.
+    #[error(transparent)]
+    Negotiate(#[from] NegotiateError),
+}
+
+/// A complete message, but for its body.
+#[derive(Debug)]
+pub struct Complete {
+    /// Who handed the message to the MTA.
+    pub connection: Arc<Connection>,
+    /// Sender and recipients.
+    pub envelope: Envelope,
+    /// The header section.
+    pub headers: Headers,
+    /// The MTA's queue id.
+    pub queue_id: Option<String>,
+    /// The reply for a message that could not be taken whole. Its headers and body are not complete.
+    pub refusal: Option<Reply>,
+}
+
+#[derive(Debug)]
+struct Message {
+    part: Part,
+    envelope: Envelope,
+    /// Whether it is any of our business; `None` until all recipients are known.
+    ours: Option<bool>,
+    fields: Vec<Header>,
+    header_octets: usize,
+    body_octets: u64,
+    /// The first reason why it cannot be taken. Nothing more of it is kept then.
+    refusal: Option<Reply>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Envelope,
+    Headers,
+    Body,
+}
+
+impl Session {
+    /// A session at its beginning.
+    pub fn new(limits: MessageLimits) -> Self {
+        Self {
+            limits,
+            agreement: None,
+            macros: Macros::default(),
+            client: ClientFacts::default(),
+            message: None,
+            value: Vec::new(),
+        }
+    }
+
+    /// What was negotiated.
+    pub fn agreement(&self) -> Option<Agreement> {
+        self.agreement
+    }
+
+    /// Whether a message is under way.
+    pub fn in_message(&self) -> bool {
+        self.message.is_some()
+    }
+
+    /// Whether body octets are to be kept.
+    pub fn is_storing(&self) -> bool {
+        self.message.as_ref().is_some_and(Message::is_storing)
+    }
+
+    /// Takes the next command and appends what is to be answered to `replies`. `concerns` says whether mail with an envelope
+    /// is any of our business; it is asked once for each message, when all recipients are known.
+    ///
+    /// # Errors
+    /// The connection is to be closed, as [`SessionError`] says.
+    pub fn handle<'a>(
+        &mut self,
+        command: Command<'a>,
+        concerns: impl Fn(&Envelope) -> bool,
+        replies: &mut BytesMut,
+    ) -> Result<Step<'a>, SessionError> {
+        if let Command::Negotiate(offer) = command {
+            let agreement = Agreement::reach(offer)?;
+            self.reset();
+            self.agreement = Some(agreement);
+            Response::Agree(agreement).write(replies);
+            return Ok(Step::Next);
+        }
+        let Some(agreement) = self.agreement else {
+            return if command == Command::Quit { Ok(Step::Close) } else { Err(SessionError::NotNegotiated) };
+        };
+        let answer = match command {
+            Command::Macros { stage, list } => {
+                if let Some(stage) = stage {
+                    self.macros.define(stage, if list.len() > MACROS_MAX { &[] } else { list });
+                }
+                return Ok(Step::Next);
+            }
+            Command::Connect { host, peer } => {
+                self.message = None;
+                self.macros.enter(Stage::Connect);
+                self.client = ClientFacts::connected(host, peer);
+                Event::Connect
+            }
+            Command::Helo(helo) => {
+                self.message = None;
+                self.macros.enter(Stage::Helo);
+                self.client.greeted(helo);
+                Event::Helo
+            }
+            Command::Mail(path) => {
+                self.macros.enter(Stage::Mail);
+                self.message = Some(Message::from(path));
+                Event::Mail
+            }
+            Command::Rcpt(path) => {
+                let Some(message) = self.message_within(Part::Envelope) else { return Ok(Step::Ignored) };
+                message.part = Part::Envelope;
+                self.macros.enter(Stage::Rcpt);
+                self.add_recipient(path);
+                Event::Rcpt
+            }
+            Command::Data => {
+                let Some(message) = self.message_within(Part::Envelope) else { return Ok(Step::Ignored) };
+                message.enter(Part::Headers, concerns);
+                self.macros.enter(Stage::Data);
+                Event::Data
+            }
+            Command::Header { name, value } => {
+                let Some(message) = self.message_within(Part::Headers) else { return Ok(Step::Ignored) };
+                message.enter(Part::Headers, concerns);
+                self.add_field(name, value, agreement.leading_space());
+                Event::Header
+            }
+            Command::EndOfHeaders => {
+                let Some(message) = self.message_within(Part::Headers) else { return Ok(Step::Ignored) };
+                message.enter(Part::Body, concerns);
+                self.macros.enter(Stage::Headers);
+                Event::EndOfHeaders
+            }
+            Command::Body(chunk) => {
+                let limits = self.limits;
+                let Some(message) = self.message_within(Part::Body) else { return Ok(Step::Ignored) };
+                message.enter(Part::Body, concerns);
+                message.count_body(chunk, limits);
+                let store = message.is_storing();
+                self.answer(agreement, Event::Body, replies);
+                return Ok(if store { Step::Store(chunk) } else { Step::Next });
+            }
+            Command::EndOfMessage(chunk) => {
+                let limits = self.limits;
+                let Some(message) = self.message_within(Part::Body) else { return Ok(Step::Ignored) };
+                message.enter(Part::Body, concerns);
+                message.count_body(chunk, limits);
+                if message.ours == Some(false) {
+                    Response::Accept.write(replies);
+                    self.end_message();
+                    return Ok(Step::Next);
+                }
+                self.macros.enter(Stage::Message);
+                return Ok(Step::Complete(chunk));
+            }
+            Command::UnknownSmtp => Event::Unknown,
+            Command::Abort => {
+                self.end_message();
+                return Ok(Step::Next);
+            }
+            Command::Quit => return Ok(Step::Close),
+            Command::QuitNewConnection => {
+                self.reset();
+                return Ok(Step::Next);
+            }
+            Command::Negotiate(_) | Command::Other(_) => return Ok(Step::Ignored),
+        };
+        self.answer(agreement, answer, replies);
+        Ok(Step::Next)
+    }
+
+    /// Takes the complete message out of the session, after [`Step::Complete`]. `None` when there is none.
+    pub fn complete(&mut self) -> Option<Complete> {
+        let message = self.message.take()?;
+        let complete = Complete {
+            connection: Arc::new(self.client.connection(&self.macros)),
+            envelope: message.envelope,
+            headers: Headers::new(message.fields),
+            queue_id: self.macros.text("i"),
+            refusal: message.refusal,
+        };
+        self.end_message();
+        Some(complete)
+    }
+
+    /// The message at hand cannot be taken: if it is our business it is refused with `reply` at its end. The first reason counts.
+    pub fn refuse(&mut self, reply: Reply) {
+        if let Some(message) = &mut self.message {
+            message.refuse(reply);
+        }
+    }
+
+    /// The message at hand if it has not gone beyond `part`. If it has, it is over.
+    fn message_within(&mut self, part: Part) -> Option<&mut Message> {
+        if self.message.as_ref().is_some_and(|message| message.part > part) {
+            self.end_message();
+        }
+        self.message.as_mut()
+    }
+
+    /// Answers an event where the MTA awaits it. Mail that is none of our business is let go with the first answer after its
+    /// recipients are known: we owe it no edits, and the MTA need not send its content.
+    fn answer(&mut self, agreement: Agreement, event: Event, replies: &mut BytesMut) {
+        if !agreement.answers(event) {
+            return;
+        }
+        let response = match &self.message {
+            Some(message) if message.ours == Some(false) && event != Event::Unknown => Response::Accept,
+            // Sendmail takes SKIP for the body alone.
+            Some(message) if event == Event::Body && agreement.skip() && message.refusal.is_some() => Response::Skip,
+            _ => Response::Continue,
+        };
+        if matches!(response, Response::Accept) {
+            self.end_message();
+        }
+        response.write(replies);
+    }
+
+    fn add_recipient(&mut self, path: command::Path<'_>) {
+        // Recipients that the MTA refuses are shown only on request, and then with this mailer.
+        if self.macros.get("rcpt_mailer") == Some(b"error") {
+            return;
+        }
+        let Some(message) = &mut self.message else { return };
+        // What is no path is no address of ours either.
+        if let Ok(path) = Path::parse(path.path)
+            && message.envelope.recipients.len() < RECIPIENTS_MAX
+        {
+            message.envelope.recipients.push(path);
+        }
+    }
+
+    fn add_field(&mut self, name: &[u8], value: &[u8], leading_space: bool) {
+        let limit = self.limits.header_size;
+        let Some(message) = self.message.as_mut().filter(|message| message.is_storing()) else { return };
+        let value = if leading_space {
+            value
+        } else {
+            self.value.clear();
+            self.value.push(b' ');
+            self.value.extend_from_slice(value);
+            &self.value
+        };
+        // Colon and CRLF.
+        message.header_octets = message.header_octets.saturating_add(name.len() + value.len() + 3);
+        if message.header_octets > limit || message.fields.len() >= FIELDS_MAX {
+            message.refuse(Reply::new(
+                552,
+                3,
+                4,
+                format!("header section larger than {limit} octets or {FIELDS_MAX} fields, the limit for support addresses here"),
+            ));
+        } else {
+            message.fields.push(Header::new(name, value));
+        }
+    }
+
+    fn end_message(&mut self) {
+        self.message = None;
+        self.macros.clear_from(Stage::Mail);
+    }
+
+    fn reset(&mut self) {
+        self.message = None;
+        self.macros.clear_from(Stage::Connect);
+        self.client = ClientFacts::default();
+    }
+}
+
+impl Message {
+    fn from(mail: command::Path<'_>) -> Self {
+        let (sender, refusal) = match Path::parse(mail.path) {
+            Ok(sender) => (sender, None),
+            Err(error) => (Path::null(), Some(Reply::new(553, 1, 7, format!("sender address: {error}")))),
+        };
+        let smtputf8 = mail.has("SMTPUTF8");
+        let eight_bit = mail.has("BODY=8BITMIME");
+        Self {
+            part: Part::Envelope,
+            envelope: Envelope { sender, recipients: Vec::new(), smtputf8, eight_bit },
+            ours: None,
+            fields: Vec::new(),
+            header_octets: 0,
+            body_octets: 0,
+            refusal,
+        }
+    }
+
+    /// The recipients are all known now.
+    fn enter(&mut self, part: Part, concerns: impl Fn(&Envelope) -> bool) {
+        self.part = part;
+        let envelope = &self.envelope;
+        self.ours.get_or_insert_with(|| concerns(envelope));
+    }
+
+    fn count_body(&mut self, chunk: &[u8], limits: MessageLimits) {
+        self.body_octets = self.body_octets.saturating_add(chunk.len() as u64);
+        let size = self.body_octets.saturating_add(self.header_octets as u64);
+        if size > limits.message_size && self.is_storing() {
+            let limit = limits.message_size;
+            self.refuse(Reply::new(
+                552,
+                3,
+                4,
+                format!("message larger than {limit} octets, the limit for support addresses here"),
+            ));
+        }
+    }
+
+    fn is_storing(&self) -> bool {
+        self.ours == Some(true) && self.refusal.is_none()
+    }
+
+    fn refuse(&mut self, reply: Reply) {
+        self.refusal.get_or_insert(reply);
+        self.fields = Vec::new();
+    }
+}
