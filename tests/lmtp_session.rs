@@ -1,5 +1,7 @@
 //! The LMTP listener, heard from outside: a raw client over a real unix socket, any hand-over behind it.
 
+#![cfg(test)]
+
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

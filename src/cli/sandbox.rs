@@ -1,0 +1,121 @@
+//! `deskmilter sandbox`: starts the embedded ticket endpoint and shows what to paste to reach it.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::EX_CONFIG;
+use crate::mail::Domain;
+use crate::sandbox::{Account, Fault, Sandbox, SandboxOptions};
+
+/// Runs a ticket endpoint for trying things out: an SMTP service with STARTTLS and AUTH that files tickets in a folder
+#[derive(Debug, Clone, clap::Args)]
+pub struct SandboxArgs {
+    /// State folder: certificates, hashed credentials, tickets
+    #[arg(long, value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Address and port to listen on, with STARTTLS; port 0 takes any
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:2525")]
+    pub listen: SocketAddr,
+    /// Address and port to listen on with implicit TLS
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen_tls: Option<SocketAddr>,
+    /// Name in the greeting and, besides localhost, in the certificate
+    #[arg(long, value_name = "NAME", default_value = "localhost", value_parser = domain)]
+    pub hostname: Domain,
+    /// Domain whose mail becomes tickets; may be repeated
+    #[arg(long, value_name = "DOMAIN", required = true, value_parser = domain)]
+    pub domain: Vec<Domain>,
+    /// User name that the domain's credentials carry, in the order of the domains; the domain itself unless given
+    #[arg(long, value_name = "NAME")]
+    pub username: Vec<String>,
+    /// File for the domain's new password, mode 0600, in the order of the domains; a password already there is taken
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Vec<PathBuf>,
+    /// What goes wrong: tempfail, reject, auth, drop (each with :N for every Nth only), slow:SECONDS; may be repeated
+    #[arg(long, value_name = "FAULT")]
+    pub fault: Vec<Fault>,
+}
+
+fn domain(text: &str) -> Result<Domain, String> {
+    Domain::parse(text).map_err(|error| error.to_string())
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub(super) fn run(args: SandboxArgs) -> ExitCode {
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| format!("the runtime cannot be started: {error}"));
+    match runtime.and_then(|runtime| runtime.block_on(serve(args))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            // Nobody may be reading standard error either; then the exit status says it.
+            let _ = writeln!(io::stderr(), "deskmilter sandbox: {message}");
+            ExitCode::from(EX_CONFIG)
+        }
+    }
+}
+
+async fn serve(args: SandboxArgs) -> Result<(), String> {
+    let options = options(args)?;
+    let failed = |error: io::Error| format!("cannot wait for signals: {error}");
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let sandbox = Sandbox::start(options).await.map_err(|error| error.to_string())?;
+    announce(&sandbox, &mut io::stdout().lock())
+        .map_err(|error| format!("cannot write to standard output: {error}"))?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    sandbox.stop().await;
+    Ok(())
+}
+
+fn options(args: SandboxArgs) -> Result<SandboxOptions, String> {
+    for (option, given) in [("--username", args.username.len()), ("--password-file", args.password_file.len())] {
+        if given > args.domain.len() {
+            return Err(format!("{option} is given {given} times for {} domains", args.domain.len()));
+        }
+    }
+    let mut usernames = args.username.into_iter();
+    let mut password_files = args.password_file.into_iter();
+    let accounts = args.domain.into_iter().map(|domain| Account {
+        username: usernames.next().unwrap_or_else(|| domain.to_string()),
+        password_file: password_files.next(),
+        domain,
+    });
+    Ok(SandboxOptions {
+        directory: args.directory,
+        listen: args.listen,
+        listen_tls: args.listen_tls,
+        hostname: args.hostname,
+        accounts: accounts.collect(),
+        faults: args.fault,
+    })
+}
+
+/// Says what there is and what to paste. A new password is shown here and never again.
+fn announce(sandbox: &Sandbox, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "listening on {} (STARTTLS)", sandbox.address())?;
+    if let Some(address) = sandbox.tls_address() {
+        writeln!(out, "listening on {address} (implicit TLS)")?;
+    }
+    writeln!(out, "certification authority: {}", sandbox.ca_file().display())?;
+    writeln!(out, "tickets: {}", sandbox.tickets().display())?;
+    for (account, password) in sandbox.accounts() {
+        writeln!(out, "\ndomain {}, user name {}", account.domain, account.username)?;
+        match (password, &account.password_file) {
+            (Some(password), _) => {
+                writeln!(out, "password, shown this once: {}", String::from_utf8_lossy(password.expose()))?;
+            }
+            (None, _) => writeln!(out, "password: issued at an earlier start; only its hash is kept")?,
+        }
+        if account.password_file.is_none() {
+            writeln!(out, "# write the password into the file named here, mode 0600")?;
+        }
+        write!(out, "{}", sandbox.connector_endpoint(account))?;
+    }
+    out.flush()
+}
