@@ -53,7 +53,6 @@ pub(super) enum After {
 enum Command {
     Mail,
     Rcpt(usize),
-    Data,
 }
 
 impl<'a> Transaction<'a> {
@@ -88,16 +87,11 @@ impl<'a> Transaction<'a> {
     pub async fn run(&mut self, session: &mut Session, message: &[u8]) -> Result<After, Failure> {
         let Session { dialogue, extensions, .. } = session;
         self.refuse_what_cannot_pass(dialogue, extensions);
-        if !self.any(|recipient| matches!(recipient, Recipient::Undecided)) {
+        if self.recipients.iter().all(|recipient| matches!(recipient, Recipient::Decided(_))) {
             return Ok(After::Reusable);
         }
-        let go_ahead = self.send_envelope(dialogue, extensions, !message.is_ascii()).await?;
-        if !go_ahead {
-            return Ok(reset(dialogue).await);
-        }
-        if !self.any(|recipient| matches!(recipient, Recipient::Accepted)) {
-            // RFC 2920 section 3.1: DATA was sent ahead and taken though nobody is to get the message.
-            dialogue.command(Step::FinalReply, b".\r\n").await?;
+        self.send_envelope(dialogue, extensions, !message.is_ascii()).await?;
+        if !self.has_accepted() || !self.go_ahead(dialogue).await? {
             return Ok(reset(dialogue).await);
         }
         self.content_sent = true;
@@ -139,40 +133,34 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// MAIL, RCPT and DATA, ahead of their replies where the endpoint offers that. Whether it waits for the message now.
+    /// MAIL and RCPT, several ahead of their replies where the endpoint offers PIPELINING.
+    ///
+    /// DATA is not sent ahead, though RFC 2920 section 3.1 allows it: an endpoint that took it after refusing the envelope
+    /// would have to be told a lone dot, which some would file as an empty message. One round trip is the smaller harm.
     async fn send_envelope<S: Stream>(
         &mut self,
         dialogue: &mut Dialogue<S>,
         extensions: &Extensions,
         eight_bit: bool,
-    ) -> Result<bool, Failure> {
-        let asked = self.recipients.iter().enumerate().filter(|(_, r)| matches!(r, Recipient::Undecided));
+    ) -> Result<(), Failure> {
         let mut commands = vec![Command::Mail];
+        let asked = self.recipients.iter().enumerate().filter(|(_, r)| matches!(r, Recipient::Undecided));
         commands.extend(asked.map(|(index, _)| Command::Rcpt(index)));
-        commands.push(Command::Data);
-        let window = if extensions.pipelining { PIPELINED_MAX } else { 1 };
-        let mut go_ahead = false;
-        for group in commands.chunks(window) {
-            let open = |r: &Recipient| !matches!(r, Recipient::Decided(_));
-            let step = match group.first() {
-                Some(Command::Mail) => Step::Mail,
-                Some(Command::Rcpt(_)) => Step::Rcpt,
-                Some(Command::Data) | None => Step::Data,
-            };
-            if !self.any(open) {
-                break;
-            }
+        for group in commands.chunks(if extensions.pipelining { PIPELINED_MAX } else { 1 }) {
             let lines: String = group.iter().map(|command| self.line(*command, extensions, eight_bit)).collect();
+            let step = if let Some(Command::Mail) = group.first() { Step::Mail } else { Step::Rcpt };
             dialogue.send(step, lines.as_bytes()).await?;
             for command in group {
                 match command {
                     Command::Mail => self.mail_reply(dialogue).await?,
                     Command::Rcpt(index) => self.rcpt_reply(dialogue, *index).await?,
-                    Command::Data => go_ahead = self.data_reply(dialogue).await?,
                 }
             }
+            if self.recipients.iter().all(|recipient| matches!(recipient, Recipient::Decided(_))) {
+                break;
+            }
         }
-        Ok(go_ahead)
+        Ok(())
     }
 
     fn line(&self, command: Command, extensions: &Extensions, eight_bit: bool) -> String {
@@ -180,7 +168,6 @@ impl<'a> Transaction<'a> {
         match command {
             Command::Mail => mail_line(self.envelope, self.size, extensions, eight_bit),
             Command::Rcpt(index) => format!("RCPT TO:{}\r\n", self.envelope.recipients.get(index).unwrap_or(&null)),
-            Command::Data => "DATA\r\n".to_owned(),
         }
     }
 
@@ -216,17 +203,14 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    async fn data_reply<S: Stream>(&mut self, dialogue: &mut Dialogue<S>) -> Result<bool, Failure> {
-        let reply = dialogue.reply(Step::Data).await?;
+    /// DATA. Whether the endpoint waits for the message now.
+    async fn go_ahead<S: Stream>(&mut self, dialogue: &mut Dialogue<S>) -> Result<bool, Failure> {
+        let reply = dialogue.command(Step::Data, b"DATA\r\n").await?;
         match reply.code {
-            354 => return Ok(true),
-            400..=599 => {}
-            _ => return Err(dialogue.out_of_place(Step::Data, &reply)),
+            354 => Ok(true),
+            400..=599 => self.decide(dialogue, Step::Data, reply).map(|()| false),
+            _ => Err(dialogue.out_of_place(Step::Data, &reply)),
         }
-        if self.any(|recipient| matches!(recipient, Recipient::Accepted)) {
-            self.decide(dialogue, Step::Data, reply)?;
-        }
-        Ok(false)
     }
 
     /// The reply that counts for all accepted recipients.
@@ -245,8 +229,8 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    fn any(&self, condition: impl Fn(&Recipient) -> bool) -> bool {
-        self.recipients.iter().any(condition)
+    fn has_accepted(&self) -> bool {
+        self.recipients.iter().any(|recipient| matches!(recipient, Recipient::Accepted))
     }
 }
 

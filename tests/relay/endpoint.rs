@@ -1,0 +1,397 @@
+//! A scripted ticket endpoint: a real SMTP service with real TLS that misbehaves where its rules say so, and records
+//! everything that it was told.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+/// What the endpoint does instead of its duty.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Says this, CRLF included, or anything else.
+    Say(&'static str),
+    /// Says this and closes.
+    SayAndClose(&'static str),
+    /// Closes without a word.
+    Close,
+    /// Says nothing more and keeps the connection.
+    Hang,
+    /// Does its duty, late.
+    Late(Duration),
+    /// Says a reply's beginning again and again, without a line feed.
+    Endless,
+    /// One octet at a time, for ever.
+    Trickle,
+}
+
+/// Where: `GREETING`, `PLAIN EHLO`, `HANDSHAKE`, or the beginning of a line inside TLS; `CONTENT` is after 354 is said,
+/// `DOT` after the whole message was read.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    pub on: &'static str,
+    /// On this connection only, counted from 1.
+    pub connection: Option<usize>,
+    pub action: Action,
+}
+
+/// The certificate that is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Certificate {
+    Good,
+    Expired,
+    NotYet,
+    OtherName,
+    SelfSigned,
+    OtherCa,
+}
+
+#[derive(Debug, Clone)]
+pub struct Script {
+    pub implicit: bool,
+    pub tls12_only: bool,
+    pub certificate: Certificate,
+    /// Extensions in plain text.
+    pub plain: Vec<&'static str>,
+    /// Extensions inside TLS.
+    pub secure: Vec<&'static str>,
+    /// Passwords that are taken.
+    pub passwords: Vec<&'static str>,
+    pub rules: Vec<Rule>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            implicit: false,
+            tls12_only: false,
+            certificate: Certificate::Good,
+            plain: vec!["STARTTLS", "PIPELINING"],
+            secure: vec!["PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE 10000000", "AUTH PLAIN LOGIN"],
+            passwords: vec!["s3cret-one"],
+            rules: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    pub envelope: Vec<String>,
+    pub content: Vec<u8>,
+}
+
+/// What the endpoint saw.
+#[derive(Debug, Default)]
+pub struct Record {
+    pub connections: usize,
+    pub open: usize,
+    pub most_open: usize,
+    pub handshakes: usize,
+    /// Lines outside TLS.
+    pub plain: Vec<String>,
+    /// Lines inside TLS, AUTH left out.
+    pub lines: Vec<String>,
+    /// `user/password` of each AUTH.
+    pub logins: Vec<String>,
+    /// Messages answered with 250.
+    pub taken: Vec<Message>,
+    /// Messages read whole, whatever was answered.
+    pub read: usize,
+}
+
+pub struct Endpoint {
+    pub port: u16,
+    pub ca: String,
+    record: Arc<Mutex<Record>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Endpoint {
+    pub async fn start(script: Script) -> Self {
+        let (tls, ca) = tls(&script);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let record: Arc<Mutex<Record>> = Arc::default();
+        let shared = Arc::clone(&record);
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                let number = {
+                    let mut record = shared.lock().unwrap();
+                    record.connections += 1;
+                    record.open += 1;
+                    record.most_open = record.most_open.max(record.open);
+                    record.connections
+                };
+                let session = Peer { script: script.clone(), record: Arc::clone(&shared), number };
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    session.serve(stream, tls).await;
+                    session.record.lock().unwrap().open -= 1;
+                });
+            }
+        });
+        Self { port, ca, record, task }
+    }
+
+    pub fn see<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
+        look(&self.record.lock().unwrap())
+    }
+}
+
+fn tls(script: &Script) -> (TlsAcceptor, String) {
+    let authority = |name: &str| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    };
+    let ca = authority("Test CA");
+    let name = if script.certificate == Certificate::OtherName { "other.example" } else { "localhost" };
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    match script.certificate {
+        Certificate::Expired => {
+            params.not_before = date_time_ymd(2019, 1, 1);
+            params.not_after = date_time_ymd(2020, 1, 1);
+        }
+        Certificate::NotYet => {
+            params.not_before = date_time_ymd(2090, 1, 1);
+            params.not_after = date_time_ymd(2091, 1, 1);
+        }
+        _ => {}
+    }
+    let key = KeyPair::generate().unwrap();
+    let leaf = match script.certificate {
+        Certificate::SelfSigned => params.self_signed(&key).unwrap(),
+        Certificate::OtherCa => params.signed_by(&key, &authority("Other CA")).unwrap(),
+        _ => params.signed_by(&key, &ca).unwrap(),
+    };
+    let versions: &[&rustls::SupportedProtocolVersion] =
+        if script.tls12_only { &[&rustls::version::TLS12] } else { rustls::ALL_VERSIONS };
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+        .unwrap();
+    (TlsAcceptor::from(Arc::new(config)), ca.pem())
+}
+
+struct Peer {
+    script: Script,
+    record: Arc<Mutex<Record>>,
+    number: usize,
+}
+
+/// The session goes on, or is over.
+type Going = Option<()>;
+
+impl Peer {
+    async fn serve(&self, stream: TcpStream, tls: TlsAcceptor) -> Going {
+        let stream = if self.script.implicit {
+            stream
+        } else {
+            let mut plain = BufReader::new(stream);
+            self.say(&mut plain, "GREETING", "220 endpoint.example ESMTP\r\n").await?;
+            loop {
+                let line = read_line(&mut plain).await?;
+                self.record.lock().unwrap().plain.push(line.clone());
+                match line.split(' ').next()? {
+                    "EHLO" => self.say(&mut plain, "PLAIN EHLO", &extensions(&self.script.plain)).await?,
+                    "STARTTLS" => {
+                        self.say(&mut plain, "STARTTLS", "220 go\r\n").await?;
+                        break;
+                    }
+                    _ => self.say(&mut plain, "PLAIN", "500 not here\r\n").await?,
+                };
+            }
+            plain.into_inner()
+        };
+        if self.rule("HANDSHAKE").is_some() {
+            return self.say(&mut BufReader::new(stream), "HANDSHAKE", "").await.map(|_| ());
+        }
+        let stream = tls.accept(stream).await.ok()?;
+        self.record.lock().unwrap().handshakes += 1;
+        let mut stream = BufReader::new(stream);
+        if self.script.implicit {
+            self.say(&mut stream, "GREETING", "220 endpoint.example ESMTP\r\n").await?;
+        }
+        self.session(&mut stream).await
+    }
+
+    async fn session<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: &mut BufReader<S>) -> Going {
+        let mut envelope: Vec<String> = Vec::new();
+        let mut recipients = 0;
+        loop {
+            let line = read_line(stream).await?;
+            if !line.starts_with("AUTH") {
+                self.record.lock().unwrap().lines.push(line.clone());
+            }
+            match line.split([' ', ':']).next()? {
+                "EHLO" => self.say(stream, &line, &extensions(&self.script.secure)).await?,
+                "AUTH" => self.auth(stream, &line).await?,
+                "MAIL" => {
+                    envelope = vec![line.clone()];
+                    recipients = 0;
+                    self.say(stream, &line, "250 2.1.0 ok\r\n").await?
+                }
+                "RCPT" => {
+                    envelope.push(line.clone());
+                    if self.say(stream, &line, "250 2.1.5 ok\r\n").await? {
+                        recipients += 1;
+                    }
+                    true
+                }
+                "DATA" => {
+                    let duty = if recipients == 0 { "554 5.5.1 no valid recipients\r\n" } else { "354 go ahead\r\n" };
+                    let told = self.rule(&line).is_some();
+                    let done = self.say(stream, &line, duty).await?;
+                    if (recipients == 0 && !told) || (told && !done && !self.says_354(&line)) {
+                        continue;
+                    }
+                    self.content(stream, &envelope).await?;
+                    true
+                }
+                "RSET" => self.say(stream, &line, "250 2.0.0 ok\r\n").await?,
+                "QUIT" => {
+                    self.say(stream, &line, "221 2.0.0 bye\r\n").await?;
+                    return None;
+                }
+                _ => self.say(stream, &line, "500 5.5.1 what?\r\n").await?,
+            };
+        }
+    }
+
+    async fn content<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: &mut BufReader<S>,
+        envelope: &[String],
+    ) -> Going {
+        if self.rule("CONTENT").is_some() {
+            let mut some = [0; 1024];
+            tokio::io::AsyncReadExt::read(stream, &mut some).await.ok()?;
+            self.say(stream, "CONTENT", "").await?;
+        }
+        let mut content = Vec::new();
+        loop {
+            let mut line = Vec::new();
+            // A line ends with CRLF and nothing else.
+            while !line.ends_with(b"\r\n") {
+                if stream.read_until(b'\n', &mut line).await.ok()? == 0 {
+                    return None;
+                }
+            }
+            if line == b".\r\n" {
+                break;
+            }
+            content.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
+        }
+        self.record.lock().unwrap().read += 1;
+        let taken = self.rule("DOT").is_none_or(|rule| matches!(rule, Action::Late(_)));
+        if taken {
+            self.record.lock().unwrap().taken.push(Message { envelope: envelope.to_vec(), content });
+        }
+        self.say(stream, "DOT", "250 2.0.0 ticket 4711\r\n").await.map(|_| ())
+    }
+
+    async fn auth<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: &mut BufReader<S>, line: &str) -> Option<bool> {
+        let mut words = line.split(' ').skip(1);
+        let login = match (words.next()?, words.next()) {
+            ("PLAIN", Some(response)) => plain(response),
+            ("PLAIN", None) => {
+                self.say(stream, "CHALLENGE", "334 \r\n").await?;
+                plain(&read_line(stream).await?)
+            }
+            _ => {
+                self.say(stream, "CHALLENGE", "334 VXNlcm5hbWU6\r\n").await?;
+                let user = decode(&read_line(stream).await?);
+                self.say(stream, "CHALLENGE", "334 UGFzc3dvcmQ6\r\n").await?;
+                format!("{user}/{}", decode(&read_line(stream).await?))
+            }
+        };
+        let good = self.script.passwords.iter().any(|password| login.ends_with(&format!("/{password}")));
+        self.record.lock().unwrap().logins.push(login);
+        let duty = if good { "235 2.7.0 welcome\r\n" } else { "535 5.7.8 bad credentials\r\n" };
+        self.say(stream, line, duty).await
+    }
+
+    fn rule(&self, at: &str) -> Option<Action> {
+        let fits = |rule: &&Rule| at.starts_with(rule.on) && rule.connection.is_none_or(|n| n == self.number);
+        self.script.rules.iter().find(fits).map(|rule| rule.action.clone())
+    }
+
+    fn says_354(&self, at: &str) -> bool {
+        matches!(self.rule(at), Some(Action::Say(text)) if text.starts_with("354"))
+    }
+
+    /// Does its duty (true) or what the rule says (false); `None` ends the session.
+    async fn say<S: AsyncWrite + Unpin>(&self, stream: &mut S, at: &str, duty: &str) -> Option<bool> {
+        let write = async |stream: &mut S, text: &str| {
+            stream.write_all(text.as_bytes()).await.ok()?;
+            stream.flush().await.ok()
+        };
+        match self.rule(at) {
+            None => write(stream, duty).await.map(|()| true),
+            Some(Action::Late(delay)) => {
+                tokio::time::sleep(delay).await;
+                write(stream, duty).await.map(|()| true)
+            }
+            Some(Action::Say(text)) => write(stream, text).await.map(|()| false),
+            Some(Action::SayAndClose(text)) => {
+                write(stream, text).await?;
+                let _ = stream.shutdown().await;
+                None
+            }
+            Some(Action::Close) => None,
+            Some(Action::Hang) => {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                None
+            }
+            Some(Action::Endless) => loop {
+                write(stream, &"250-".repeat(4096)).await?;
+            },
+            Some(Action::Trickle) => loop {
+                write(stream, "2").await?;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            },
+        }
+    }
+}
+
+fn extensions(list: &[&str]) -> String {
+    let mut lines = vec!["endpoint.example"];
+    lines.extend(list);
+    let last = lines.len() - 1;
+    lines.iter().enumerate().map(|(n, line)| format!("250{}{line}\r\n", if n == last { ' ' } else { '-' })).collect()
+}
+
+async fn read_line<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Option<String> {
+    let mut line = Vec::new();
+    stream.read_until(b'\n', &mut line).await.ok()?;
+    let line = String::from_utf8(line).unwrap();
+    line.strip_suffix("\r\n").map(str::to_owned)
+}
+
+fn decode(text: &str) -> String {
+    String::from_utf8(STANDARD.decode(text).unwrap()).unwrap()
+}
+
+fn plain(text: &str) -> String {
+    let text = decode(text);
+    let mut parts = text.split('\0').skip(1);
+    format!("{}/{}", parts.next().unwrap(), parts.next().unwrap())
+}
