@@ -1,1 +1,3 @@
+//! The `deskmilter` program.
+
 fn main() {}
