@@ -1,0 +1,186 @@
+//! The world that other tests run in is itself true: Postfix queues, retries and delivers, the name server answers,
+//! signatures verify with an independent verifier, Sendmail takes mail.
+
+use std::process::Command;
+
+use support::{
+    Client, LmtpSink, Message, NameServer, PrivatePostfix, PrivateSendmail, Signer, SmtpSession, Zone, received_as_sent,
+};
+
+fn letter() -> Message {
+    Message::new("Ann <ann@customer.example>", "support@acme.example", "Order 4711")
+}
+
+#[test]
+fn postfix_delivers_a_message_unchanged_into_its_mailbox_and_refuses_unknown_addresses() {
+    let postfix = PrivatePostfix::start(&["sales@acme.example"], "");
+    let message = letter().octets();
+    let reply = postfix.submit("ann@customer.example", &["sales@acme.example"], &message);
+    assert_eq!(reply.code, 250, "{reply}");
+    let mail = postfix.wait_for_mail("sales@acme.example", 1);
+    assert!(received_as_sent(&mail[0], &message), "{}", String::from_utf8_lossy(&mail[0]));
+    let reply = postfix.submit("ann@customer.example", &["nobody@acme.example"], &message);
+    assert_eq!(reply.code, 550, "{reply}");
+}
+
+#[test]
+fn several_postfixes_run_side_by_side() {
+    let all: Vec<PrivatePostfix> = (0..3).map(|_| PrivatePostfix::start(&["sales@acme.example"], "")).collect();
+    for postfix in &all {
+        postfix.submit_by_sendmail("ann@customer.example", &["sales@acme.example"], &letter().octets());
+    }
+    for postfix in &all {
+        assert_eq!(postfix.wait_for_mail("sales@acme.example", 1).len(), 1);
+    }
+}
+
+#[test]
+fn a_client_elsewhere_is_seen_with_its_own_address_and_name() {
+    let postfix = PrivatePostfix::start(&["sales@acme.example"], "");
+    let client = Client::new("192.0.2.25", "mail.customer.example");
+    let reply = postfix.submit_as(&client, "ann@customer.example", &["sales@acme.example"], &letter().octets());
+    assert_eq!(reply.code, 250, "{reply}");
+    let mail = postfix.wait_for_mail("sales@acme.example", 1);
+    assert!(
+        String::from_utf8_lossy(&mail[0]).contains("from mail.customer.example (mail.customer.example [192.0.2.25])")
+    );
+    let reply = postfix.submit_as(&client, "ann@customer.example", &["bob@elsewhere.example"], &letter().octets());
+    assert_eq!(reply.code, 454, "a stranger must not relay: {reply}");
+}
+
+#[test]
+fn mail_waits_in_the_queue_while_lmtp_says_451_and_arrives_after() {
+    for chrooted in [false, true] {
+        let transport = "transport_maps = inline:{ support@acme.example=lmtp:unix:deskmilter/acme.sock }";
+        let start = if chrooted { PrivatePostfix::start_chrooted } else { PrivatePostfix::start };
+        let postfix = start(&["support@acme.example"], transport);
+        let sink = LmtpSink::start(&postfix.queue_directory().join("deskmilter/acme.sock"));
+        sink.answer("451 4.3.0 the endpoint is down");
+        let message = letter().octets();
+        postfix.submit("ann@customer.example", &["support@acme.example"], &message);
+        postfix.wait_for("a deferred message", |postfix| {
+            postfix.queue().iter().any(|m| m.queue == "deferred" && m.recipients[0].1.contains("the endpoint is down"))
+        });
+        sink.answer("250 2.0.0 taken");
+        postfix.wait_for_empty_queue();
+        let last = sink.transactions().pop().unwrap();
+        assert_eq!(last.recipients, ["support@acme.example"]);
+        assert!(received_as_sent(&last.message, &message));
+    }
+}
+
+#[test]
+fn a_restarted_postfix_still_has_its_queue() {
+    let transport = "transport_maps = inline:{ support@acme.example=lmtp:unix:deskmilter/nobody.sock }";
+    let mut postfix = PrivatePostfix::start(&["support@acme.example"], transport);
+    postfix.submit("ann@customer.example", &["support@acme.example"], &letter().octets());
+    postfix.wait_for("a deferred message", |postfix| postfix.queue().iter().any(|m| m.queue == "deferred"));
+    postfix.stop();
+    postfix.resume();
+    assert_eq!(postfix.queue().len(), 1);
+    postfix.configure("transport_maps =");
+    postfix.reload();
+    postfix.flush();
+    assert_eq!(postfix.wait_for_mail("support@acme.example", 1).len(), 1);
+}
+
+#[test]
+fn the_name_server_gives_out_long_keys_fails_and_stays_silent() {
+    let signer = Signer::new("customer.example", "s1");
+    let zone = signer
+        .publish(Zone::new())
+        .txt("customer.example", "v=spf1 ip4:192.0.2.0/24 -all")
+        .mx("customer.example", "mail.customer.example")
+        .host("mail.customer.example", "192.0.2.25")
+        .failing("failing.example")
+        .silent("silent.example");
+    let server = NameServer::start(&zone);
+    let answers = ask(
+        &server,
+        &[
+            "s1._domainkey.customer.example TXT",
+            "customer.example TXT",
+            "customer.example MX",
+            "25.2.0.192.in-addr.arpa PTR",
+            "unknown.example TXT",
+            "a.failing.example TXT",
+            "a.silent.example TXT",
+        ],
+    );
+    assert_eq!(answers[0], signer.record());
+    assert_eq!(answers[1], "v=spf1 ip4:192.0.2.0/24 -all");
+    assert_eq!(answers[2], "10 mail.customer.example.");
+    assert_eq!(answers[3], "mail.customer.example.");
+    assert_eq!(&answers[4..], ["NXDOMAIN", "SERVFAIL", "Timeout"]);
+}
+
+#[test]
+fn signatures_satisfy_an_independent_verifier_until_the_body_is_touched() {
+    let signer = Signer::new("customer.example", "s1");
+    let server = NameServer::start(&signer.publish(Zone::new()));
+    let signed = signer.sign(&letter().octets());
+    assert!(dkimpy_accepts(&server, &signed));
+    let mut touched = signed;
+    touched.extend_from_slice(b"P.S. pay me\r\n");
+    assert!(!dkimpy_accepts(&server, &touched));
+}
+
+#[test]
+fn sendmail_takes_mail_into_its_queue_and_defers_while_its_milter_is_away() {
+    let sendmail = PrivateSendmail::start("local:/nonexistent/milter.sock");
+    let reply = sendmail.submit("ann@customer.example", &["support@acme.example"], &letter().octets());
+    assert_eq!(reply.code, 451, "{reply}\n{}", sendmail.log());
+    assert!(sendmail.queued().is_empty());
+    let mut session = SmtpSession::connect(sendmail.address());
+    assert!(session.expect(250, "EHLO client.customer.example").text.contains("8BITMIME"));
+}
+
+/// Asks the name server by dnspython: one line an answer, or the name of the error.
+fn ask(server: &NameServer, questions: &[&str]) -> Vec<String> {
+    const PROGRAM: &str = "
+import sys, dns.resolver, dns.exception, dns.rcode
+r = dns.resolver.Resolver(configure=False)
+r.nameservers, r.port, r.lifetime, r.timeout = [sys.argv[1]], int(sys.argv[2]), 1.0, 1.0
+for question in sys.argv[3:]:
+    name, kind = question.split()
+    query = dns.message.make_query(name, kind)
+    try:
+        reply, _ = dns.query.udp_with_fallback(query, sys.argv[1], port=int(sys.argv[2]), timeout=1.0)
+        if reply.rcode() or not reply.answer:
+            print(dns.rcode.to_text(reply.rcode()))
+        else:
+            data = reply.answer[0][0]
+            print(b''.join(data.strings).decode() if kind == 'TXT' else data.to_text())
+    except dns.exception.Timeout:
+        print('Timeout')
+";
+    let address = server.address();
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-c", PROGRAM]).arg(address.ip().to_string()).arg(address.port().to_string()).args(questions);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), server.log());
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+/// Whether dkimpy finds the signature valid.
+fn dkimpy_accepts(server: &NameServer, message: &[u8]) -> bool {
+    const PROGRAM: &str = "
+import sys, dkim, dns.resolver
+r = dns.resolver.Resolver(configure=False)
+r.nameservers, r.port = [sys.argv[1]], int(sys.argv[2])
+txt = lambda name, timeout=5: b''.join(r.resolve(name.decode() if isinstance(name, bytes) else name, 'TXT')[0].strings)
+sys.exit(0 if dkim.verify(open(sys.argv[3], 'rb').read(), dnsfunc=txt) else 1)
+";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("message");
+    std::fs::write(&path, message).unwrap();
+    let address = server.address();
+    let output = Command::new("/usr/bin/python3")
+        .args(["-c", PROGRAM])
+        .args([address.ip().to_string(), address.port().to_string()])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.status.success()
+}

@@ -1,0 +1,265 @@
+//! deskmilter's own programs as processes.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::free_port;
+use crate::process::{PATIENCE, Process, folder};
+
+/// The deskmilter program under test: built beside the test that runs, or the one that `DESKMILTER` names.
+///
+/// # Panics
+/// When it is not built.
+pub fn deskmilter() -> PathBuf {
+    if let Some(path) = std::env::var_os("DESKMILTER") {
+        return PathBuf::from(path);
+    }
+    // target/debug/deps/some_test and target/release/examples/demo: the program is one folder up.
+    let own = std::env::current_exe().expect("the path of the test itself");
+    let folders = own.ancestors().skip(2);
+    let found = folders.take(2).map(|folder| folder.join("deskmilter")).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("no deskmilter near {own:?}; run: cargo build --ignore-rust-version"))
+}
+
+/// `deskmilter serve`. Ends when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Option<Process>,
+    configuration: PathBuf,
+    sockets: Vec<PathBuf>,
+    log: PathBuf,
+    _folder: TempDir,
+}
+
+impl Daemon {
+    /// Starts it with the configuration file `configuration`, and waits until each of `sockets` takes connections.
+    ///
+    /// # Panics
+    /// When it ends or does not open them; shows its log.
+    pub fn start(configuration: &Path, sockets: &[PathBuf]) -> Self {
+        let folder = folder("daemon");
+        let mut daemon = Self {
+            process: None,
+            configuration: configuration.to_owned(),
+            sockets: sockets.to_vec(),
+            log: folder.path().join("log"),
+            _folder: folder,
+        };
+        daemon.resume();
+        daemon
+    }
+
+    /// Starts it again after [`Self::kill`] or [`Self::stop`].
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn resume(&mut self) {
+        let mut command = Command::new(deskmilter());
+        command.arg("serve").arg("-c").arg(&self.configuration);
+        let mut process = Process::start("deskmilter serve", &command, &self.log);
+        let sockets = &self.sockets;
+        process.wait_until("listening sockets", || {
+            sockets.iter().all(|path| std::os::unix::net::UnixStream::connect(path).is_ok())
+        });
+        self.process = Some(process);
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill(&mut self) {
+        self.running().kill();
+        self.process = None;
+    }
+
+    /// SIGTERM, and waits until it has ended.
+    ///
+    /// # Panics
+    /// When it does not run or does not end in time; shows its log.
+    pub fn stop(&mut self) -> ExitStatus {
+        let status = self.running().terminate(PATIENCE);
+        self.process = None;
+        status
+    }
+
+    /// SIGHUP: read the configuration again.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn reload(&mut self) {
+        self.running().signal(Signal::SIGHUP);
+    }
+
+    /// The process id.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pid(&mut self) -> u32 {
+        self.running().pid()
+    }
+
+    /// Everything it logged, over all its starts.
+    pub fn log(&self) -> String {
+        crate::process::read(&self.log)
+    }
+
+    /// Waits until its log holds `text`, and returns the first line with it.
+    ///
+    /// # Panics
+    /// When it does not within [`PATIENCE`].
+    pub fn wait_for_log(&self, text: &str) -> String {
+        crate::wait_until(&format!("{text:?} in deskmilter's log"), || self.log(), || self.log().contains(text));
+        self.log().lines().find(|line| line.contains(text)).unwrap_or_default().to_owned()
+    }
+
+    fn running(&mut self) -> &mut Process {
+        self.process.as_mut().expect("a running daemon")
+    }
+}
+
+/// `deskmilter sandbox`: a ticket endpoint. Ends when dropped; so do its tickets.
+#[derive(Debug)]
+pub struct SandboxEndpoint {
+    process: Option<Process>,
+    address: SocketAddr,
+    domain: String,
+    arguments: Vec<String>,
+    folder: TempDir,
+}
+
+/// One ticket that the sandbox filed.
+#[derive(Debug, Clone)]
+pub struct Ticket {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// `ticket.json`.
+    pub facts: Value,
+}
+
+impl Ticket {
+    /// Its tags.
+    pub fn tags(&self) -> Vec<String> {
+        let tags = self.facts["tags"].as_array();
+        tags.map(|tags| tags.iter().filter_map(Value::as_str).map(str::to_owned).collect()).unwrap_or_default()
+    }
+
+    /// The messages as received: every file of the ticket's folder that ends in `.eml`.
+    pub fn messages(&self) -> Vec<Vec<u8>> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().filter_map(Result::ok);
+        let mut paths: Vec<PathBuf> =
+            entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "eml")).collect();
+        paths.sort();
+        paths.iter().filter_map(|path| std::fs::read(path).ok()).collect()
+    }
+}
+
+impl SandboxEndpoint {
+    /// Starts one for `domain`, with further command-line arguments, for example `["--fault", "tempfail"]`.
+    ///
+    /// # Panics
+    /// When it ends or does not open its port; shows its log.
+    pub fn start(domain: &str, arguments: &[&str]) -> Self {
+        let mut sandbox = Self {
+            process: None,
+            address: SocketAddr::from(([127, 0, 0, 1], free_port())),
+            domain: domain.to_owned(),
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            folder: folder("sandbox"),
+        };
+        sandbox.resume();
+        sandbox
+    }
+
+    /// Starts it again after [`Self::stop`]; port, password and tickets stay.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn resume(&mut self) {
+        let mut command = Command::new(deskmilter());
+        command
+            .args(["sandbox", "--listen", &self.address.to_string(), "--domain", &self.domain, "--directory"])
+            .arg(self.directory())
+            .arg("--password-file")
+            .arg(self.password_file())
+            .args(&self.arguments);
+        let mut process = Process::start("deskmilter sandbox", &command, &self.folder.path().join("log"));
+        let address = self.address;
+        process.wait_until("an open port", || std::net::TcpStream::connect(address).is_ok());
+        self.process = Some(process);
+    }
+
+    /// Starts it again with other arguments.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn restart_with(&mut self, arguments: &[&str]) {
+        self.stop();
+        self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        self.resume();
+    }
+
+    /// Ends it: the endpoint is down.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The folder with its authority (`ca.pem`) and its tickets.
+    pub fn directory(&self) -> PathBuf {
+        self.folder.path().join("desk")
+    }
+
+    /// The file that holds the password for [`Self::domain`].
+    pub fn password_file(&self) -> PathBuf {
+        self.folder.path().join("password")
+    }
+
+    /// The domain, also the user name.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        crate::process::read(&self.folder.path().join("log"))
+    }
+
+    /// The tickets, oldest first: every folder that holds a `ticket.json`.
+    pub fn tickets(&self) -> Vec<Ticket> {
+        let mut tickets = Vec::new();
+        collect_tickets(&self.directory(), 3, &mut tickets);
+        tickets.sort_by(|a, b| a.folder.cmp(&b.folder));
+        tickets
+    }
+
+    /// Waits until there are `count` tickets, and returns them.
+    ///
+    /// # Panics
+    /// When there are not within [`PATIENCE`].
+    pub fn wait_for_tickets(&self, count: usize) -> Vec<Ticket> {
+        crate::wait_until(&format!("{count} tickets"), || self.log(), || self.tickets().len() >= count);
+        self.tickets()
+    }
+}
+
+fn collect_tickets(folder: &Path, depth: usize, tickets: &mut Vec<Ticket>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        let path = entry.path();
+        let facts = std::fs::read(path.join("ticket.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        if let Some(facts) = facts {
+            tickets.push(Ticket { folder: path, facts });
+        } else if depth > 0 && path.is_dir() {
+            collect_tickets(&path, depth - 1, tickets);
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The world around deskmilter, real: a private Postfix, a private Sendmail, a name server, mail clients and LMTP sinks,
+//! and deskmilter's own programs as processes.
+//!
+//! Everything lives in a temporary folder, listens on loopback at ports of its own, so that any number of tests run side
+//! by side, ends when its value is dropped (also by a panic, also when the test is killed), and waits with a limit:
+//! a failure says what was waited for and shows the end of the log that explains it. The programs come from
+//! `tests/peers/install.sh`.
+
+mod daemon;
+mod lmtp_sink;
+mod message;
+mod name_server;
+mod ports;
+mod postfix;
+mod process;
+mod sendmail;
+mod signer;
+mod smtp;
+
+pub use daemon::{Daemon, SandboxEndpoint, Ticket, deskmilter};
+pub use lmtp_sink::{LmtpSink, Transaction};
+pub use message::{Message, received_as_sent};
+pub use name_server::{NameServer, Zone};
+pub use ports::{free_address, free_port};
+pub use postfix::{Mailbox, PrivatePostfix, Queued, postfix_program};
+pub use process::{PATIENCE, Process, folder, tail, wait_until};
+pub use sendmail::PrivateSendmail;
+pub use signer::Signer;
+pub use smtp::{Client, Reply, SmtpSession};
