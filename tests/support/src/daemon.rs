@@ -242,6 +242,11 @@ impl SandboxEndpoint {
         tickets
     }
 
+    /// How many tickets there are, without reading them.
+    pub fn count_tickets(&self) -> usize {
+        std::fs::read_dir(self.directory().join("tickets")).map_or(0, |entries| entries.filter_map(Result::ok).count())
+    }
+
     /// Waits until there are `count` tickets, and returns them.
     ///
     /// # Panics

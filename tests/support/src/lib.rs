@@ -15,6 +15,7 @@ mod postfix;
 mod process;
 mod sendmail;
 mod signer;
+mod site;
 mod smtp;
 
 pub use daemon::{Daemon, SandboxEndpoint, Ticket, deskmilter};
@@ -23,7 +24,8 @@ pub use message::{Message, received_as_sent};
 pub use name_server::{NameServer, Zone};
 pub use ports::{free_address, free_port};
 pub use postfix::{Mailbox, PrivatePostfix, Queued, postfix_program};
-pub use process::{PATIENCE, Process, folder, tail, wait_until};
+pub use process::{PATIENCE, Process, folder, tail, wait_until, wait_within};
 pub use sendmail::PrivateSendmail;
 pub use signer::Signer;
+pub use site::Site;
 pub use smtp::{Client, Reply, SmtpSession};

@@ -137,10 +137,18 @@ impl Drop for Process {
 ///
 /// # Panics
 /// After [`PATIENCE`]; says what was waited for and shows the end of `log()`.
-pub fn wait_until(what: &str, log: impl Fn() -> String, mut condition: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, log: impl Fn() -> String, condition: impl FnMut() -> bool) {
+    wait_within(PATIENCE, what, log, condition);
+}
+
+/// Waits until `condition` holds, for at most `limit`.
+///
+/// # Panics
+/// As [`wait_until`].
+pub fn wait_within(limit: Duration, what: &str, log: impl Fn() -> String, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "no {what} within {PATIENCE:?}\n{}", tail(&log()));
+        assert!(start.elapsed() < limit, "no {what} within {limit:?}\n{}", tail(&log()));
         std::thread::sleep(Duration::from_millis(20));
     }
 }

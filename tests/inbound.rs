@@ -1,0 +1,308 @@
+//! The main job on a real Postfix: mail for a support address becomes a ticket over TLS with AUTH, all other mail flows as ever.
+
+use support::{Message, Site, Ticket, received_as_sent};
+
+const SUPPORT: &str = "support@acme.example";
+
+fn customer_mail(site: &Site, to: &str) -> Vec<u8> {
+    site.signer.sign(&Message::new("Jane <jane@customer.example>", to, "Order 4711").octets())
+}
+
+/// The message of a ticket as text.
+fn text(ticket: &Ticket) -> String {
+    String::from_utf8_lossy(&ticket.messages()[0]).into_owned()
+}
+
+fn fact<'t>(ticket: &'t Ticket, name: &str) -> &'t str {
+    ticket.facts[name].as_str().unwrap_or_else(|| panic!("{name} in {}", ticket.facts))
+}
+
+#[test]
+fn an_authentic_message_becomes_an_authenticated_ticket_byte_for_byte() {
+    let site = Site::start();
+    let message = customer_mail(&site, SUPPORT);
+    let reply = site.postfix.submit_as(&Site::customer(), "jane@customer.example", &[SUPPORT], &message);
+    assert_eq!(reply.code, 250, "{reply}");
+    let tickets = site.desk.wait_for_tickets(1);
+    let ticket = &tickets[0];
+    assert_eq!(ticket.tags(), ["system_authenticated_email_ticket"]);
+    assert_eq!(fact(ticket, "auth_status"), "authenticated");
+    assert_eq!(fact(ticket, "sender_auth"), "pass");
+    assert_eq!(fact(ticket, "credential"), "acme.example");
+    assert!(fact(ticket, "tls").starts_with("TLS"), "{}", ticket.facts);
+    let received = text(ticket);
+    assert!(received_as_sent(received.as_bytes(), &message), "{received}");
+
+    // What is added stands above, in this order; nothing else does.
+    let added = received.strip_suffix(std::str::from_utf8(&message).unwrap()).unwrap();
+    let names: Vec<&str> = added
+        .lines()
+        .filter(|line| !line.starts_with([' ', '\t']))
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(names, ["Received", "X-Deskmilter-Sender-Auth", "Authentication-Results", "Received"], "{added}");
+    for result in [
+        "spf=pass",
+        "dkim=pass",
+        "dmarc=pass (p=reject)",
+        "header.from=customer.example",
+        "smtp.mailfrom=jane@customer.example",
+    ] {
+        assert!(added.contains(result), "{result}: {added}");
+    }
+    assert!(!added.contains("mac="), "{added}");
+
+    site.postfix.wait_for_empty_queue();
+    let log = site.daemon.log();
+    let id = site
+        .postfix
+        .log()
+        .lines()
+        .find_map(|line| line.split("qmgr[").nth(1)?.split(": ").nth(1).map(str::to_owned))
+        .unwrap();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains(&format!(" {id}: "))).collect();
+    assert_eq!(told.len(), 2, "one line where it was judged, one where it was relayed: {log}");
+    assert!(
+        told[0].contains("judged decision=tagged connector=acme") && told[0].contains("pass; reason=dmarc"),
+        "{log}"
+    );
+    assert!(told[1].contains("decision=relayed") && told[1].contains("credential=acme.example"), "{log}");
+}
+
+#[test]
+fn other_recipients_get_theirs_the_ordinary_way_and_two_support_addresses_make_one_ticket() {
+    let site = Site::start();
+    let message = customer_mail(&site, "support@acme.example, Billing@Acme.example");
+    let to = ["support@acme.example", "Billing@Acme.example", "sales@acme.example"];
+    assert_eq!(site.postfix.submit_as(&Site::customer(), "jane@customer.example", &to, &message).code, 250);
+    let delivered = site.postfix.wait_for_mail("sales@acme.example", 1);
+    site.postfix.wait_for_empty_queue();
+    assert!(received_as_sent(&delivered[0], &message));
+    let tickets = site.desk.tickets();
+    assert_eq!(tickets.len(), 1);
+    assert_eq!(tickets[0].facts["recipients"].as_array().unwrap().len(), 2, "{}", tickets[0].facts);
+    assert!(site.postfix.mailbox(SUPPORT).messages().is_empty());
+}
+
+#[test]
+fn an_alias_that_ends_at_a_support_address_is_judged_and_relayed() {
+    let site = Site::start();
+    let message = customer_mail(&site, "info@acme.example");
+    assert_eq!(
+        site.postfix.submit_as(&Site::customer(), "jane@customer.example", &["info@acme.example"], &message).code,
+        250
+    );
+    let tickets = site.desk.wait_for_tickets(1);
+    assert_eq!(fact(&tickets[0], "sender_auth"), "pass");
+}
+
+#[test]
+fn an_extension_of_a_support_address_is_relayed_with_the_extension() {
+    let site = Site::with("", "", "recipient_delimiter = +\n");
+    let message = customer_mail(&site, "support+vip@acme.example");
+    assert_eq!(
+        site.postfix
+            .submit_as(&Site::customer(), "jane@customer.example", &["support+vip@acme.example"], &message)
+            .code,
+        250
+    );
+    let tickets = site.desk.wait_for_tickets(1);
+    assert_eq!(tickets[0].facts["recipients"][0], "support+vip@acme.example");
+}
+
+#[test]
+fn a_bounce_to_a_support_address_passes() {
+    let site = Site::start();
+    let message = Message::new("MAILER-DAEMON@customer.example", SUPPORT, "Undelivered").octets();
+    assert_eq!(site.postfix.submit_as(&Site::customer(), "", &[SUPPORT], &message).code, 250);
+    let tickets = site.desk.wait_for_tickets(1);
+    assert_eq!(fact(&tickets[0], "sender"), "");
+    assert_eq!(tickets[0].tags(), ["system_authenticated_email_ticket"]);
+}
+
+#[test]
+fn a_spoofed_message_becomes_a_ticket_that_says_so() {
+    let site = Site::start();
+    let message = Message::new("jane@customer.example", SUPPORT, "Send money").octets();
+    assert_eq!(site.postfix.submit_as(&Site::stranger(), "jane@customer.example", &[SUPPORT], &message).code, 250);
+    let tickets = site.desk.wait_for_tickets(1);
+    assert_eq!(fact(&tickets[0], "sender_auth"), "fail");
+    assert!(text(&tickets[0]).contains("dmarc=fail (p=reject)"), "{}", text(&tickets[0]));
+}
+
+#[test]
+fn forged_fields_do_not_survive_in_any_spelling() {
+    let site = Site::start();
+    let message = Message::new("jane@customer.example", SUPPORT, "Trust me")
+        .field("X-Deskmilter-Sender-Auth", "pass; reason=dmarc; t=1; mac=AAAA")
+        .field("Authentication-Results", "mx.acme.example; dmarc=pass")
+        .field("x-DESKMILTER-tags", "vip")
+        .field("AUTHENTICATION-results", "mx.other.example; dmarc=pass header.from=kept.example")
+        .field(
+            "authentication-results",
+            "\r\n\t(comment) \"MX.ACME.example.\" 1;\r\n dkim=pass header.d=forged.example",
+        )
+        .field("Authentication-Results", "mx.acme.example; spf=pass smtp.mailfrom=forged.example")
+        .field("X-Deskmilter-Sender-Auth", "pass")
+        .octets();
+    assert_eq!(
+        site.postfix
+            .submit_as(&Site::stranger(), "x@stranger.example", &[SUPPORT, "sales@acme.example"], &message)
+            .code,
+        250
+    );
+    let relayed = text(&site.desk.wait_for_tickets(1)[0]);
+    let delivered = String::from_utf8_lossy(&site.postfix.wait_for_mail("sales@acme.example", 1)[0]).into_owned();
+    for received in [&relayed, &delivered] {
+        assert!(
+            !received.contains("forged.example") && !received.contains("vip") && !received.contains("AAAA"),
+            "{received}"
+        );
+        assert!(received.contains("header.from=kept.example"), "{received}");
+        let ours = received.lines().filter(|line| {
+            line.to_lowercase().starts_with("authentication-results:")
+                && line.to_lowercase().contains("mx.acme.example")
+        });
+        assert_eq!(ours.count(), 1, "{received}");
+        let verdicts: Vec<&str> =
+            received.lines().filter(|line| line.to_lowercase().starts_with("x-deskmilter-")).collect();
+        assert_eq!(verdicts.len(), 1, "{received}");
+        assert!(verdicts[0].starts_with("X-Deskmilter-Sender-Auth: fail; "), "{received}");
+    }
+}
+
+#[test]
+fn a_verdict_that_was_injected_past_the_milter_is_tagged_none() {
+    let site = Site::start();
+    let message = Message::new("jane@customer.example", SUPPORT, "Trust me")
+        .field(
+            "X-Deskmilter-Sender-Auth",
+            "pass; reason=dmarc; dmarc=pass; t=1900000000;\r\n\tmac=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        )
+        .field("Authentication-Results", "mx.acme.example; dmarc=pass")
+        .octets();
+    assert_eq!(site.submit_past_the_milter("x@stranger.example", &[SUPPORT], &message).code, 250);
+    let tickets = site.desk.wait_for_tickets(1);
+    assert_eq!(fact(&tickets[0], "sender_auth"), "none");
+    let received = text(&tickets[0]);
+    assert!(received.contains("X-Deskmilter-Sender-Auth: none; reason=not-judged\r\n"), "{received}");
+    assert!(!received.contains("dmarc=pass"), "{received}");
+}
+
+#[test]
+fn a_verdict_of_another_message_does_not_count() {
+    let site = Site::start();
+    let honest = customer_mail(&site, "sales@acme.example");
+    site.postfix.submit_as(&Site::customer(), "jane@customer.example", &["sales@acme.example"], &honest);
+    let seen = String::from_utf8_lossy(&site.postfix.wait_for_mail("sales@acme.example", 1)[0]).replace('\n', "\r\n");
+    let verdict = seen
+        .split("X-Deskmilter-Sender-Auth:")
+        .nth(1)
+        .and_then(|rest| rest.split("\r\nAuth").next())
+        .map(|value| value.split("\r\nReceived").next().unwrap_or(value).to_owned())
+        .unwrap();
+    assert!(verdict.contains("mac="), "{seen}");
+    let replay = format!(
+        "X-Deskmilter-Sender-Auth:{verdict}\r\nFrom: jane@customer.example\r\nTo: {SUPPORT}\r\nMessage-ID: <other@customer.example>\r\n\r\nSend money\r\n"
+    );
+    assert_eq!(site.submit_past_the_milter("x@stranger.example", &[SUPPORT], replay.as_bytes()).code, 250);
+    assert_eq!(fact(&site.desk.wait_for_tickets(1)[0], "sender_auth"), "none");
+}
+
+#[test]
+fn a_message_written_on_the_host_itself_is_judged_too() {
+    let site = Site::start();
+    let message = Message::new("cron@mx.acme.example", SUPPORT, "Disk full").octets();
+    site.postfix.submit_by_sendmail("cron@mx.acme.example", &[SUPPORT], &message);
+    let tickets = site.desk.wait_for_tickets(1);
+    assert!(text(&tickets[0]).contains("Authentication-Results: mx.acme.example;"), "{}", text(&tickets[0]));
+    assert_eq!(fact(&tickets[0], "sender_auth"), "none");
+}
+
+#[test]
+fn a_sender_whose_dns_does_not_answer_is_tagged_none_and_never_pass() {
+    let site = Site::start();
+    let message = Message::new("a@silent.example", SUPPORT, "Hello").octets();
+    assert_eq!(site.postfix.submit_as(&Site::stranger(), "a@silent.example", &[SUPPORT], &message).code, 250);
+    let tickets = site.desk.wait_for_tickets(1);
+    assert_eq!(fact(&tickets[0], "sender_auth"), "none");
+    assert!(text(&tickets[0]).contains("spf=temperror"), "{}", text(&tickets[0]));
+}
+
+#[test]
+fn mail_waits_in_the_queue_while_the_endpoint_is_down_and_then_arrives() {
+    let mut site = Site::start();
+    site.desk.stop();
+    let message = customer_mail(&site, SUPPORT);
+    assert_eq!(
+        site.postfix
+            .submit_as(&Site::customer(), "jane@customer.example", &[SUPPORT, "sales@acme.example"], &message)
+            .code,
+        250
+    );
+    site.postfix.wait_for_mail("sales@acme.example", 1);
+    site.postfix.wait_for("a reason in the queue", |postfix| {
+        postfix.queue().iter().any(|queued| queued.recipients.iter().any(|(_, reason)| reason.contains("451")))
+    });
+    site.desk.resume();
+    site.postfix.flush();
+    let tickets = site.desk.wait_for_tickets(1);
+    assert_eq!(fact(&tickets[0], "sender_auth"), "pass");
+    site.postfix.wait_for_empty_queue();
+}
+
+#[test]
+fn ordinary_mail_flows_while_the_daemon_is_down_and_support_mail_waits() {
+    let mut site = Site::start();
+    site.daemon.stop();
+    let message = customer_mail(&site, SUPPORT);
+    assert_eq!(
+        site.postfix
+            .submit_as(&Site::customer(), "jane@customer.example", &[SUPPORT, "sales@acme.example"], &message)
+            .code,
+        250
+    );
+    site.postfix.wait_for_mail("sales@acme.example", 1);
+    site.postfix
+        .wait_for("a deferred message", |postfix| postfix.queue().iter().any(|queued| queued.queue == "deferred"));
+    site.daemon.resume();
+    site.postfix.flush();
+    let tickets = site.desk.wait_for_tickets(1);
+    // It came past a dead daemon, so nobody judged it.
+    assert_eq!(fact(&tickets[0], "sender_auth"), "none");
+    site.postfix.wait_for_empty_queue();
+}
+
+#[test]
+fn a_verdict_survives_a_restart_of_the_daemon_while_the_message_is_queued() {
+    let mut site = Site::start();
+    site.desk.stop();
+    let message = customer_mail(&site, SUPPORT);
+    site.postfix.submit_as(&Site::customer(), "jane@customer.example", &[SUPPORT], &message);
+    site.postfix
+        .wait_for("a deferred message", |postfix| postfix.queue().iter().any(|queued| queued.queue == "deferred"));
+    site.daemon.kill();
+    site.daemon.resume();
+    site.desk.resume();
+    site.postfix.flush();
+    assert_eq!(fact(&site.desk.wait_for_tickets(1)[0], "sender_auth"), "pass");
+}
+
+#[test]
+fn no_password_is_ever_logged_or_shown_in_the_process_list() {
+    let mut site = Site::start();
+    let password = std::fs::read_to_string(site.desk.password_file()).unwrap();
+    let message = customer_mail(&site, SUPPORT);
+    site.postfix.submit_as(&Site::customer(), "jane@customer.example", &[SUPPORT], &message);
+    site.desk.wait_for_tickets(1);
+    site.set_password("wrong-but-secret\n");
+    site.postfix.submit_as(&Site::customer(), "jane@customer.example", &[SUPPORT], &message);
+    site.daemon.wait_for_log("refused");
+    let pid = site.daemon.pid();
+    let listed = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    let written = format!("{}{listed}{}", site.daemon.log(), site.postfix.log());
+    for secret in [password.trim(), "wrong-but-secret"] {
+        assert!(!written.contains(secret));
+    }
+}
