@@ -387,3 +387,73 @@ impl Message {
         self.fields = Vec::new();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attach::milter::command::Offer;
+
+    struct Talk {
+        session: Session,
+        replies: BytesMut,
+    }
+
+    impl Talk {
+        fn new(protocol: u32) -> Self {
+            let limits = MessageLimits { message_size: 1000, header_size: 1000 };
+            let mut talk = Self { session: Session::new(limits), replies: BytesMut::new() };
+            talk.say(b'O', &[&[0, 0, 0, 6, 0, 0, 0, 0x3f][..], &protocol.to_be_bytes()].concat());
+            talk.replies.clear();
+            talk
+        }
+
+        fn say<'a>(&mut self, code: u8, payload: &'a [u8]) -> Step<'a> {
+            let command = Command::parse(code, payload).unwrap();
+            self.session.handle(command, |envelope| !envelope.recipients.is_empty(), &mut self.replies).unwrap()
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_an_endless_envelope_is_bounded() {
+        let mut talk = Talk::new(u32::MAX);
+        talk.say(b'M', b"<a@b.example>\0");
+        for _ in 0..RECIPIENTS_MAX + 5 {
+            talk.say(b'R', b"<c@d.example>\0");
+        }
+        talk.say(b'D', &[&b"Ei\0"[..], &vec![b'x'; MACROS_MAX], b"\0"].concat());
+        assert_eq!(talk.say(b'E', b""), Step::Complete(b""));
+        let complete = talk.session.complete().unwrap();
+        assert_eq!(complete.envelope.recipients.len(), RECIPIENTS_MAX);
+        assert_eq!(complete.queue_id, None);
+    }
+
+    #[test]
+    fn nothing_more_is_kept_of_a_message_that_is_refused() {
+        let mut talk = Talk::new(u32::MAX);
+        talk.say(b'M', b"<a@b.example>\0");
+        talk.say(b'R', b"<c@d.example>\0");
+        talk.say(b'L', b"A\0 b\0");
+        assert_eq!(talk.say(b'B', b"fits"), Step::Store(b"fits"));
+        assert_eq!(talk.say(b'B', &[b'x'; 1000]), Step::Next);
+        assert_eq!(talk.say(b'B', b"fits"), Step::Next);
+        talk.say(b'E', b"");
+        let complete = talk.session.complete().unwrap();
+        assert!(complete.headers.is_empty());
+        assert_eq!(complete.refusal.unwrap().code(), 552);
+    }
+
+    #[test]
+    fn before_negotiation_nothing_but_quit_has_a_meaning() {
+        let limits = MessageLimits { message_size: 1000, header_size: 1000 };
+        let mut replies = BytesMut::new();
+        for code in *b"DCHMRTLNBEUAK!" {
+            let command = Command::parse(code, b"C\0\x004\0\0\0").unwrap();
+            let mut session = Session::new(limits);
+            assert_eq!(session.handle(command, |_| true, &mut replies), Err(SessionError::NotNegotiated), "{code}");
+        }
+        assert_eq!(Session::new(limits).handle(Command::Quit, |_| true, &mut replies), Ok(Step::Close));
+        let offer = Offer { version: 6, actions: 0, protocol: 0 };
+        assert!(Session::new(limits).handle(Command::Negotiate(offer), |_| true, &mut replies).is_err());
+        assert!(replies.is_empty());
+    }
+}
