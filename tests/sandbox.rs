@@ -15,7 +15,7 @@ use deskmilter::mail::Domain;
 use deskmilter::sandbox::{Account, AuthStatus, Fault, Sandbox, SandboxOptions, Ticket};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -92,10 +92,19 @@ impl Desk {
     }
 
     async fn handshake(&self, stream: TcpStream, name: &str) -> io::Result<impl AsyncRead + AsyncWrite + use<>> {
+        self.handshake_with(stream, name, rustls::ALL_VERSIONS).await
+    }
+
+    async fn handshake_with(
+        &self,
+        stream: TcpStream,
+        name: &str,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> io::Result<impl AsyncRead + AsyncWrite + use<>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.sandbox.ca_file()).unwrap()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
@@ -246,6 +255,21 @@ async fn mail_over_the_authenticated_path_becomes_an_authenticated_ticket() {
     assert_eq!((ticket.passage.sender_auth.as_str(), ticket.passage.tls.as_str()), ("pass", "TLSv1.3"));
     assert_eq!(ticket.passage.sender_auth_reasons, "dmarc=pass");
     assert_eq!(fs::read(desk.sandbox.tickets().join("000001/message.eml")).unwrap(), MESSAGE.as_bytes());
+}
+
+#[tokio::test]
+async fn implicit_tls_and_tls_1_2_work_and_commands_may_be_pipelined() {
+    let desk = Desk::start(&[]).await;
+    let stream = TcpStream::connect(desk.sandbox.tls_address().unwrap()).await.unwrap();
+    let stream = desk.handshake_with(stream, "localhost", &[&rustls::version::TLS12]).await.unwrap();
+    let mut client = Client::over(stream);
+    let login = plain("desk@acme.example", &desk.password);
+    let one = "MAIL FROM:<>\r\nRCPT TO:<support@acme.example>\r\nDATA\r\nSubject: a\r\n\r\n.\r\n";
+    client.send(format!("EHLO mx\r\n{login}\r\n{}QUIT\r\n", one.repeat(2)).as_bytes()).await;
+    let said = client.rest().await;
+    assert!(!said.contains("STARTTLS") && said.contains("AUTH PLAIN LOGIN"), "{said}");
+    assert!(said.contains("ticket 1 created") && said.contains("ticket 2 created") && said.contains("221 "), "{said}");
+    assert_eq!(desk.ticket(2).passage.tls, "TLSv1.2");
 }
 
 #[tokio::test]
