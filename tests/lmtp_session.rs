@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,6 +17,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::field::{Field, Visit};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 /// No step of these tests takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -389,4 +392,55 @@ async fn a_reload_counts_from_the_next_transaction() {
     client.say("MAIL FROM:<>").await;
     assert!(client.say("RCPT TO:<support@acme.example>").await.starts_with("451"));
     assert!(client.say("RCPT TO:<new@acme.example>").await.starts_with("250"));
+}
+
+/// Writes down each event's level and fields.
+#[derive(Clone, Default)]
+struct Journal(Arc<Mutex<Vec<String>>>);
+
+impl<S: tracing::Subscriber> Layer<S> for Journal {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        struct Line(String);
+        impl Visit for Line {
+            fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+                self.0 += &format!(" {}={value:?}", field.name());
+            }
+        }
+        let mut line = Line(event.metadata().level().to_string());
+        event.record(&mut line);
+        self.0.lock().unwrap().push(line.0);
+    }
+}
+
+#[tokio::test]
+async fn one_line_tells_a_message_s_whole_way() {
+    let journal = Journal::default();
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(journal.clone()));
+    let listener = Listener::start();
+    let mut client = listener.client().await;
+    client.say("MAIL FROM:<u@user.example>").await;
+    client.say("RCPT TO:<support@acme.example>").await;
+    client.say("RCPT TO:<second@acme.example>").await;
+    client.say("DATA").await;
+    let received = "Received: from c (c [192.0.2.1])\r\n\tby mx (Postfix) with ESMTP id 4XyZ;\r\n\tdate\r\n";
+    let message = format!("{received}Message-ID: <a@user.example>\r\n\r\n");
+    client.say(&format!("{message}.")).await;
+    let lines: Vec<String> =
+        journal.0.lock().unwrap().iter().filter(|line| line.starts_with("INFO")).cloned().collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for part in [
+        "queue_id=\"4XyZ\"",
+        "message_id=\"<a@user.example>\"",
+        "connector=\"acme\"",
+        "from=<u@user.example>",
+        "to=\"<support@acme.example>,<second@acme.example>\"",
+        &format!("size={}", message.len()),
+        "auth=\"authenticated\"",
+        "remote=\"-\"",
+        "reply=\"<support@acme.example> 250 2.0.0 taken; <second@acme.example> 550 5.1.1 no such desk\"",
+        "delay_ms=",
+        "decision=\"mixed\"",
+    ] {
+        assert!(lines[0].contains(part), "{part}: {}", lines[0]);
+    }
 }

@@ -119,3 +119,58 @@ fn announce(sandbox: &Sandbox, out: &mut impl Write) -> io::Result<()> {
     }
     out.flush()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        sandbox: SandboxArgs,
+    }
+
+    fn parse(line: &str) -> Result<SandboxOptions, String> {
+        let words = std::iter::once("sandbox").chain(line.split_whitespace());
+        Line::try_parse_from(words).map_err(|error| error.to_string()).and_then(|line| options(line.sandbox))
+    }
+
+    #[test]
+    fn the_domain_is_the_user_name_unless_one_is_given() {
+        let line = "--directory /x --domain acme.example --domain other.example --username desk@acme.example";
+        let accounts = parse(line).unwrap().accounts;
+        let names: Vec<_> = accounts.iter().map(|account| account.username.as_str()).collect();
+        assert_eq!(names, ["desk@acme.example", "other.example"]);
+    }
+
+    #[test]
+    fn options_that_cannot_be_meant_are_refused() {
+        for line in [
+            "--directory /x",
+            "--domain acme.example",
+            "--directory /x --domain -x",
+            "--directory /x --domain acme.example --fault explode",
+            "--directory /x --domain acme.example --username a --username b",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_announced_holds_the_password_once_and_the_table_to_paste() {
+        let directory = tempfile::tempdir().unwrap();
+        let line = format!("--directory {} --domain acme.example --listen 127.0.0.1:0", directory.path().display());
+        let announced = async || {
+            let sandbox = Sandbox::start(parse(&line).unwrap()).await.unwrap();
+            let mut out = Vec::new();
+            announce(&sandbox, &mut out).unwrap();
+            sandbox.stop().await;
+            String::from_utf8(out).unwrap()
+        };
+        let first = announced().await;
+        assert!(first.contains("password, shown this once: ") && first.contains("[connector.endpoint]\n"), "{first}");
+        assert!(first.contains(&directory.path().join("ca.pem").display().to_string()), "{first}");
+        assert!(!announced().await.contains("shown this once"));
+    }
+}

@@ -121,10 +121,9 @@ pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> std::io::Result
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
-    match path.parent() {
-        Some(folder) => fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
+    // A bare file name has an empty parent.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

@@ -90,7 +90,8 @@ impl Sandbox {
         let directory = std::path::absolute(&options.directory).map_err(|e| SandboxError::at(&options.directory, e))?;
         let (names, accounts, folder) = (options.hostname.clone(), options.accounts.clone(), directory.clone());
         let prepare = move || {
-            tickets::make_directory(&folder).map_err(|error| SandboxError::at(&folder, error))?;
+            // Clients must reach ca.pem in it; what is secret has a mode of its own.
+            tickets::make_directory(&folder, 0o755).map_err(|error| SandboxError::at(&folder, error))?;
             let tls = authority::server_config(&folder, &names)?;
             let (credentials, issued) = Credentials::open(&folder, &accounts)?;
             let tickets = Tickets::open(&folder.join("tickets"))?;

@@ -33,6 +33,8 @@ const READ_SIZE: usize = 64 * 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may be silent, or not read its replies (RFC 5321 section 4.5.3.2.7).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a message may take from its first octet to its last.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// How long a transaction may take once the sandbox is told to end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the listener rests after it could not accept a connection.
@@ -107,7 +109,10 @@ async fn attend(stream: TcpStream, endpoint: &Endpoint, implicit: bool) -> io::R
 }
 
 async fn handshake(stream: TcpStream, endpoint: &Endpoint) -> io::Result<(TlsStream<TcpStream>, String)> {
-    let stream = timeout(HANDSHAKE_TIMEOUT, endpoint.tls.accept(stream)).await??;
+    let stream = tokio::select! {
+        () = endpoint.shutdown.cancelled() => return Err(io::Error::other("the sandbox ends")),
+        accepted = timeout(HANDSHAKE_TIMEOUT, endpoint.tls.accept(stream)) => accepted??,
+    };
     let version = match stream.get_ref().1.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
         Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
@@ -245,11 +250,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'a, S> {
 
     /// Octets from the client; `None` when it was silent for too long, or the sandbox ends.
     async fn read(&mut self, buffer: &mut [u8], in_transaction: bool) -> io::Result<Option<usize>> {
+        let wait = match &self.message {
+            Some(message) => IDLE_TIMEOUT.min(MESSAGE_TIMEOUT.saturating_sub(message.begun.elapsed())),
+            None => IDLE_TIMEOUT,
+        };
         if self.draining_until.is_none() {
             tokio::select! {
                 biased;
                 () = self.endpoint.shutdown.cancelled() => {}
-                read = timeout(IDLE_TIMEOUT, self.stream.read(buffer)) => return read.ok().transpose(),
+                read = timeout(wait, self.stream.read(buffer)) => return read.ok().transpose(),
             }
         }
         let until = *self.draining_until.get_or_insert_with(|| Instant::now() + DRAIN_TIMEOUT);
@@ -297,6 +306,7 @@ struct Message {
     state: Result<Incoming, Reply>,
     head: Head,
     size: u64,
+    begun: Instant,
     /// The connection is to close amid the data.
     dropped: bool,
 }
@@ -314,6 +324,7 @@ impl Message {
             state: begun.map_err(io::Error::other).flatten().map_err(|error| cannot_store(&error)),
             head: Head::Open(HeadersBuilder::new(HEADER_SIZE_MAX)),
             size: 0,
+            begun: Instant::now(),
             dropped: endpoint.faults.drop(),
         }
     }

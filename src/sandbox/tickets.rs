@@ -140,7 +140,7 @@ impl Tickets {
     /// Opens the folder, clears what was not finished and reads which Message-IDs belong to which ticket.
     pub(super) fn open(directory: &Path) -> Result<Self, SandboxError> {
         let failed = |error| SandboxError::at(directory, error);
-        make_directory(directory).map_err(failed)?;
+        make_directory(directory, 0o700).map_err(failed)?;
         let mut index = Index::default();
         for entry in fs::read_dir(directory).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
@@ -262,9 +262,9 @@ impl Index {
     }
 }
 
-/// Makes a folder that is ours alone.
-pub(super) fn make_directory(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+/// Makes a folder with these permission bits, and those above it; one that is there stays as it is.
+pub(super) fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path)
 }
 
 /// A holder that panicked left nothing half done: what is held is replaced whole.

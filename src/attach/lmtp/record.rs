@@ -5,6 +5,11 @@ use std::time::Duration;
 use crate::mail::{Path, Reply};
 use crate::relay::Trace;
 
+/// Characters of a Message-ID shown at most; a sender may have put anything there.
+const MESSAGE_ID_MAX: usize = 200;
+/// Replies shown at most when they differ.
+const REPLIES_MAX: usize = 20;
+
 /// What is told of a message.
 #[derive(Debug)]
 pub(super) struct Record<'a> {
@@ -26,7 +31,7 @@ impl Record<'_> {
         let known = |text: Option<&str>| text.unwrap_or("-").to_owned();
         tracing::info!(
             queue_id = known(self.queue_id),
-            message_id = known(self.message_id),
+            message_id = known(self.message_id).chars().take(MESSAGE_ID_MAX).collect::<String>(),
             connector = self.connector,
             from = %self.sender,
             to = self.recipients.iter().map(Path::to_string).collect::<Vec<_>>().join(","),
@@ -61,7 +66,10 @@ fn decision(replies: &[Reply]) -> &'static str {
 fn reply(recipients: &[Path], replies: &[Reply]) -> String {
     match replies.split_first() {
         Some((first, others)) if others.iter().all(|other| other == first) => first.to_string(),
-        _ => recipients.iter().zip(replies).map(|(to, reply)| format!("{to} {reply}")).collect::<Vec<_>>().join("; "),
+        _ => {
+            let each = recipients.iter().zip(replies).take(REPLIES_MAX).map(|(to, reply)| format!("{to} {reply}"));
+            each.collect::<Vec<_>>().join("; ")
+        }
     }
 }
 

@@ -181,7 +181,8 @@ fn octets(digits: &str) -> Result<u64, Reply> {
 }
 
 fn unsupported(word: &str) -> Reply {
-    Reply::new(555, 5, 4, format!("unsupported parameter: {word}"))
+    // Replies are ASCII unless the transaction is SMTPUTF8 (RFC 6531 section 3.7.4).
+    Reply::new(555, 5, 4, format!("unsupported parameter: {}", word.escape_default()))
 }
 
 fn bad_path(error: PathError, detail: u16) -> Reply {

@@ -193,6 +193,7 @@ fn dialogue() -> impl Strategy<Value = Vec<u8>> {
         b"RSET\r\n",
         b"EHLO mx\r\n",
         b"AUTH PLAIN\r\n",
+        b"AHVzZXIAcmlnaHQ=\r\n",
         b"\xff\x00\r\n",
         b"QUIT\r\n",
     ]);
@@ -202,9 +203,11 @@ fn dialogue() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn any_chunking_gives_the_same_events(input in dialogue(), size in 1usize..40) {
-        let session = || Session::new(profile(Protocol::Lmtp), false);
-        let chunks: Vec<&[u8]> = input.chunks(size).collect();
-        prop_assert_eq!(transcript(session(), &chunks), transcript(session(), &[&input]));
+        for (protocol, tls) in [(Protocol::Lmtp, false), (Protocol::Smtp, true)] {
+            let session = || Session::new(profile(protocol), tls);
+            let chunks: Vec<&[u8]> = input.chunks(size).collect();
+            prop_assert_eq!(transcript(session(), &chunks), transcript(session(), &[&input]));
+        }
     }
 
     #[test]
