@@ -231,6 +231,28 @@ async fn a_temporary_refusal_does_not_go_on_to_the_next_set() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_repeats_the_credentials_does_not_make_us_repeat_them() {
+    // NUL acme.example NUL s3cret-one, whole, cut short, and decoded.
+    for echo in [
+        "500 5.5.1 Command unrecognized: \"AUTH PLAIN AGFjbWUuZXhhbXBsZQBzM2NyZXQtb25l\"\r\n",
+        "535 5.7.8 AGFjbWUuZXhhbXBsZQBz...?\r\n",
+        "535-5.7.8 bad\r\n535 5.7.8 s3cret-one\r\n",
+        "454 4.7.0 AGFjbWUuZXhhbXBsZQBzM2NyZXQtb25l\r\n",
+        "421 4.7.0 AGFjbWUuZXhhbXBsZQBzM2NyZXQtb25l\r\n",
+    ] {
+        let endpoint = Endpoint::start(Script {
+            rules: vec![Rule { on: "AUTH", connection: None, action: Action::Say(echo) }],
+            ..Script::default()
+        })
+        .await;
+        let site = Site::new(&endpoint);
+        let delivery = send(&site.relay(short())).await;
+        let text = format!("{:?}", delivery.replies);
+        assert!(text.contains("left out") && !text.contains("AGFjbWUu") && !text.contains("s3cret"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn an_unreadable_password_file_is_named_with_its_remedy_before_anyone_is_contacted() {
     let endpoint = Endpoint::start(Script::default()).await;
     let site = Site::new(&endpoint);

@@ -40,7 +40,7 @@ fn rows() -> Vec<Row> {
     let taken = ("250 2.0.0", "said: ticket 4711");
     vec![
         // Before TLS.
-        both("greeting 421", rule("GREETING", SayAndClose("421 4.3.2 busy\r\n")), "421 4.3.2", "said: busy"),
+        both("greeting 421", rule("GREETING", SayAndClose("421 4.3.2 busy\r\n")), "451 4.3.2", "said: busy"),
         both("greeting 554", say("GREETING", "554 5.7.1 not you\r\n"), "451 4.7.0", "refused our session"),
         both("no SMTP at all", say("GREETING", "HTTP/1.1 400 Bad Request\r\n"), "451 4.5.0", "nonsense"),
         both("silence", rule("GREETING", Hang), "451 4.4.2", "timed out waiting for the greeting"),
@@ -74,7 +74,7 @@ fn rows() -> Vec<Row> {
             "unknown issuer",
         ),
         // Inside TLS, before MAIL.
-        both("EHLO 421", say("EHLO", "421 4.3.0 later\r\n"), "421 4.3.0", "said: later"),
+        both("EHLO 421", say("EHLO", "421 4.3.0 later\r\n"), "451 4.3.0", "said: later"),
         both("no AUTH", Script { secure: vec!["PIPELINING"], ..Script::default() }, "451 4.7.4", "AUTH"),
         both(
             "only an unknown mechanism",
@@ -100,11 +100,10 @@ fn rows() -> Vec<Row> {
         both("MAIL 503", say("MAIL", "503 5.5.1 not now\r\n"), "451 4.5.0", "not now"),
         both("MAIL 501 for the address", say("MAIL", "501 5.1.7 bad sender\r\n"), "501 5.1.7", "said: bad sender"),
         both("MAIL 354", say("MAIL", "354 what\r\n"), "451 4.5.0", "out of place"),
-        both("MAIL 421", rule("MAIL", SayAndClose("421 4.4.5 too busy\r\n")), "421 4.4.5", "said: too busy"),
+        both("MAIL 421", rule("MAIL", SayAndClose("421 4.4.5 too busy\r\n")), "451 4.4.5", "said: too busy"),
         both("MAIL, several lines", say("MAIL", "550-5.7.1 a\r\n550 5.7.1 b\r\n"), "550 5.7.1", "said: a b"),
         both("MAIL, codes differ", say("MAIL", "250-a\r\n550 b\r\n"), "451 4.5.0", "differ"),
         both("MAIL without text", say("MAIL", "550\r\n"), "550", "said:"),
-        both("MAIL, no UTF-8 is no trouble", say("MAIL", "550 5.1.8 gr\u{fffd}\r\n"), "550 5.1.8", "gr"),
         both("MAIL hangs", rule("MAIL", Hang), "451 4.4.2", "timed out"),
         Row {
             what: "one RCPT 550",
@@ -149,7 +148,7 @@ fn rows() -> Vec<Row> {
             "550 5.1.1",
             "nobody",
         ),
-        both("RCPT 421", rule("RCPT TO:<a@", SayAndClose("421 4.3.2 bye\r\n")), "421 4.3.2", "said: bye"),
+        both("RCPT 421", rule("RCPT TO:<a@", SayAndClose("421 4.3.2 bye\r\n")), "451 4.3.2", "said: bye"),
         both("RCPT 354", say("RCPT", "354 what\r\n"), "451 4.5.0", "out of place"),
         // DATA and the message.
         both("DATA 554", say("DATA", "554 5.7.1 policy\r\n"), "554 5.7.1", "said: policy"),
@@ -163,7 +162,7 @@ fn rows() -> Vec<Row> {
         both("no reply to the dot", rule("DOT", Hang), "451 4.4.2", "waiting for the reply to the message"),
         both("garbage after the dot", say("DOT", "ok thanks\r\n"), "451 4.5.0", "nonsense"),
         both("354 after the dot", say("DOT", "354 more\r\n"), "451 4.5.0", "out of place"),
-        both("421 after the dot", say("DOT", "421 4.3.2 down\r\n"), "421 4.3.2", "said: down"),
+        both("421 after the dot", say("DOT", "421 4.3.2 down\r\n"), "451 4.3.2", "said: down"),
         both("451 after the dot", say("DOT", "451 4.7.1 greylisted\r\n"), "451 4.7.1", "said: greylisted"),
         both("552 after the dot", say("DOT", "552 5.2.2 quota\r\n"), "552 5.2.2", "said: quota"),
         both("554 after the dot", say("DOT", "554 5.6.0 no\r\n"), "554 5.6.0", "said: no"),
