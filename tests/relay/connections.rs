@@ -117,6 +117,29 @@ async fn a_connection_closed_while_idle_is_replaced_without_the_caller_noticing(
 }
 
 #[tokio::test]
+async fn a_connection_that_ended_or_spoke_while_idle_is_not_used_again() {
+    for parting in [
+        Action::SayAndClose("250 2.0.0 taken\r\n"),
+        Action::Say("250 2.0.0 taken\r\n421 4.4.2 bye\r\n"),
+        Action::SayAndClose("250 2.0.0 taken\r\n421 4.4.2 bye\r\n"),
+    ] {
+        let endpoint = Endpoint::start(Script {
+            rules: vec![Rule { on: "DOT", connection: Some(1), action: parting }],
+            ..Script::default()
+        })
+        .await;
+        let site = Site::new(&endpoint);
+        let relay = site.relay(short());
+        assert_eq!(code(&send(&relay).await), "250 2.0.0");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let next = send(&relay).await;
+        assert_eq!((code(&next).as_str(), next.trace.reused), ("250 2.0.0", false));
+        // Found out without a command: nothing was said on the old connection any more.
+        endpoint.see(|record| assert_eq!(record.lines.iter().filter(|line| line.starts_with("MAIL")).count(), 2));
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_sent_twice_after_the_final_dot() {
     let endpoint = Endpoint::start(Script {
         rules: vec![Rule { on: "DOT", connection: None, action: Action::Close }],
