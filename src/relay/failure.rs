@@ -109,18 +109,18 @@ impl fmt::Display for Failure {
         match &self.cause {
             Cause::Resolve(error) => write!(f, "{peer}: no address found: {error}"),
             Cause::Connect(error) => write!(f, "{peer}: cannot connect: {error}"),
-            Cause::Timeout(step) => write!(f, "{peer}: timed out {step}"),
+            Cause::Timeout(step) => write!(f, "{peer}: timed out ({step})"),
             Cause::Lost(Step::FinalReply, error) => {
                 write!(
                     f,
                     "{peer}: lost connection after the whole message was sent, unknown whether it was taken: {error}"
                 )
             }
-            Cause::Lost(step, error) => write!(f, "{peer}: lost connection in {step}: {error}"),
-            Cause::Nonsense(step, what) => write!(f, "{peer}: answered nonsense in {step}: {what}"),
+            Cause::Lost(step, error) => write!(f, "{peer}: lost connection ({step}): {error}"),
+            Cause::Nonsense(step, what) => write!(f, "{peer}: answered nonsense ({step}): {what}"),
             Cause::Temporary(reply) => write!(f, "{peer} said: {}", reply.as_reply()),
             Cause::Session(step, reply) => {
-                write!(f, "{peer}: refused our session (not the message) in {step}: {}", reply.as_reply())
+                write!(f, "{peer}: refused our session, not the message ({step}): {}", reply.as_reply())
             }
             Cause::NoStarttls => write!(f, "{peer}: does not offer STARTTLS; nothing is sent without TLS"),
             Cause::Injection => {

@@ -28,6 +28,9 @@ use crate::config::{CredentialSet, Secret};
 /// (RFC 4954 section 4).
 const COMMAND_MAX: usize = 512;
 
+/// So many characters of an AUTH response in a reply are taken for its repetition, be it cut short.
+const ECHO_MIN: usize = 12;
+
 /// An authenticated session, ready for MAIL.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -200,7 +203,8 @@ async fn authenticate(
     .into_iter();
     let mut line = lines.next();
     while let Some(octets) = line {
-        let reply = dialogue.command(Step::Auth, &octets).await?;
+        let answer = dialogue.command(Step::Auth, &octets).await;
+        let reply = without_echo(answer, &octets, password)?;
         line = lines.next();
         match (reply.code, &line) {
             (235, None) | (500..=599, _) => return Ok(reply),
@@ -211,6 +215,29 @@ async fn authenticate(
         }
     }
     Err(dialogue.failure(Cause::Nonsense(Step::Auth, "no end".to_owned())))
+}
+
+/// The answer to an AUTH line, without what repeats the secret: some servers quote a command that they do not understand
+/// (Sendmail: `500 5.5.1 Command unrecognized: "..."`), and replies go into logs and bounces.
+fn without_echo(
+    mut answer: Result<RemoteReply, Failure>,
+    sent: &[u8],
+    password: &Secret,
+) -> Result<RemoteReply, Failure> {
+    let reply = match &mut answer {
+        Ok(reply) | Err(Failure { cause: Cause::Temporary(reply), .. }) => reply,
+        Err(_) => return answer,
+    };
+    let response = sent.trim_ascii_end().rsplit(|&b| b == b' ').next().unwrap_or_default();
+    let telling = response.get(..ECHO_MIN).unwrap_or(response);
+    let is_mechanism = matches!(response, b"PLAIN" | b"LOGIN");
+    let holds = |line: &str, part: &[u8]| line.as_bytes().windows(part.len().max(1)).any(|window| window == part);
+    for line in &mut reply.lines {
+        if holds(line, password.expose()) || (!is_mechanism && holds(line, telling)) {
+            "(text left out, it repeats the credentials)".clone_into(line);
+        }
+    }
+    answer
 }
 
 /// AUTH PLAIN with its response in the same line where it fits (RFC 4954 section 4), else in the next.

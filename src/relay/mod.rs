@@ -5,8 +5,8 @@
 //! Nothing is sent, and no password read, before TLS with a verified certificate stands. Knows nothing of milters,
 //! classification or tickets.
 //!
-//! [`Relay::send`] is the story: a slot of the [`pool`], an idle connection or a new one ([`connect`], [`login`]), memory
-//! for the message, the [`transaction`], and the connection back into the pool.
+//! [`Relay::send`] is the story: a slot of the `pool`, an idle connection or a new one (`connect`, `login`), memory for
+//! the message, the `transaction`, and the connection back into the pool.
 
 mod clock;
 mod connect;

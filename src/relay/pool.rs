@@ -1,6 +1,7 @@
 //! The connections of one route: how many at a time, which are kept for the next message, for how long.
 //!
-//! A connection in use holds a slot; an idle one belongs to a free slot, so both together never exceed the limit.
+//! A connection in use holds a slot; an idle one belongs to a free slot, so both together never exceed the limit. Only
+//! those whose QUIT is on its way, a few seconds at most, may come on top.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;

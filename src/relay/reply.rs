@@ -18,8 +18,12 @@ pub(super) struct RemoteReply {
 
 impl RemoteReply {
     /// The reply with the remote server's codes and words, `peer` named before them.
+    ///
+    /// 421 becomes 451: it says that a connection closes, and would close the one of the MTA that called us (Postfix
+    /// disconnects its client when a milter says 421, and takes a whole LMTP service for dead).
     pub fn passed_back(&self, peer: &str) -> Reply {
-        self.as_reply().prefixed(&format!("{peer} said: "))
+        let code = if self.code == 421 { 451 } else { self.code };
+        Reply::from_remote(code, self.lines.iter().map(String::as_str)).prefixed(&format!("{peer} said: "))
     }
 
     /// The reply as one of ours, without a prefix.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use deskmilter::relay::{Bounds, Delivery, Relay};
+use tokio::task::JoinSet;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
@@ -92,9 +93,15 @@ async fn no_more_connections_than_allowed_and_who_waits_too_long_is_told() {
     .await;
     let site = Site::new(&busy).connections(1).deadline(Duration::from_millis(300));
     let relay = Arc::new(site.relay(Bounds::default()));
-    let (first, second) = tokio::join!(send(&relay), send(&relay));
-    assert_eq!(code(&first), "451 4.4.2");
-    assert_eq!(code(&second), "451 4.3.2");
+    let sends: JoinSet<Delivery> = (0..5)
+        .map(|_| {
+            let relay = Arc::clone(&relay);
+            async move { send(&relay).await }
+        })
+        .collect();
+    let codes: Vec<String> = sends.join_all().await.iter().map(code).collect();
+    assert!(codes.iter().all(|code| code.starts_with("451 4.")), "{codes:?}");
+    assert!(codes.contains(&"451 4.3.2".to_owned()) && codes.contains(&"451 4.4.2".to_owned()), "{codes:?}");
 }
 
 #[tokio::test]
@@ -117,15 +124,40 @@ async fn a_connection_closed_while_idle_is_replaced_without_the_caller_noticing(
 }
 
 #[tokio::test]
+async fn a_connection_that_ended_or_spoke_while_idle_is_not_used_again() {
+    for parting in [
+        Action::SayAndClose("250 2.0.0 taken\r\n"),
+        Action::Say("250 2.0.0 taken\r\n421 4.4.2 bye\r\n"),
+        Action::SayAndClose("250 2.0.0 taken\r\n421 4.4.2 bye\r\n"),
+    ] {
+        let endpoint = Endpoint::start(Script {
+            rules: vec![Rule { on: "DOT", connection: Some(1), action: parting }],
+            ..Script::default()
+        })
+        .await;
+        let site = Site::new(&endpoint);
+        let relay = site.relay(short());
+        assert_eq!(code(&send(&relay).await), "250 2.0.0");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let next = send(&relay).await;
+        assert_eq!((code(&next).as_str(), next.trace.reused), ("250 2.0.0", false));
+        // Found out without a command: nothing was said on the old connection any more.
+        endpoint.see(|record| assert_eq!(record.lines.iter().filter(|line| line.starts_with("MAIL")).count(), 2));
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_sent_twice_after_the_final_dot() {
-    let endpoint = Endpoint::start(Script {
-        rules: vec![Rule { on: "DOT", connection: None, action: Action::Close }],
-        ..Script::default()
-    })
-    .await;
-    let site = Site::new(&endpoint);
-    assert_eq!(code(&send(&site.relay(short())).await), "451 4.4.2");
-    endpoint.see(|record| assert_eq!((record.connections, record.read), (1, 1)));
+    for parting in [Action::Close, Action::SayAndClose("421 4.3.2 bye\r\n")] {
+        let rules = vec![Rule { on: "DOT 2", connection: None, action: parting }];
+        let endpoint = Endpoint::start(Script { rules, ..Script::default() }).await;
+        let site = Site::new(&endpoint);
+        let relay = site.relay(short());
+        send(&relay).await;
+        let lost = send(&relay).await;
+        assert!(lost.trace.reused && lost.replies.first().unwrap().code() == 451, "{lost:?}");
+        endpoint.see(|record| assert_eq!((record.connections, record.read), (1, 2)));
+    }
 }
 
 #[tokio::test]
@@ -228,6 +260,28 @@ async fn a_temporary_refusal_does_not_go_on_to_the_next_set() {
     let site = Site::new(&endpoint).credential("acme-next", "s3cret-two");
     assert_eq!(code(&send(&site.relay(short())).await), "454 4.7.0");
     endpoint.see(|record| assert_eq!(record.logins, ["acme.example/s3cret-one"]));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_repeats_the_credentials_does_not_make_us_repeat_them() {
+    // NUL acme.example NUL s3cret-one, whole, cut short, and decoded.
+    for echo in [
+        "500 5.5.1 Command unrecognized: \"AUTH PLAIN AGFjbWUuZXhhbXBsZQBzM2NyZXQtb25l\"\r\n",
+        "535 5.7.8 AGFjbWUuZXhhbXBsZQBz...?\r\n",
+        "535-5.7.8 bad\r\n535 5.7.8 s3cret-one\r\n",
+        "454 4.7.0 AGFjbWUuZXhhbXBsZQBzM2NyZXQtb25l\r\n",
+        "421 4.7.0 AGFjbWUuZXhhbXBsZQBzM2NyZXQtb25l\r\n",
+    ] {
+        let endpoint = Endpoint::start(Script {
+            rules: vec![Rule { on: "AUTH", connection: None, action: Action::Say(echo) }],
+            ..Script::default()
+        })
+        .await;
+        let site = Site::new(&endpoint);
+        let delivery = send(&site.relay(short())).await;
+        let text = format!("{:?}", delivery.replies);
+        assert!(text.contains("left out") && !text.contains("AGFjbWUu") && !text.contains("s3cret"), "{text}");
+    }
 }
 
 #[tokio::test]

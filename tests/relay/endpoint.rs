@@ -33,7 +33,7 @@ pub enum Action {
 }
 
 /// Where: `GREETING`, `PLAIN EHLO`, `HANDSHAKE`, or the beginning of a line inside TLS; `CONTENT` is after 354 is said,
-/// `DOT` after the whole message was read.
+/// `DOT 1` after the first whole message was read, and so on.
 #[derive(Debug, Clone)]
 pub struct Rule {
     pub on: &'static str,
@@ -300,12 +300,16 @@ impl Peer {
             }
             content.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
         }
-        self.record.lock().unwrap().read += 1;
-        let taken = self.rule("DOT").is_none_or(|rule| matches!(rule, Action::Late(_)));
+        let dot = {
+            let mut record = self.record.lock().unwrap();
+            record.read += 1;
+            format!("DOT {}", record.read)
+        };
+        let taken = self.rule(&dot).is_none_or(|rule| matches!(rule, Action::Late(_)));
         if taken {
             self.record.lock().unwrap().taken.push(Message { envelope: envelope.to_vec(), content });
         }
-        self.say(stream, "DOT", "250 2.0.0 ticket 4711\r\n").await.map(|_| ())
+        self.say(stream, &dot, "250 2.0.0 ticket 4711\r\n").await.map(|_| ())
     }
 
     async fn auth<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: &mut BufReader<S>, line: &str) -> Option<bool> {

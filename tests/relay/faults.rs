@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
+
 use crate::endpoint::{Action, Certificate, Endpoint, Rule, Script};
 use crate::site::{Site, mail, short};
 
@@ -40,10 +42,10 @@ fn rows() -> Vec<Row> {
     let taken = ("250 2.0.0", "said: ticket 4711");
     vec![
         // Before TLS.
-        both("greeting 421", rule("GREETING", SayAndClose("421 4.3.2 busy\r\n")), "421 4.3.2", "said: busy"),
+        both("greeting 421", rule("GREETING", SayAndClose("421 4.3.2 busy\r\n")), "451 4.3.2", "said: busy"),
         both("greeting 554", say("GREETING", "554 5.7.1 not you\r\n"), "451 4.7.0", "refused our session"),
         both("no SMTP at all", say("GREETING", "HTTP/1.1 400 Bad Request\r\n"), "451 4.5.0", "nonsense"),
-        both("silence", rule("GREETING", Hang), "451 4.4.2", "timed out waiting for the greeting"),
+        both("silence", rule("GREETING", Hang), "451 4.4.2", "timed out (waiting for the greeting)"),
         both("closed at once", rule("GREETING", Close), "451 4.4.2", "lost connection"),
         both("endless line", rule("GREETING", Endless), "451 4.5.0", "longer than 2048"),
         both("trickle", rule("GREETING", Trickle), "451 4.4.2", "timed out"),
@@ -74,7 +76,7 @@ fn rows() -> Vec<Row> {
             "unknown issuer",
         ),
         // Inside TLS, before MAIL.
-        both("EHLO 421", say("EHLO", "421 4.3.0 later\r\n"), "421 4.3.0", "said: later"),
+        both("EHLO 421", say("EHLO", "421 4.3.0 later\r\n"), "451 4.3.0", "said: later"),
         both("no AUTH", Script { secure: vec!["PIPELINING"], ..Script::default() }, "451 4.7.4", "AUTH"),
         both(
             "only an unknown mechanism",
@@ -100,11 +102,10 @@ fn rows() -> Vec<Row> {
         both("MAIL 503", say("MAIL", "503 5.5.1 not now\r\n"), "451 4.5.0", "not now"),
         both("MAIL 501 for the address", say("MAIL", "501 5.1.7 bad sender\r\n"), "501 5.1.7", "said: bad sender"),
         both("MAIL 354", say("MAIL", "354 what\r\n"), "451 4.5.0", "out of place"),
-        both("MAIL 421", rule("MAIL", SayAndClose("421 4.4.5 too busy\r\n")), "421 4.4.5", "said: too busy"),
+        both("MAIL 421", rule("MAIL", SayAndClose("421 4.4.5 too busy\r\n")), "451 4.4.5", "said: too busy"),
         both("MAIL, several lines", say("MAIL", "550-5.7.1 a\r\n550 5.7.1 b\r\n"), "550 5.7.1", "said: a b"),
         both("MAIL, codes differ", say("MAIL", "250-a\r\n550 b\r\n"), "451 4.5.0", "differ"),
         both("MAIL without text", say("MAIL", "550\r\n"), "550", "said:"),
-        both("MAIL, no UTF-8 is no trouble", say("MAIL", "550 5.1.8 gr\u{fffd}\r\n"), "550 5.1.8", "gr"),
         both("MAIL hangs", rule("MAIL", Hang), "451 4.4.2", "timed out"),
         Row {
             what: "one RCPT 550",
@@ -149,7 +150,7 @@ fn rows() -> Vec<Row> {
             "550 5.1.1",
             "nobody",
         ),
-        both("RCPT 421", rule("RCPT TO:<a@", SayAndClose("421 4.3.2 bye\r\n")), "421 4.3.2", "said: bye"),
+        both("RCPT 421", rule("RCPT TO:<a@", SayAndClose("421 4.3.2 bye\r\n")), "451 4.3.2", "said: bye"),
         both("RCPT 354", say("RCPT", "354 what\r\n"), "451 4.5.0", "out of place"),
         // DATA and the message.
         both("DATA 554", say("DATA", "554 5.7.1 policy\r\n"), "554 5.7.1", "said: policy"),
@@ -163,7 +164,7 @@ fn rows() -> Vec<Row> {
         both("no reply to the dot", rule("DOT", Hang), "451 4.4.2", "waiting for the reply to the message"),
         both("garbage after the dot", say("DOT", "ok thanks\r\n"), "451 4.5.0", "nonsense"),
         both("354 after the dot", say("DOT", "354 more\r\n"), "451 4.5.0", "out of place"),
-        both("421 after the dot", say("DOT", "421 4.3.2 down\r\n"), "421 4.3.2", "said: down"),
+        both("421 after the dot", say("DOT", "421 4.3.2 down\r\n"), "451 4.3.2", "said: down"),
         both("451 after the dot", say("DOT", "451 4.7.1 greylisted\r\n"), "451 4.7.1", "said: greylisted"),
         both("552 after the dot", say("DOT", "552 5.2.2 quota\r\n"), "552 5.2.2", "said: quota"),
         both("554 after the dot", say("DOT", "554 5.6.0 no\r\n"), "554 5.6.0", "said: no"),
@@ -216,43 +217,44 @@ fn rows() -> Vec<Row> {
 
 #[tokio::test]
 async fn every_fault_of_the_endpoint_has_its_reply_and_no_credential_leaves_in_plain_text() {
+    let mut trials: JoinSet<Vec<String>> = rows().into_iter().map(try_out).collect();
     let mut wrong = Vec::new();
-    for row in rows() {
-        let implicit = row.script.implicit;
-        let endpoint = Endpoint::start(row.script).await;
-        let site = Site::new(&endpoint).implicit(implicit);
-        let start = Instant::now();
-        let delivery =
-            site.relay(short()).send(&mail(&["a@acme.example", "b@acme.example"], b"A: b\r\n\r\nhello\r\n")).await;
-        let took = start.elapsed();
-        for (reply, (code, words)) in delivery.replies.iter().zip(row.expected) {
-            let text = reply.to_string();
-            if !text.starts_with(code)
-                || !text.contains(words)
-                || !text.contains(if words.is_empty() { "" } else { "localhost" })
-            {
-                wrong.push(format!("{}: {text}; expected {code} {words}", row.what));
-            }
-        }
-        endpoint.see(|record| {
-            if record.taken.len() != row.tickets || delivery.replies.len() != 2 {
-                wrong.push(format!("{}: {} tickets, {:?}", row.what, record.taken.len(), delivery.replies));
-            }
-            let plain = record.plain.join("\n");
-            assert!(
-                record.plain.iter().all(|line| line.starts_with("EHLO ") || line == "STARTTLS"),
-                "{}: {plain}",
-                row.what
-            );
-            if record.handshakes == 0 {
-                assert!(record.logins.is_empty(), "{}", row.what);
-            }
-        });
-        assert!(took < Duration::from_secs(5), "{}: took {took:?}", row.what);
-        let said = format!("{:?}", delivery);
-        assert!(!said.contains("s3cret"), "{said}");
+    while let Some(trial) = trials.join_next().await {
+        wrong.extend(trial.unwrap());
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Runs a row; returns what is not as it should be.
+async fn try_out(row: Row) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut check = |holds: bool, what: &str, found: &dyn std::fmt::Debug| {
+        if !holds {
+            wrong.push(format!("{}: {what}: {found:?}", row.what));
+        }
+    };
+    let implicit = row.script.implicit;
+    let endpoint = Endpoint::start(row.script).await;
+    let site = Site::new(&endpoint).implicit(implicit);
+    let message = mail(&["a@acme.example", "b@acme.example"], b"A: b\r\n\r\nhello\r\n");
+    let start = Instant::now();
+    let delivery = site.relay(short()).send(&message).await;
+    let took = start.elapsed();
+    check(took < Duration::from_secs(7), "longer than the deadline", &took);
+    check(delivery.replies.len() == 2, "not a reply for each recipient", &delivery.replies);
+    for (reply, (code, words)) in delivery.replies.iter().zip(row.expected) {
+        let text = reply.to_string();
+        let names_host = text.contains("localhost");
+        check(text.starts_with(code) && text.contains(words) && names_host, &format!("not {code:?} {words:?}"), &text);
+    }
+    check(!format!("{delivery:?}").contains("s3cret"), "the password", &delivery);
+    endpoint.see(|record| {
+        check(record.taken.len() == row.tickets, "tickets", &record.taken.len());
+        let harmless = |line: &String| line.starts_with("EHLO ") || line == "STARTTLS";
+        check(record.plain.iter().all(harmless), "said in plain text", &record.plain);
+        check(record.handshakes > 0 || record.logins.is_empty(), "logins without TLS", &record.logins);
+    });
+    wrong
 }
 
 #[tokio::test]
@@ -267,14 +269,20 @@ async fn a_reply_in_several_lines_comes_back_in_several_lines() {
 
 #[tokio::test]
 async fn all_steps_lie_within_the_deadline() {
-    for on in ["GREETING", "STARTTLS", "HANDSHAKE", "AUTH", "MAIL", "DATA", "DOT"] {
-        let endpoint = Endpoint::start(rule(on, Action::Hang)).await;
-        let site = Site::new(&endpoint).deadline(Duration::from_millis(300));
-        let start = Instant::now();
-        let delivery = site.relay(Default::default()).send(&mail(&["a@acme.example"], b"\r\nx\r\n")).await;
-        assert!(start.elapsed() < Duration::from_millis(900), "{on}: {:?}", start.elapsed());
-        assert_eq!(delivery.replies.first().unwrap().enhanced().unwrap(), "4.4.2", "{on}: {delivery:?}");
-    }
+    let steps = ["GREETING", "STARTTLS", "HANDSHAKE", "AUTH", "MAIL", "DATA", "DOT"];
+    let trials: JoinSet<()> = steps
+        .into_iter()
+        .map(async |on| {
+            let endpoint = Endpoint::start(rule(on, Action::Hang)).await;
+            let site = Site::new(&endpoint).deadline(Duration::from_secs(1));
+            let relay = site.relay(Default::default());
+            let start = Instant::now();
+            let delivery = relay.send(&mail(&["a@acme.example"], b"\r\nx\r\n")).await;
+            assert!(start.elapsed() < Duration::from_secs(3), "{on}: {:?}", start.elapsed());
+            assert_eq!(delivery.replies.first().unwrap().enhanced().unwrap(), "4.4.2", "{on}: {delivery:?}");
+        })
+        .collect();
+    trials.join_all().await;
 }
 
 #[tokio::test]
@@ -304,7 +312,7 @@ async fn a_message_that_stalls_half_way_times_out() {
     let endpoint = Endpoint::start(script).await;
     let delivery = Site::new(&endpoint).relay(short()).send(&mail(&["a@acme.example"], &body)).await;
     let text = delivery.replies.first().unwrap().to_string();
-    assert!(text.starts_with("451 4.4.2 ") && text.contains("timed out sending the message"), "{text}");
+    assert!(text.starts_with("451 4.4.2 ") && text.contains("timed out (sending the message)"), "{text}");
 }
 
 #[tokio::test]

@@ -1,7 +1,12 @@
 //! The relay against a scripted ticket endpoint.
 
+#[cfg(test)]
 mod connections;
+#[cfg(test)]
 mod content;
+#[cfg(test)]
 mod endpoint;
+#[cfg(test)]
 mod faults;
+#[cfg(test)]
 mod site;

@@ -15,7 +15,7 @@ use crate::endpoint::Endpoint;
 
 /// Short bounds for the steps, so that a test does not wait for minutes.
 pub fn short() -> Bounds {
-    let step = Duration::from_millis(500);
+    let step = Duration::from_millis(1500);
     Bounds {
         greeting: step,
         command: step,
