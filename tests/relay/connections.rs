@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-use crate::endpoint::{Action, Endpoint, Rule, Script};
 use crate::site::{Site, mail, short};
+use support::endpoint::{Action, Endpoint, Rule, Script};
 
 async fn send(relay: &Relay) -> Delivery {
     relay.send(&mail(&["a@acme.example"], b"A: b\r\n\r\nhello\r\n")).await

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use deskmilter::mail::{Body, Header, Headers, Path};
 
-use crate::endpoint::{Endpoint, Script};
 use crate::site::{Site, mail, short};
+use support::endpoint::{Endpoint, Script};
 
 #[tokio::test]
 async fn every_octet_arrives_as_it_was_handed_over() {

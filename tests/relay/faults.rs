@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::endpoint::{Action, Certificate, Endpoint, Rule, Script};
 use crate::site::{Site, mail, short};
+use support::endpoint::{Action, Certificate, Endpoint, Rule, Script};
 
 /// Expected: code and enhanced code, and words of the text, for each of two recipients; and the number of tickets.
 struct Row {

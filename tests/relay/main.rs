@@ -5,7 +5,6 @@ mod connections;
 #[cfg(test)]
 mod content;
 #[cfg(test)]
-mod endpoint;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]

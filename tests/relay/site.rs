@@ -11,7 +11,7 @@ use deskmilter::config::{
 use deskmilter::mail::{Body, Budget, Connection, Domain, Envelope, Headers, Mail, Path};
 use deskmilter::relay::{Bounds, Relay};
 
-use crate::endpoint::Endpoint;
+use support::endpoint::Endpoint;
 
 /// Short bounds for the steps, so that a test does not wait for minutes.
 pub fn short() -> Bounds {

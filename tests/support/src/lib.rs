@@ -7,6 +7,7 @@
 //! `tests/peers/install.sh`.
 
 mod daemon;
+pub mod endpoint;
 mod lmtp_sink;
 mod message;
 mod name_server;

@@ -116,6 +116,25 @@ credentials = [{{ username = "acme.example", password_file = "{password}" }}]
         self.folder.path().join("deskmilter.toml")
     }
 
+    /// Makes the daemon relay to another endpoint on `localhost`, whose authority is `ca`, from now on.
+    ///
+    /// # Panics
+    /// When the daemon does not come back.
+    pub fn point_at(&mut self, port: u16, ca: &str) {
+        let authority = self.folder.path().join("other-ca.pem");
+        fs::write(&authority, ca).expect("a file for the authority");
+        let text = fs::read_to_string(self.configuration()).expect("the configuration");
+        let lines = text.lines().map(|line| match line.split(" = ").next() {
+            Some("port") => format!("port = {port}"),
+            Some("ca_file") => format!("ca_file = {:?}", authority.display().to_string()),
+            _ => line.to_owned(),
+        });
+        let text: Vec<String> = lines.collect();
+        fs::write(self.configuration(), text.join("\n")).expect("the configuration");
+        self.daemon.stop();
+        self.daemon.resume();
+    }
+
     /// Puts another password into the file that deskmilter reads.
     ///
     /// # Panics
