@@ -220,11 +220,6 @@ impl Session {
         self.transaction.as_ref().map_or(&[], |transaction| transaction.recipients.as_slice())
     }
 
-    /// The transaction's sender.
-    pub fn sender(&self) -> Option<&Path> {
-        self.transaction.as_ref().map(|transaction| &transaction.sender)
-    }
-
     /// What the client called itself in its greeting.
     pub fn client_name(&self) -> Option<&str> {
         self.hello.as_ref().map(|(_, name)| name.as_str())
