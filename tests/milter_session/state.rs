@@ -162,3 +162,22 @@ async fn negotiating_again_begins_anew() {
     mta.expect('c').await;
     daemon.seen().await;
 }
+
+#[tokio::test]
+async fn nothing_of_a_message_that_was_cut_off_gets_into_the_next() {
+    let mut daemon = Daemon::new(Act::Pass);
+    let mut mta = daemon.unix().await;
+    mta.begin().await;
+    for cut in [&[][..], &[(b'A', &b""[..])], &[(b'H', b"again.example\0")], &[(b'L', b"Late\0 field\0")]] {
+        mta.support().await;
+        mta.send(b'L', b"Earlier\0 field\0").await;
+        mta.send(b'N', b"").await;
+        mta.send(b'B', b"earlier body\r\n").await;
+        for (code, payload) in cut {
+            mta.send(*code, payload).await;
+        }
+        mta.message().await;
+        mta.expect('c').await;
+        assert_eq!(String::from_utf8_lossy(&daemon.seen().await.wire), "Subject: hello\r\n\r\nbody\r\n");
+    }
+}

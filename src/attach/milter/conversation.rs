@@ -181,7 +181,8 @@ where
     }
 
     async fn act(&mut self, command: Command<'_>) -> Result<Flow, ConversationError> {
-        if !self.session.in_message() {
+        // MAIL begins a message, even where the one before was not brought to its end: nothing of that may be left.
+        if matches!(command, Command::Mail(_)) {
             self.intake = None;
             self.judge = self.service.judge.load_full();
         }

@@ -4,7 +4,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio_util::codec::Decoder;
 
 /// Octets in a frame at most, its length not counted (2 MiB). A body chunk is at most 65,535 octets, but a header field
-/// comes in one frame however long it is, and MTAs are set up with fields of 1 MiB in the field.
+/// comes in one frame however long it is, and some MTAs let fields of 1 MiB through. A larger `limits.header_size` has no
+/// effect on a single field.
 pub const FRAME_MAX: usize = 2 * 1024 * 1024;
 
 /// One frame, without its length.
