@@ -114,7 +114,7 @@ fn each_fault_of_the_endpoint_has_its_proven_outcome() {
 
 /// Odd messages, as they go into Postfix; each becomes one ticket.
 fn odd_messages() -> Vec<(&'static str, Vec<u8>)> {
-    let head = "From: a@plain.example\r\nTo: support@acme.example\r\nMessage-ID: <odd@plain.example>\r\n";
+    let head = "From: a@plain.example\r\nTo: support@acme.example\r\nMessage-ID: <odd@plain.example>\r\nDate: Mon, 02 Mar 2026 09:30:00 +0000\r\n";
     let with_body = |body: &[u8]| [head.as_bytes(), b"\r\n", body].concat();
     let long_header = format!("X-Long: {}\r\n", "word ".repeat(200)).replace("word word word ", "word\r\n word word ");
     vec![
@@ -161,7 +161,11 @@ fn odd_messages_become_one_ticket_each_and_no_bare_line_ending_leaves() {
             "a smuggled message",
             "1 MiB header field",
         ];
-        assert!(changed_by_postfix.contains(&what) || received_as_sent(received, &message), "{what} was changed");
+        assert!(
+            changed_by_postfix.contains(&what) || received_as_sent(received, &message),
+            "{what} was changed: {:?}",
+            String::from_utf8_lossy(received)
+        );
     }
 }
 

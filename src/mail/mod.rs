@@ -37,8 +37,19 @@ pub struct Mail {
     pub headers: Headers,
     /// All after the empty line.
     pub body: Body,
+    /// Why the body is not all there, if it is not: then it is empty.
+    pub shortfall: Option<Shortfall>,
     /// The MTA's queue id, for the log.
     pub queue_id: Option<String>,
+}
+
+/// Why a message could not be taken whole. Its envelope and header fields are complete all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortfall {
+    /// Larger than our limit.
+    TooLarge,
+    /// The spool could not be written.
+    Spool,
 }
 
 impl Mail {

@@ -1,6 +1,6 @@
 //! SPF (RFC 7208), DKIM (RFC 6376), ARC (RFC 8617) and DMARC (RFC 9989) of one message, by mail-auth, within bounds.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine;
@@ -173,10 +173,10 @@ impl Authenticator {
             let outcome = spf_outcome(output.result());
             (Spf { outcome, domain: domain.clone(), mail_from: mail_from.clone(), reason }, output)
         };
-        let Some(ip) = mail.connection.client.ip() else {
-            return found(SpfOutput::new(domain.clone()), Some("no client address"));
+        // Nobody publishes what this host itself may send.
+        let Some(ip) = mail.connection.client.ip().map(|ip| ip.to_canonical()).filter(|ip| !ip.is_loopback()) else {
+            return found(SpfOutput::new(domain.clone()), Some("client is this host"));
         };
-        let ip: IpAddr = ip.to_canonical();
         // RFC 7208 section 2.4: the null reverse-path is judged as postmaster@HELO.
         let parameters = match mail_from {
             Some(_) => SpfParameters::mail_from(ip, helo, &self.hostname, sender),

@@ -15,13 +15,13 @@ mod site_key;
 #[cfg(test)]
 mod tests;
 
-pub use sender_auth::{SenderAuth, Status};
+pub use sender_auth::{Doubt, SenderAuth, Status};
 pub use site_key::SiteKey;
 
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Config, Connector, OnTempError};
-use crate::mail::{Budget, Domain, Envelope, Header, HeaderEdit, Mail, Reply, Verdict};
+use crate::mail::{Budget, Domain, Envelope, Header, HeaderEdit, Mail, Reply, Shortfall, Verdict};
 
 /// Who judges mail before it is queued: the [`Pipeline`]. A trait, so that an attachment's protocol can be tested with
 /// any verdict.
@@ -52,30 +52,17 @@ impl Judge for Pipeline {
     }
 
     /// Classify, authenticate, strip, tag. Mail is never refused for what it is: the ticket system decides what to do with
-    /// unauthenticated mail. The one exception is asked for (`on_temperror = "defer"`) and temporary.
+    /// unauthenticated mail. It is only ever deferred, and only where it is for a support address.
     async fn judge(&self, mail: &Mail) -> Verdict {
         let started = Instant::now();
         let class = self.classifier.classify(&mail.envelope);
-        let (sender, results) = match self.authenticator.authenticate(mail).await {
-            Ok(findings) => {
-                (SenderAuth::weigh(&findings, class.domain.as_ref()), Some(findings.field(&self.authserv_id)))
-            }
-            Err(error) => {
-                tracing::error!(queue_id = mail.queue_id, error, "message not authenticated");
-                (SenderAuth::unknown("local-error"), None)
-            }
-        };
+        let (sender, results) = self.authenticate(mail, &class).await;
         let forged = forged::fields(&mail.headers, &self.authserv_id);
-        let defer = sender.temporary && self.on_temperror == OnTempError::Defer && !class.connectors.is_empty();
+        let deferral = self.deferral(&class, &sender);
 
-        log_judgement(mail, &class, &sender, forged.len(), defer, started);
-        if defer {
-            return Verdict::refuse(Reply::new(
-                451,
-                4,
-                3,
-                "the sender's DNS does not answer, so the sender cannot be verified; try again later",
-            ));
+        log_judgement(mail, &class, &sender, forged.len(), deferral.is_some(), started);
+        if let Some(reply) = deferral {
+            return Verdict::refuse(reply);
         }
         let verdict = self.site_key.seal(&sender.to_string(), &mail.headers, seconds_since_1970());
         let mut edits: Vec<HeaderEdit> = forged.into_iter().map(|index| HeaderEdit::Remove { index }).collect();
@@ -111,6 +98,44 @@ impl Pipeline {
         })
     }
 
+    /// What is known of the sender, and the Authentication-Results field that says how.
+    async fn authenticate(&self, mail: &Mail, class: &classify::Class) -> (SenderAuth, Option<Header>) {
+        match mail.shortfall {
+            // The transport refuses it for its size; whoever else it is for may take it.
+            Some(Shortfall::TooLarge) => return (SenderAuth::unknown("too-large", None), None),
+            Some(Shortfall::Spool) => return (SenderAuth::unknown("local-error", Some(Doubt::Local)), None),
+            None => {}
+        }
+        match self.authenticator.authenticate(mail).await {
+            Ok(findings) => {
+                let sender = SenderAuth::weigh(&findings, class.domain.as_ref());
+                (sender, Some(findings.field(&self.authserv_id)))
+            }
+            Err(error) => {
+                tracing::error!(queue_id = mail.queue_id, error, "message not authenticated");
+                (SenderAuth::unknown("local-error", Some(Doubt::Local)), None)
+            }
+        }
+    }
+
+    /// The reply for mail to a support address that another time could be judged better: when we are in trouble ourselves,
+    /// and when the sender's DNS is, if that was asked for. Mail for others goes on.
+    fn deferral(&self, class: &classify::Class, sender: &SenderAuth) -> Option<Reply> {
+        if class.connectors.is_empty() {
+            return None;
+        }
+        match sender.doubt? {
+            Doubt::Local => {
+                Some(Reply::new(451, 3, 0, "local trouble, this message cannot be judged now; try again later"))
+            }
+            Doubt::Dns if self.on_temperror == OnTempError::Defer => {
+                let text = "the sender's DNS does not answer, so the sender cannot be verified; try again later";
+                Some(Reply::new(451, 4, 3, text))
+            }
+            Doubt::Dns => None,
+        }
+    }
+
     /// Makes a message that came out of the queue ready for the relay: loops end here, the verdict of the milter side counts
     /// if it is really ours, what is forged goes, our trace is added. Returns the auth status for the log.
     ///
@@ -128,7 +153,7 @@ impl Pipeline {
             Some(_) => forged::named_ours(&mail.headers),
             None => forged::fields(&mail.headers, &self.authserv_id),
         };
-        let verdict = verdict.unwrap_or_else(|| SenderAuth::unknown("not-judged").to_string());
+        let verdict = verdict.unwrap_or_else(|| SenderAuth::unknown("not-judged", None).to_string());
         let trace = hops::received(mail, &self.hostname, &connector.name, time::OffsetDateTime::now_utc());
         let mut edits: Vec<HeaderEdit> = forged.into_iter().map(|index| HeaderEdit::Remove { index }).collect();
         edits.push(HeaderEdit::Prepend(Header::written(site_key::FIELD, &verdict)));

@@ -22,10 +22,19 @@ pub enum Status {
 pub struct SenderAuth {
     /// The word.
     pub status: Status,
-    /// DNS trouble kept us from a better answer: another time it may be another.
-    pub temporary: bool,
+    /// What kept us from a better answer: another time it may be another.
+    pub doubt: Option<Doubt>,
     reason: &'static str,
     summary: String,
+}
+
+/// Trouble that passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// The sender's name servers.
+    Dns,
+    /// Ourselves: spool, memory.
+    Local,
 }
 
 impl Status {
@@ -43,7 +52,7 @@ impl SenderAuth {
     /// Weighs the findings; `own` is the domain of the connector that the message is for.
     pub(super) fn weigh(findings: &Findings, own: Option<&Domain>) -> Self {
         let (status, reason) = status(findings, own);
-        let temporary = status == Status::None
+        let dns_trouble = status == Status::None
             && (findings.dmarc.outcome == Outcome::TempError
                 || findings.spf.outcome == Outcome::TempError
                 || findings.dkim_outcome() == Outcome::TempError);
@@ -55,12 +64,12 @@ impl SenderAuth {
             findings.dkim_outcome().as_str(),
             findings.arc.as_str(),
         );
-        Self { status, temporary, reason, summary }
+        Self { status, doubt: dns_trouble.then_some(Doubt::Dns), reason, summary }
     }
 
     /// Nothing is known of the sender, for a reason of ours.
-    pub(super) fn unknown(reason: &'static str) -> Self {
-        Self { status: Status::None, temporary: false, reason, summary: String::new() }
+    pub(super) fn unknown(reason: &'static str, doubt: Option<Doubt>) -> Self {
+        Self { status: Status::None, doubt, reason, summary: String::new() }
     }
 
     /// Why the status is what it is, one token.

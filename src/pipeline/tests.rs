@@ -47,6 +47,7 @@ fn mail(message: &str, to: &[&str]) -> Mail {
         },
         headers: block.headers,
         body: Body::from_octets(block.body),
+        shortfall: None,
         queue_id: Some("4XYZ".to_owned()),
     }
 }
@@ -169,5 +170,27 @@ async fn messages_with_no_or_absurd_headers_are_judged_without_harm() {
         assert!(format!("{:?}", verdict.edits).contains("none; reason=from-missing"), "{verdict:?}");
         message.headers.apply(&verdict.edits);
         assert!(pipeline.hand_over(&connector, &mut message).is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_message_without_its_body_is_deferred_for_our_own_trouble_only_and_only_for_support_addresses() {
+    let (pipeline, _) = pipeline();
+    for (shortfall, to, expected) in [
+        (Shortfall::Spool, "support@acme.example", Some(451)),
+        (Shortfall::Spool, "someone@acme.example", None),
+        (Shortfall::TooLarge, "support@acme.example", None),
+        (Shortfall::TooLarge, "someone@acme.example", None),
+    ] {
+        let message = Mail { shortfall: Some(shortfall), ..mail(FORGED, &[to]) };
+        let verdict = pipeline.judge(&message).await;
+        match (&verdict.disposition, expected) {
+            (crate::mail::Disposition::Refuse(reply), Some(code)) => assert_eq!(reply.code(), code),
+            (crate::mail::Disposition::Continue, None) => {
+                let removed = verdict.edits.iter().filter(|edit| matches!(edit, HeaderEdit::Remove { .. })).count();
+                assert_eq!(removed, 4, "{verdict:?}");
+            }
+            other => panic!("{shortfall:?} {to}: {other:?}"),
+        }
     }
 }

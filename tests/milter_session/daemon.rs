@@ -57,6 +57,7 @@ impl Judge for TestJudge {
             envelope: mail.envelope.clone(),
             headers: mail.headers.clone(),
             body: mail.body.clone(),
+            shortfall: mail.shortfall,
             queue_id: mail.queue_id.clone(),
         };
         let _ = self.seen.send(Seen { judge: self.name, wire: mail.assemble().await.unwrap(), mail: copy });

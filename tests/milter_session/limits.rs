@@ -1,13 +1,13 @@
-//! What is too much or fails is refused or waits; nothing else suffers.
+//! What is too much or fails is judged without it or refused; nothing else suffers.
 
 use deskmilter::attach::milter::Patience;
 use deskmilter::config::Limits;
-use deskmilter::mail::Spool;
+use deskmilter::mail::{Shortfall, Spool};
 
 use crate::daemon::{Act, Daemon, limits};
 
 #[tokio::test]
-async fn support_mail_over_a_limit_is_refused_with_the_limit_and_the_next_message_passes() {
+async fn mail_over_a_limit_is_judged_without_its_body_or_refused_and_the_next_message_passes() {
     let tight = Limits { message_size: 100_000, header_size: 1000, ..limits() };
     let mut daemon = Daemon::with(Act::Pass, tight, Patience::default());
     let mut mta = daemon.unix().await;
@@ -17,15 +17,17 @@ async fn support_mail_over_a_limit_is_refused_with_the_limit_and_the_next_messag
     mta.expect_reply("552 5.3.4 header section larger than 1000 octets").await;
     mta.support().await;
     mta.content(&[("Subject", " x")], &vec![b'x'; 1_000_000]).await;
-    mta.expect_reply("552 5.3.4 message larger than 100000 octets").await;
+    mta.expect('c').await;
+    let seen = daemon.seen().await;
+    assert_eq!((seen.wire.as_slice(), seen.mail.shortfall), (&b"Subject: x\r\n\r\n"[..], Some(Shortfall::TooLarge)));
     mta.envelope("a b@c", &["support@acme.example"]).await;
     mta.expect('c').await;
     mta.content(&[], b"").await;
-    mta.expect_reply("553 5.1.7 ").await;
-    daemon.nothing_judged();
+    mta.expect('c').await;
+    assert!(daemon.seen().await.mail.envelope.sender.is_null());
     mta.message().await;
     mta.expect('c').await;
-    daemon.seen().await;
+    assert_eq!(daemon.seen().await.mail.shortfall, None);
 }
 
 #[tokio::test]
@@ -40,7 +42,7 @@ async fn very_many_tiny_fields_are_a_header_section_too_large() {
 }
 
 #[tokio::test]
-async fn a_spool_that_cannot_be_written_defers_support_mail_and_nothing_else() {
+async fn a_body_that_cannot_be_spooled_is_judged_as_missing_and_nothing_else_suffers() {
     let directory = tempfile::tempdir().unwrap();
     let spool = Spool::new(directory.path().join("missing"));
     let mut daemon = Daemon::spooling(Act::Pass, limits(), Patience::default(), directory, spool);
@@ -48,7 +50,9 @@ async fn a_spool_that_cannot_be_written_defers_support_mail_and_nothing_else() {
     mta.begin().await;
     mta.support().await;
     mta.content(&[("Subject", " large")], &vec![b'x'; 200_000]).await;
-    mta.expect_reply("452 4.3.1 ").await;
+    mta.expect('c').await;
+    let seen = daemon.seen().await;
+    assert_eq!((seen.wire.as_slice(), seen.mail.shortfall), (&b"Subject: large\r\n\r\n"[..], Some(Shortfall::Spool)));
     mta.envelope("a@b.example", &["x@else.example"]).await;
     mta.expect('a').await;
     mta.message().await;

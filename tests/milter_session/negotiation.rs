@@ -87,7 +87,7 @@ async fn skip_is_said_only_where_offered_and_for_the_body_alone() {
         mta.send(b'B', &[b'x'; 200]).await;
         mta.expect(answer).await;
         mta.send(b'E', b"").await;
-        mta.expect_reply("552 5.3.4 message larger than 100 octets").await;
+        mta.expect('c').await;
     }
 }
 

@@ -137,6 +137,7 @@ pub fn mail(recipients: &[&str], message: &[u8]) -> Mail {
         envelope,
         headers: Headers::default(),
         body: Body::from_octets(message.to_vec()),
+        shortfall: None,
         queue_id: Some("4c1Zxw2vKz".to_owned()),
     }
 }

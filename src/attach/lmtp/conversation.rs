@@ -153,7 +153,14 @@ impl<H: HandOver> Conversation<H> {
                     helo: self.session.client_name().map(str::to_owned),
                     ..Connection::default()
                 };
-                let mail = Mail { connection: Arc::new(connection), envelope, headers, body, queue_id: queue.clone() };
+                let mail = Mail {
+                    connection: Arc::new(connection),
+                    envelope,
+                    headers,
+                    body,
+                    shortfall: None,
+                    queue_id: queue.clone(),
+                };
                 size = mail.size();
                 service.hand_over.hand_over(&service.connector, mail).await
             }

@@ -21,7 +21,7 @@ use super::intake::Intake;
 use super::response::Response;
 use super::session::{Complete, Session, SessionError, Step};
 use super::{edits, negotiate};
-use crate::mail::{Body, Disposition, Headers, Mail, Reply, Verdict};
+use crate::mail::{Body, Disposition, Headers, Mail, Reply, Shortfall, Verdict};
 use crate::pipeline::Judge;
 
 /// Octets asked for in one read while a message is under way (64 KiB): a body chunk.
@@ -208,7 +208,7 @@ where
         }
     }
 
-    /// Appends to the body, where it is wanted at all. A spool that fails ends in a 452 at the end of the message.
+    /// Appends to the body, where it is wanted at all.
     async fn store(&mut self, chunk: &[u8]) {
         if !self.session.is_storing() {
             self.intake = None;
@@ -220,34 +220,40 @@ where
         let intake = self.intake.get_or_insert_with(|| Intake::new(&self.service.spool));
         if let Err(error) = intake.write(chunk).await {
             self.intake = None;
-            let reply = self.spool_failed(&error);
-            self.session.refuse(reply);
+            self.spool_failed(&error);
+            self.session.fall_short(Shortfall::Spool);
         }
     }
 
-    fn spool_failed(&self, error: &std::io::Error) -> Reply {
+    fn spool_failed(&self, error: &std::io::Error) {
         error!(
             peer = self.peer,
             directory = %self.service.spool.directory().display(),
             %error,
-            "cannot spool a message body; the message is deferred: make room there, or check owner and mode"
+            "cannot spool a message body: make room there, or check owner and mode"
         );
-        Reply::new(452, 3, 1, "insufficient system storage; try again later")
     }
 
     /// Has the complete message judged and answers it.
     async fn finish_message(&mut self) -> Result<(), ConversationError> {
-        let Some(Complete { connection, envelope, headers, queue_id, refusal }) = self.session.complete() else {
+        let Some(Complete { connection, envelope, headers, queue_id, mut shortfall, refusal }) =
+            self.session.complete()
+        else {
             return Ok(());
         };
-        let body = match self.intake.take() {
-            _ if refusal.is_some() => Ok(Body::from_octets(Vec::new())),
-            Some(intake) => intake.finish().await,
-            None => Ok(Body::from_octets(Vec::new())),
-        };
+        let mut body = Body::from_octets(Vec::new());
+        if let Some(intake) = self.intake.take().filter(|_| shortfall.is_none()) {
+            match intake.finish().await {
+                Ok(whole) => body = whole,
+                Err(error) => {
+                    self.spool_failed(&error);
+                    shortfall = Some(Shortfall::Spool);
+                }
+            }
+        }
         let leading_space = self.session.agreement().is_some_and(negotiate::Agreement::leading_space);
-        let outcome = match (refusal, body) {
-            (Some(reply), _) => {
+        let outcome = match refusal {
+            Some(reply) => {
                 warn!(
                     peer = self.peer,
                     queue_id,
@@ -258,8 +264,7 @@ where
                 );
                 Err(reply)
             }
-            (None, Err(error)) => Err(self.spool_failed(&error)),
-            (None, Ok(body)) => self.judge(Mail { connection, envelope, headers, body, queue_id }).await?,
+            None => self.judge(Mail { connection, envelope, headers, body, shortfall, queue_id }).await?,
         };
         match outcome {
             Ok((Verdict { disposition: Disposition::Continue, edits }, headers)) => {

@@ -15,13 +15,12 @@
 //! | --- | --- |
 //! | concerns no connector | `ACCEPT` at DATA, before its content is sent to us; untouched |
 //! | judged | the verdict |
-//! | larger than `limits.message_size`, header section larger than `limits.header_size` | 552 5.3.4 |
-//! | sender path that is none | 553 5.1.7 |
-//! | cannot be spooled (disk full) | 452 4.3.1 |
+//! | larger than `limits.message_size`, or not to be spooled (disk full) | the verdict, which knows that the body is missing |
+//! | header section larger than `limits.header_size` | 552 5.3.4 |
 //! | judging failed or took too long | 451 4.7.1 |
 //! | we are shutting down and judging took too long for that | 451 4.3.2 |
 //!
-//! The last five concern the whole message, other recipients included: one SMTP transaction has one reply. A connection on
+//! The last three concern the whole message, other recipients included: one SMTP transaction has one reply. A connection on
 //! which no valid milter protocol is spoken is closed with one WARN line; the MTA then does as its default action says.
 
 pub mod client;

@@ -9,7 +9,7 @@ use super::command::{self, Command};
 use super::macros::{Macros, Stage};
 use super::negotiate::{Agreement, Event, NegotiateError};
 use super::response::Response;
-use crate::mail::{Connection, Envelope, Header, Headers, Path, Reply};
+use crate::mail::{Connection, Envelope, Header, Headers, Path, Reply, Shortfall};
 
 /// Recipients kept of a message, at most. Postfix takes 1,000 in a transaction. A message with more is judged by these;
 /// what belongs to a later one is treated as if it had come past us.
@@ -80,7 +80,9 @@ pub struct Complete {
     pub headers: Headers,
     /// The MTA's queue id.
     pub queue_id: Option<String>,
-    /// The reply for a message that could not be taken whole. Its headers and body are not complete.
+    /// Why its body is not all there.
+    pub shortfall: Option<Shortfall>,
+    /// The reply for a message whose header section could not be taken whole.
     pub refusal: Option<Reply>,
 }
 
@@ -93,7 +95,9 @@ struct Message {
     fields: Vec<Header>,
     header_octets: usize,
     body_octets: u64,
-    /// The first reason why it cannot be taken. Nothing more of it is kept then.
+    /// The first reason why its body is not all there. No more of the body is kept then.
+    shortfall: Option<Shortfall>,
+    /// Why it cannot be judged at all. Nothing more of it is kept then.
     refusal: Option<Reply>,
 }
 
@@ -248,16 +252,17 @@ impl Session {
             envelope: message.envelope,
             headers: Headers::new(message.fields),
             queue_id: self.macros.text("i"),
+            shortfall: message.shortfall,
             refusal: message.refusal,
         };
         self.end_message();
         Some(complete)
     }
 
-    /// The message at hand cannot be taken: if it is our business it is refused with `reply` at its end. The first reason counts.
-    pub fn refuse(&mut self, reply: Reply) {
+    /// The body of the message at hand cannot be taken whole. The first reason counts.
+    pub fn fall_short(&mut self, shortfall: Shortfall) {
         if let Some(message) = &mut self.message {
-            message.refuse(reply);
+            message.shortfall.get_or_insert(shortfall);
         }
     }
 
@@ -278,7 +283,7 @@ impl Session {
         let response = match &self.message {
             Some(message) if message.ours == Some(false) && event != Event::Unknown => Response::Accept,
             // Sendmail takes SKIP for the body alone.
-            Some(message) if event == Event::Body && agreement.skip() && message.refusal.is_some() => Response::Skip,
+            Some(message) if event == Event::Body && agreement.skip() && !message.is_storing() => Response::Skip,
             _ => Response::Continue,
         };
         if matches!(response, Response::Accept) {
@@ -340,10 +345,8 @@ impl Session {
 
 impl Message {
     fn from(mail: command::Path<'_>) -> Self {
-        let (sender, refusal) = match Path::parse(mail.path) {
-            Ok(sender) => (sender, None),
-            Err(error) => (Path::null(), Some(Reply::new(553, 1, 7, format!("sender address: {error}")))),
-        };
+        // What is no path can be the domain of nobody: it is judged as the null reverse-path is, by the HELO name.
+        let sender = Path::parse(mail.path).unwrap_or_default();
         let smtputf8 = mail.has("SMTPUTF8");
         let eight_bit = mail.has("BODY=8BITMIME");
         Self {
@@ -353,7 +356,8 @@ impl Message {
             fields: Vec::new(),
             header_octets: 0,
             body_octets: 0,
-            refusal,
+            shortfall: None,
+            refusal: None,
         }
     }
 
@@ -367,19 +371,13 @@ impl Message {
     fn count_body(&mut self, chunk: &[u8], limits: MessageLimits) {
         self.body_octets = self.body_octets.saturating_add(chunk.len() as u64);
         let size = self.body_octets.saturating_add(self.header_octets as u64);
-        if size > limits.message_size && self.is_storing() {
-            let limit = limits.message_size;
-            self.refuse(Reply::new(
-                552,
-                3,
-                4,
-                format!("message larger than {limit} octets, the limit for support addresses here"),
-            ));
+        if size > limits.message_size {
+            self.shortfall.get_or_insert(Shortfall::TooLarge);
         }
     }
 
     fn is_storing(&self) -> bool {
-        self.ours == Some(true) && self.refusal.is_none()
+        self.ours == Some(true) && self.refusal.is_none() && self.shortfall.is_none()
     }
 
     fn refuse(&mut self, reply: Reply) {
@@ -428,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_more_is_kept_of_a_message_that_is_refused() {
+    fn no_more_is_kept_of_a_body_that_is_too_large() {
         let mut talk = Talk::new(u32::MAX);
         talk.say(b'M', b"<a@b.example>\0");
         talk.say(b'R', b"<c@d.example>\0");
@@ -438,8 +436,8 @@ mod tests {
         assert_eq!(talk.say(b'B', b"fits"), Step::Next);
         talk.say(b'E', b"");
         let complete = talk.session.complete().unwrap();
-        assert!(complete.headers.is_empty());
-        assert_eq!(complete.refusal.unwrap().code(), 552);
+        assert_eq!((complete.headers.len(), complete.refusal), (1, None));
+        assert_eq!(complete.shortfall, Some(Shortfall::TooLarge));
     }
 
     #[test]
