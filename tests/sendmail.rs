@@ -1,0 +1,100 @@
+//! The milter attached to a real Sendmail: the same judgement as with Postfix, in Sendmail's own conventions.
+
+use support::{Daemon, Message, NameServer, PrivateSendmail, Signer, SmtpSession, Zone, free_address};
+
+const SUPPORT: &str = "support@acme.example";
+
+struct Site {
+    sendmail: PrivateSendmail,
+    daemon: Daemon,
+    signer: Signer,
+    _names: NameServer,
+    _folder: tempfile::TempDir,
+}
+
+/// Attached by its unix socket, or by TCP in Sendmail's spelling.
+fn site(tcp: bool) -> Site {
+    // Sendmail takes no socket below a folder that everybody may write to, as /tmp is.
+    let folder = tempfile::Builder::new().prefix("dm-sendmail-").tempdir_in("/run").unwrap();
+    let signer = Signer::new("customer.example", "mail");
+    let zone = Zone::new().txt("customer.example", "v=spf1 -all").txt("_dmarc.customer.example", "v=DMARC1; p=reject");
+    let names = NameServer::start(&signer.publish(zone));
+    let inet = free_address();
+    let socket = folder.path().join("milter.sock");
+    let configuration = folder.path().join("deskmilter.toml");
+    let text = format!(
+        "[daemon]\nhostname = \"mx.acme.example\"\nstate_directory = \"state\"\n\
+         [milter]\nlisten = [\"local:{}\", \"inet:{}@{}\"]\nsocket_mode = \"0600\"\n\
+         [authentication]\nauthserv_id = \"mx.acme.example\"\nname_servers = [\"{}\"]\n\
+         [[connector]]\nname = \"acme\"\ndomain = \"acme.example\"\nmode = \"outbound-only\"\naddresses = [\"{SUPPORT}\"]\n",
+        socket.display(),
+        inet.port(),
+        inet.ip(),
+        names.address()
+    );
+    std::fs::write(&configuration, text).unwrap();
+    let daemon = Daemon::start(&configuration, std::slice::from_ref(&socket));
+    let attached =
+        if tcp { format!("inet:{}@{}", inet.port(), inet.ip()) } else { format!("local:{}", socket.display()) };
+    Site { sendmail: PrivateSendmail::start(&attached), daemon, signer, _names: names, _folder: folder }
+}
+
+#[test]
+fn an_authentic_message_is_tagged_pass_and_its_signature_stays_whole() {
+    for tcp in [false, true] {
+        let site = site(tcp);
+        let message = site.signer.sign(&Message::new("ann@customer.example", SUPPORT, "Order 4711").octets());
+        let reply = site.sendmail.submit("ann@customer.example", &[SUPPORT], &message);
+        assert_eq!(reply.code, 250, "{reply}\n{}\n{}", site.sendmail.log(), site.daemon.log());
+        let queued = site.sendmail.queued();
+        assert_eq!(queued.len(), 1);
+        assert!(queued[0].contains("X-Deskmilter-Sender-Auth: pass; reason=dmarc; dmarc=pass;"), "{}", queued[0]);
+        assert!(queued[0].contains("dkim=pass"), "{}", queued[0]);
+        let place = |field: &str| queued[0].find(field).unwrap_or_else(|| panic!("no {field} in {}", queued[0]));
+        assert!(place("Authentication-Results: mx.acme.example;") < place("Received: "), "{}", queued[0]);
+    }
+}
+
+#[test]
+fn forged_fields_do_not_survive_though_sendmail_counts_deleted_ones() {
+    let site = site(false);
+    let mut message = Message::new("ann@customer.example", SUPPORT, "Trust me");
+    for n in 0..6 {
+        let (ours, kept) = (
+            format!("mx.acme.example; dmarc=pass header.from=forged{n}.example"),
+            format!("mx.other.example; dmarc=pass header.from=kept{n}.example"),
+        );
+        message = message
+            .field(["Authentication-Results", "authentication-results"][n % 2], &ours)
+            .field("Authentication-Results", &kept);
+        message = message.field("X-Deskmilter-Sender-Auth", &format!("pass; reason=forged{n}"));
+    }
+    let reply = site.sendmail.submit("x@stranger.example", &[SUPPORT], &message.octets());
+    assert_eq!(reply.code, 250, "{reply}");
+    let queued = &site.sendmail.queued()[0];
+    assert!(!queued.contains("forged"), "{queued}");
+    for n in 0..6 {
+        assert!(queued.contains(&format!("kept{n}.example")), "{queued}");
+    }
+    assert!(queued.contains("X-Deskmilter-Sender-Auth: fail; reason=dmarc"), "{queued}");
+}
+
+#[test]
+fn many_messages_of_one_connection_are_judged_each_and_others_are_left_alone() {
+    let site = site(false);
+    let mut session = SmtpSession::connect(site.sendmail.address());
+    session.expect(250, "EHLO client.customer.example");
+    for n in 0..5 {
+        let to = if n % 2 == 0 { SUPPORT } else { "somebody@other.example" };
+        let message = Message::new("ann@customer.example", to, &format!("message {n}")).octets();
+        let reply = session.send("ann@customer.example", &[to], &message);
+        assert_eq!(reply.code, 250, "{reply}");
+        session.expect(250, "RSET");
+    }
+    let queued = site.sendmail.queued();
+    assert_eq!(queued.len(), 5);
+    for message in &queued {
+        assert_eq!(message.contains("X-Deskmilter-"), message.contains(SUPPORT), "{message}");
+    }
+    assert_eq!(site.daemon.log().matches(": judged ").count(), 3, "{}", site.daemon.log());
+}
