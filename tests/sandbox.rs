@@ -494,3 +494,35 @@ async fn a_thousand_tickets_from_many_connections() {
     assert_eq!(ids.len(), 1000);
     assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
 }
+
+/// lettre, a mail library that knows nothing of us, as a ticket system's neighbours use it.
+#[tokio::test]
+async fn an_ordinary_mail_library_delivers_over_starttls_and_over_implicit_tls() {
+    use lettre::transport::smtp::authentication::Credentials;
+    use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+    use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+
+    let desk = Desk::start(&[]).await;
+    let ca = Certificate::from_pem(&fs::read(desk.sandbox.ca_file()).unwrap()).unwrap();
+    let tls = TlsParameters::builder("localhost".to_owned()).add_root_certificate(ca).build().unwrap();
+    let message = Message::builder()
+        .from("Ann <ann@customer.example>".parse().unwrap())
+        .to("support@acme.example".parse().unwrap())
+        .subject("Grüße")
+        .body("Hello\r\n".to_owned())
+        .unwrap();
+    for (port, tls) in [
+        (desk.sandbox.address().port(), Tls::Required(tls.clone())),
+        (desk.sandbox.tls_address().unwrap().port(), Tls::Wrapper(tls)),
+    ] {
+        let mailer = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous("localhost")
+            .port(port)
+            .tls(tls)
+            .credentials(Credentials::new("desk@acme.example".to_owned(), desk.password.clone()))
+            .build();
+        mailer.send(message.clone()).await.unwrap();
+    }
+    assert_eq!(desk.folders().len(), 2);
+    assert_eq!(desk.ticket(2).passage.auth_status, AuthStatus::Authenticated);
+    assert_eq!(desk.ticket(2).subject, "Grüße");
+}
