@@ -1,0 +1,85 @@
+//! `deskmilter postfix`: shows, makes and takes back the change to a Postfix configuration that attaches deskmilter, and
+//! checks whether it is attached as it should be.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::config::Config;
+use crate::doctor::postfix::{Attachment, Change, Installation, Outcome, PostfixError, Undo, check};
+
+/// The configuration does not fit (sysexits.h, EX_CONFIG).
+const EX_CONFIG: u8 = 78;
+
+/// Arguments of `deskmilter postfix`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PostfixArgs {
+    /// Show what would be changed, and change nothing (this is the default).
+    #[arg(long, group = "action")]
+    pub diff: bool,
+    /// Show the change and make it. Postfix is not reloaded.
+    #[arg(long, group = "action")]
+    pub apply: bool,
+    /// Show what is taken back and take it back: the files are then as they were before --apply.
+    #[arg(long, group = "action")]
+    pub undo: bool,
+    /// Check that deskmilter is attached as it should be.
+    #[arg(long, group = "action")]
+    pub check: bool,
+    /// The Postfix configuration directory.
+    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/postfix")]
+    pub config_directory: PathBuf,
+}
+
+/// Runs it. Exits with 0; with 1 when a check failed or Postfix's side is in the way; with 78 when deskmilter's
+/// configuration does not fit this Postfix.
+pub fn run(args: &PostfixArgs, config: &Config) -> ExitCode {
+    match act(args, config) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("deskmilter postfix: {error}");
+            match error {
+                PostfixError::Configuration(_) => ExitCode::from(EX_CONFIG),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn act(args: &PostfixArgs, config: &Config) -> Result<ExitCode, PostfixError> {
+    let installation = Installation::open(&args.config_directory)?;
+    let reload = format!("now run: postfix -c {} reload", installation.directory().display());
+    if args.check {
+        let findings = check(config, &installation)?;
+        for finding in &findings {
+            println!("{finding}");
+        }
+        let failed = findings.iter().any(|finding| finding.outcome == Outcome::Fail);
+        return Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+    }
+    if args.undo {
+        let undo = Undo::plan(&installation)?;
+        if undo.is_empty() {
+            println!("nothing of deskmilter in {}", installation.directory().display());
+            return Ok(ExitCode::SUCCESS);
+        }
+        print!("{}", undo.diff());
+        for path in undo.removed() {
+            println!("remove {}", path.display());
+        }
+        undo.apply()?;
+        println!("{reload}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let attachment = Attachment::of(config, &installation)?;
+    let change = Change::plan(&installation, &attachment)?;
+    if change.is_empty() {
+        println!("nothing to change in {}", installation.directory().display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    print!("{}", change.diff());
+    if args.apply {
+        change.apply()?;
+        println!("{reload}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
