@@ -70,6 +70,33 @@ fn mail_waits_in_the_queue_while_lmtp_says_451_and_arrives_after() {
 }
 
 #[test]
+fn lines_over_998_octets_reach_lmtp_uncut_only_with_lmtp_line_length_limit_0() {
+    for (limit, whole) in [("", false), ("lmtp_line_length_limit = 0\n", true)] {
+        let transport = "transport_maps = inline:{ support@acme.example=lmtp:unix:deskmilter/acme.sock }\n";
+        let postfix = PrivatePostfix::start(&["support@acme.example"], &format!("{transport}{limit}"));
+        let sink = LmtpSink::start(&postfix.queue_directory().join("deskmilter/acme.sock"));
+        let message = letter().body(&format!("{}\r\n", "x".repeat(2000))).octets();
+        postfix.submit("ann@customer.example", &["support@acme.example"], &message);
+        postfix.wait_for("a hand-over", |_| sink.transactions().len() == 1);
+        assert_eq!(received_as_sent(&sink.transactions()[0].message, &message), whole, "{limit:?}");
+    }
+}
+
+#[test]
+fn two_support_addresses_of_one_message_share_a_transaction() {
+    let map = "transport_maps = inline:{ {support@acme.example=lmtp:unix:deskmilter/acme.sock} {billing@acme.example=lmtp:unix:deskmilter/acme.sock} }";
+    let postfix = PrivatePostfix::start(&["support@acme.example", "billing@acme.example", "sales@acme.example"], map);
+    let sink = LmtpSink::start(&postfix.queue_directory().join("deskmilter/acme.sock"));
+    let all = ["support@acme.example", "sales@acme.example", "billing@acme.example"];
+    postfix.submit("ann@customer.example", &all, &letter().octets());
+    postfix.wait_for_empty_queue();
+    let transactions = sink.transactions();
+    assert_eq!(transactions.len(), 1);
+    assert_eq!(transactions[0].recipients.len(), 2);
+    assert_eq!(postfix.mailbox("sales@acme.example").messages().len(), 1);
+}
+
+#[test]
 fn a_restarted_postfix_still_has_its_queue() {
     let transport = "transport_maps = inline:{ support@acme.example=lmtp:unix:deskmilter/nobody.sock }";
     let mut postfix = PrivatePostfix::start(&["support@acme.example"], transport);

@@ -328,7 +328,7 @@ mod fixture {
     impl Site {
         pub fn new(main_cf: &str) -> Self {
             let folder = tempfile::tempdir().unwrap();
-            fs::write(folder.path().join("main.cf"), main_cf).unwrap();
+            support::write_settled(&folder.path().join("main.cf"), main_cf);
             fs::write(folder.path().join("master.cf"), include_str!("fixtures/postfix/debian.master.cf")).unwrap();
             Self { folder }
         }
@@ -350,8 +350,17 @@ mod fixture {
             fs::read_to_string(self.folder.path().join("main.cf")).unwrap()
         }
 
+        /// Spares Postfix the moment it waits after a file was written.
+        pub fn settle(&self) {
+            for name in ["main.cf", "deskmilter_transport"] {
+                if let Ok(file) = fs::File::options().append(true).open(self.folder.path().join(name)) {
+                    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+                }
+            }
+        }
+
         pub fn edit(&self, edit: impl Fn(String) -> String) {
-            fs::write(self.folder.path().join("main.cf"), edit(self.main_cf())).unwrap();
+            support::write_settled(&self.folder.path().join("main.cf"), &edit(self.main_cf()));
         }
 
         pub fn edit_master(&self, edit: impl Fn(String) -> String) {
@@ -370,10 +379,12 @@ mod fixture {
 
     pub fn apply(site: &Site) {
         site.plan().unwrap().apply().unwrap();
+        site.settle();
     }
 
     pub fn undo(site: &Site) {
         Undo::plan(&site.installation()).unwrap().apply().unwrap();
+        site.settle();
     }
 
     pub fn listen(config: &mut Config, address: &str) {

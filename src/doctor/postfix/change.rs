@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use similar::TextDiff;
 
@@ -218,7 +219,10 @@ fn trial(installation: &Installation, text: &str, name: &str) -> Result<String, 
     };
     let folder = tempfile::tempdir().map_err(at(&std::env::temp_dir()))?;
     let main_cf = folder.path().join("main.cf");
-    fs::write(&main_cf, text).map_err(at(&main_cf))?;
+    let mut file = fs::File::create(&main_cf).map_err(at(&main_cf))?;
+    file.write_all(text.as_bytes()).map_err(at(&main_cf))?;
+    // Postfix waits for a main.cf to be older than a moment, lest somebody is still writing it.
+    file.set_modified(SystemTime::UNIX_EPOCH).map_err(at(&main_cf))?;
     let master_cf = installation.directory().join("master.cf");
     fs::copy(&master_cf, folder.path().join("master.cf")).map_err(at(&master_cf))?;
     Installation::open(folder.path())?.parameter(name)

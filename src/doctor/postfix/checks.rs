@@ -120,7 +120,7 @@ impl View {
         let without: Vec<&str> = self
             .lists
             .iter()
-            .filter(|(who, list)| !with.contains(&who.as_str()) && !(list.is_empty() && self.takes_mail_back(who)))
+            .filter(|(who, list)| !with.contains(&who.as_str()) && (!list.is_empty() || !self.takes_mail_back(who)))
             .map(|(who, _)| who.as_str())
             .collect();
         if with.iter().all(|who| *who == NON_SMTPD) {
