@@ -9,11 +9,11 @@ help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 build: toolchain ## Build target/release/deskmilter
-	cargo build --release $(CARGO_FLAGS)
+	cargo build --release $(CARGO_FLAGS) --package deskmilter
 
 demo: peers toolchain ## Send three real messages through a real Postfix and show what became of them
-	cargo build --release $(CARGO_FLAGS) --bin deskmilter --example demo
-	target/release/examples/demo
+	cargo build --release $(CARGO_FLAGS) --package deskmilter --package demo
+	$${CARGO_TARGET_DIR:-target}/release/demo
 
 test: peers toolchain ## Run all tests, with real mail servers
 	@if cargo nextest --version >/dev/null 2>&1; then \

@@ -1,8 +1,7 @@
 //! The world that other tests run in is itself true: Postfix queues, retries and delivers, the name server answers,
 //! signatures verify with an independent verifier, Sendmail takes mail.
 
-use std::process::Command;
-
+use independent::{ask, dkimpy_accepts};
 use support::{
     Client, LmtpSink, Message, NameServer, PrivatePostfix, PrivateSendmail, Signer, SmtpSession, Zone, received_as_sent,
 };
@@ -162,9 +161,15 @@ fn sendmail_takes_mail_into_its_queue_and_defers_while_its_milter_is_away() {
     assert!(session.expect(250, "EHLO client.customer.example").text.contains("8BITMIME"));
 }
 
-/// Asks the name server by dnspython: one line an answer, or the name of the error.
-fn ask(server: &NameServer, questions: &[&str]) -> Vec<String> {
-    const PROGRAM: &str = "
+#[cfg(test)]
+mod independent {
+    use std::process::Command;
+
+    use support::NameServer;
+
+    /// Asks the name server by dnspython: one line an answer, or the name of the error.
+    pub fn ask(server: &NameServer, questions: &[&str]) -> Vec<String> {
+        const PROGRAM: &str = "
 import sys, dns.resolver, dns.exception, dns.rcode
 r = dns.resolver.Resolver(configure=False)
 r.nameservers, r.port, r.lifetime, r.timeout = [sys.argv[1]], int(sys.argv[2]), 1.0, 1.0
@@ -181,33 +186,34 @@ for question in sys.argv[3:]:
     except dns.exception.Timeout:
         print('Timeout')
 ";
-    let address = server.address();
-    let mut command = Command::new("/usr/bin/python3");
-    command.args(["-c", PROGRAM]).arg(address.ip().to_string()).arg(address.port().to_string()).args(questions);
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), server.log());
-    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
-}
+        let address = server.address();
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-c", PROGRAM]).arg(address.ip().to_string()).arg(address.port().to_string()).args(questions);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), server.log());
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    }
 
-/// Whether dkimpy finds the signature valid.
-fn dkimpy_accepts(server: &NameServer, message: &[u8]) -> bool {
-    const PROGRAM: &str = "
+    /// Whether dkimpy finds the signature valid.
+    pub fn dkimpy_accepts(server: &NameServer, message: &[u8]) -> bool {
+        const PROGRAM: &str = "
 import sys, dkim, dns.resolver
 r = dns.resolver.Resolver(configure=False)
 r.nameservers, r.port = [sys.argv[1]], int(sys.argv[2])
 txt = lambda name, timeout=5: b''.join(r.resolve(name.decode() if isinstance(name, bytes) else name, 'TXT')[0].strings)
 sys.exit(0 if dkim.verify(open(sys.argv[3], 'rb').read(), dnsfunc=txt) else 1)
 ";
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("message");
-    std::fs::write(&path, message).unwrap();
-    let address = server.address();
-    let output = Command::new("/usr/bin/python3")
-        .args(["-c", PROGRAM])
-        .args([address.ip().to_string(), address.port().to_string()])
-        .arg(&path)
-        .output()
-        .unwrap();
-    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-    output.status.success()
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("message");
+        std::fs::write(&path, message).unwrap();
+        let address = server.address();
+        let output = Command::new("/usr/bin/python3")
+            .args(["-c", PROGRAM])
+            .args([address.ip().to_string(), address.port().to_string()])
+            .arg(&path)
+            .output()
+            .unwrap();
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.status.success()
+    }
 }

@@ -19,9 +19,9 @@ pub fn deskmilter() -> PathBuf {
     if let Some(path) = std::env::var_os("DESKMILTER") {
         return PathBuf::from(path);
     }
-    // target/debug/deps/some_test and target/release/examples/demo: the program is one folder up.
+    // Beside target/release/demo, or one folder above target/debug/deps/some_test.
     let own = std::env::current_exe().expect("the path of the test itself");
-    let folders = own.ancestors().skip(2);
+    let folders = own.ancestors().skip(1);
     let found = folders.take(2).map(|folder| folder.join("deskmilter")).find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("no deskmilter near {own:?}; run: cargo build --ignore-rust-version"))
 }
