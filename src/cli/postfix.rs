@@ -83,3 +83,24 @@ fn act(args: &PostfixArgs, config: &Config) -> Result<ExitCode, PostfixError> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        postfix: PostfixArgs,
+    }
+
+    #[test]
+    fn one_action_at_a_time_and_showing_by_default() {
+        let line = Line::try_parse_from(["postfix"]).unwrap().postfix;
+        assert!(!line.apply && !line.undo && !line.check);
+        assert_eq!(line.config_directory, PathBuf::from("/etc/postfix"));
+        assert!(Line::try_parse_from(["postfix", "--undo", "--config-directory", "/x"]).unwrap().postfix.undo);
+        assert!(Line::try_parse_from(["postfix", "--apply", "--undo"]).is_err());
+    }
+}
