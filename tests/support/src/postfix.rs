@@ -231,7 +231,7 @@ impl PrivatePostfix {
         if peers().join("bin/postfix").exists() {
             master.env("LD_LIBRARY_PATH", peers().join("postfix/usr/lib/postfix"));
         }
-        let mut process = Process::start("Postfix", &master, &self.path("log"));
+        let mut process = Process::start("Postfix", &mut master, &self.path("log"));
         let address = self.address;
         process.wait_until("a greeting", || std::net::TcpStream::connect(address).is_ok());
         self.master = Some(process);

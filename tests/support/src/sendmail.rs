@@ -47,7 +47,7 @@ impl PrivateSendmail {
         command.arg(root().join("usr/libexec/sendmail/sendmail"));
         command.arg("-C").arg(at("sendmail.cf")).args(["-bD", "-q1h", "-X"]).arg(at("traffic"));
         command.args(["-L", "sendmail-test"]);
-        let mut process = Process::start("Sendmail", &command, &at("log"));
+        let mut process = Process::start("Sendmail", &mut command, &at("log"));
         process.wait_until("a greeting", || std::net::TcpStream::connect(address).is_ok());
         Self { process, address, folder }
     }
