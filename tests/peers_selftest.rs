@@ -153,12 +153,24 @@ fn signatures_satisfy_an_independent_verifier_until_the_body_is_touched() {
 
 #[test]
 fn sendmail_takes_mail_into_its_queue_and_defers_while_its_milter_is_away() {
-    let sendmail = PrivateSendmail::start("local:/nonexistent/milter.sock");
+    let sendmail = PrivateSendmail::start(Some("local:/nonexistent/milter.sock"));
     let reply = sendmail.submit("ann@customer.example", &["support@acme.example"], &letter().octets());
     assert_eq!(reply.code, 451, "{reply}\n{}", sendmail.log());
     assert!(sendmail.queued().is_empty());
     let mut session = SmtpSession::connect(sendmail.address());
     assert!(session.expect(250, "EHLO client.customer.example").text.contains("8BITMIME"));
+}
+
+#[test]
+fn what_sendmail_took_can_be_read_from_its_queue() {
+    let sendmail = PrivateSendmail::start(None);
+    let message = letter().field("X-Folded", "one\r\n two").octets();
+    let reply = sendmail.submit("ann@customer.example", &["support@acme.example"], &message);
+    assert_eq!(reply.code, 250, "{reply}\n{}", sendmail.log());
+    let queued = sendmail.queued();
+    assert_eq!(queued.len(), 1, "{}", sendmail.log());
+    assert!(queued[0].contains("X-Folded: one\n two\n") && queued[0].contains("\n\nHello,\n"), "{}", queued[0]);
+    assert!(received_as_sent(queued[0].as_bytes(), &message), "{}", queued[0]);
 }
 
 #[cfg(test)]
