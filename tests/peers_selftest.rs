@@ -1,8 +1,7 @@
 //! The world that other tests run in is itself true: Postfix queues, retries and delivers, the name server answers,
 //! signatures verify with an independent verifier, Sendmail takes mail.
 
-use std::process::Command;
-
+use independent::{ask, dkimpy_accepts};
 use support::{
     Client, LmtpSink, Message, NameServer, PrivatePostfix, PrivateSendmail, Signer, SmtpSession, Zone, received_as_sent,
 };
@@ -70,6 +69,33 @@ fn mail_waits_in_the_queue_while_lmtp_says_451_and_arrives_after() {
 }
 
 #[test]
+fn lines_over_998_octets_reach_lmtp_uncut_only_with_lmtp_line_length_limit_0() {
+    for (limit, whole) in [("", false), ("lmtp_line_length_limit = 0\n", true)] {
+        let transport = "transport_maps = inline:{ support@acme.example=lmtp:unix:deskmilter/acme.sock }\n";
+        let postfix = PrivatePostfix::start(&["support@acme.example"], &format!("{transport}{limit}"));
+        let sink = LmtpSink::start(&postfix.queue_directory().join("deskmilter/acme.sock"));
+        let message = letter().body(&format!("{}\r\n", "x".repeat(2000))).octets();
+        postfix.submit("ann@customer.example", &["support@acme.example"], &message);
+        postfix.wait_for("a hand-over", |_| sink.transactions().len() == 1);
+        assert_eq!(received_as_sent(&sink.transactions()[0].message, &message), whole, "{limit:?}");
+    }
+}
+
+#[test]
+fn two_support_addresses_of_one_message_share_a_transaction() {
+    let map = "transport_maps = inline:{ {support@acme.example=lmtp:unix:deskmilter/acme.sock} {billing@acme.example=lmtp:unix:deskmilter/acme.sock} }";
+    let postfix = PrivatePostfix::start(&["support@acme.example", "billing@acme.example", "sales@acme.example"], map);
+    let sink = LmtpSink::start(&postfix.queue_directory().join("deskmilter/acme.sock"));
+    let all = ["support@acme.example", "sales@acme.example", "billing@acme.example"];
+    postfix.submit("ann@customer.example", &all, &letter().octets());
+    postfix.wait_for_empty_queue();
+    let transactions = sink.transactions();
+    assert_eq!(transactions.len(), 1);
+    assert_eq!(transactions[0].recipients.len(), 2);
+    assert_eq!(postfix.mailbox("sales@acme.example").messages().len(), 1);
+}
+
+#[test]
 fn a_restarted_postfix_still_has_its_queue() {
     let transport = "transport_maps = inline:{ support@acme.example=lmtp:unix:deskmilter/nobody.sock }";
     let mut postfix = PrivatePostfix::start(&["support@acme.example"], transport);
@@ -127,7 +153,7 @@ fn signatures_satisfy_an_independent_verifier_until_the_body_is_touched() {
 
 #[test]
 fn sendmail_takes_mail_into_its_queue_and_defers_while_its_milter_is_away() {
-    let sendmail = PrivateSendmail::start("local:/nonexistent/milter.sock");
+    let sendmail = PrivateSendmail::start(Some("local:/nonexistent/milter.sock"));
     let reply = sendmail.submit("ann@customer.example", &["support@acme.example"], &letter().octets());
     assert_eq!(reply.code, 451, "{reply}\n{}", sendmail.log());
     assert!(sendmail.queued().is_empty());
@@ -135,9 +161,27 @@ fn sendmail_takes_mail_into_its_queue_and_defers_while_its_milter_is_away() {
     assert!(session.expect(250, "EHLO client.customer.example").text.contains("8BITMIME"));
 }
 
-/// Asks the name server by dnspython: one line an answer, or the name of the error.
-fn ask(server: &NameServer, questions: &[&str]) -> Vec<String> {
-    const PROGRAM: &str = "
+#[test]
+fn what_sendmail_took_can_be_read_from_its_queue() {
+    let sendmail = PrivateSendmail::start(None);
+    let message = letter().field("X-Folded", "one\r\n two").octets();
+    let reply = sendmail.submit("ann@customer.example", &["support@acme.example"], &message);
+    assert_eq!(reply.code, 250, "{reply}\n{}", sendmail.log());
+    let queued = sendmail.queued();
+    assert_eq!(queued.len(), 1, "{}", sendmail.log());
+    assert!(queued[0].contains("X-Folded: one\n two\n") && queued[0].contains("\n\nHello,\n"), "{}", queued[0]);
+    assert!(received_as_sent(queued[0].as_bytes(), &message), "{}", queued[0]);
+}
+
+#[cfg(test)]
+mod independent {
+    use std::process::Command;
+
+    use support::NameServer;
+
+    /// Asks the name server by dnspython: one line an answer, or the name of the error.
+    pub fn ask(server: &NameServer, questions: &[&str]) -> Vec<String> {
+        const PROGRAM: &str = "
 import sys, dns.resolver, dns.exception, dns.rcode
 r = dns.resolver.Resolver(configure=False)
 r.nameservers, r.port, r.lifetime, r.timeout = [sys.argv[1]], int(sys.argv[2]), 1.0, 1.0
@@ -154,33 +198,34 @@ for question in sys.argv[3:]:
     except dns.exception.Timeout:
         print('Timeout')
 ";
-    let address = server.address();
-    let mut command = Command::new("/usr/bin/python3");
-    command.args(["-c", PROGRAM]).arg(address.ip().to_string()).arg(address.port().to_string()).args(questions);
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), server.log());
-    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
-}
+        let address = server.address();
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-c", PROGRAM]).arg(address.ip().to_string()).arg(address.port().to_string()).args(questions);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), server.log());
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    }
 
-/// Whether dkimpy finds the signature valid.
-fn dkimpy_accepts(server: &NameServer, message: &[u8]) -> bool {
-    const PROGRAM: &str = "
+    /// Whether dkimpy finds the signature valid.
+    pub fn dkimpy_accepts(server: &NameServer, message: &[u8]) -> bool {
+        const PROGRAM: &str = "
 import sys, dkim, dns.resolver
 r = dns.resolver.Resolver(configure=False)
 r.nameservers, r.port = [sys.argv[1]], int(sys.argv[2])
 txt = lambda name, timeout=5: b''.join(r.resolve(name.decode() if isinstance(name, bytes) else name, 'TXT')[0].strings)
 sys.exit(0 if dkim.verify(open(sys.argv[3], 'rb').read(), dnsfunc=txt) else 1)
 ";
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("message");
-    std::fs::write(&path, message).unwrap();
-    let address = server.address();
-    let output = Command::new("/usr/bin/python3")
-        .args(["-c", PROGRAM])
-        .args([address.ip().to_string(), address.port().to_string()])
-        .arg(&path)
-        .output()
-        .unwrap();
-    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-    output.status.success()
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("message");
+        std::fs::write(&path, message).unwrap();
+        let address = server.address();
+        let output = Command::new("/usr/bin/python3")
+            .args(["-c", PROGRAM])
+            .args([address.ip().to_string(), address.port().to_string()])
+            .arg(&path)
+            .output()
+            .unwrap();
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.status.success()
+    }
 }

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Each reads its arguments, does one thing, and ends with an exit code of sysexits(3).
 
 mod check;
+mod postfix;
 mod sandbox;
 mod serve;
 
@@ -32,6 +33,8 @@ enum Command {
     Serve(ConfigFile),
     /// Check the configuration and print what is in effect, without secrets. Exits with 0, or 78 if something is wrong.
     Check(ConfigFile),
+    /// Show, make or take back the change to a Postfix configuration that attaches deskmilter, or check it.
+    Postfix(postfix::PostfixArgs),
     /// Run a ticket endpoint for trying things out: SMTP with STARTTLS and AUTH that files tickets in a folder.
     Sandbox(sandbox::SandboxArgs),
 }
@@ -70,6 +73,7 @@ pub fn run() -> ExitCode {
     match arguments.command {
         Command::Serve(file) => serve::run(&file),
         Command::Check(file) => check::run(&file),
+        Command::Postfix(arguments) => postfix::run(&arguments),
         Command::Sandbox(arguments) => sandbox::run(arguments),
     }
 }

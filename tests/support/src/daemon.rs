@@ -19,9 +19,9 @@ pub fn deskmilter() -> PathBuf {
     if let Some(path) = std::env::var_os("DESKMILTER") {
         return PathBuf::from(path);
     }
-    // target/debug/deps/some_test and target/release/examples/demo: the program is one folder up.
+    // Beside target/release/demo, or one folder above target/debug/deps/some_test.
     let own = std::env::current_exe().expect("the path of the test itself");
-    let folders = own.ancestors().skip(2);
+    let folders = own.ancestors().skip(1);
     let found = folders.take(2).map(|folder| folder.join("deskmilter")).find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("no deskmilter near {own:?}; run: cargo build --ignore-rust-version"))
 }
@@ -61,7 +61,7 @@ impl Daemon {
     pub fn resume(&mut self) {
         let mut command = Command::new(deskmilter());
         command.arg("serve").arg("-c").arg(&self.configuration);
-        let mut process = Process::start("deskmilter serve", &command, &self.log);
+        let mut process = Process::start("deskmilter serve", &mut command, &self.log);
         let sockets = &self.sockets;
         process.wait_until("listening sockets", || {
             sockets.iter().all(|path| std::os::unix::net::UnixStream::connect(path).is_ok())
@@ -188,7 +188,7 @@ impl SandboxEndpoint {
             .arg("--password-file")
             .arg(self.password_file())
             .args(&self.arguments);
-        let mut process = Process::start("deskmilter sandbox", &command, &self.folder.path().join("log"));
+        let mut process = Process::start("deskmilter sandbox", &mut command, &self.folder.path().join("log"));
         let address = self.address;
         process.wait_until("an open port", || std::net::TcpStream::connect(address).is_ok());
         self.process = Some(process);

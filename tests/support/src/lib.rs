@@ -24,7 +24,7 @@ pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, received_as_sent};
 pub use name_server::{NameServer, Zone};
 pub use ports::{free_address, free_port};
-pub use postfix::{Mailbox, PrivatePostfix, Queued, postfix_program};
+pub use postfix::{Mailbox, PrivatePostfix, Queued, postfix_program, write_settled};
 pub use process::{PATIENCE, Process, folder, tail, wait_until, wait_within};
 pub use sendmail::PrivateSendmail;
 pub use signer::Signer;

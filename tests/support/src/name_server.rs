@@ -122,7 +122,7 @@ impl NameServer {
         std::fs::write(&configuration, lines.join("\n") + "\n").expect("dnsmasq.conf");
         let mut command = Command::new("/usr/sbin/dnsmasq");
         command.arg("--keep-in-foreground").arg(format!("--conf-file={}", configuration.display()));
-        let mut process = Process::start("dnsmasq", &command, &folder.path().join("log"));
+        let mut process = Process::start("dnsmasq", &mut command, &folder.path().join("log"));
         process.wait_until("an open port", || std::net::TcpStream::connect(address).is_ok());
         Self { process, address, _silence: silence, _failure: failure, folder }
     }

@@ -170,7 +170,7 @@ impl PrivatePostfix {
         let owner = nix::unistd::User::from_name("postfix").ok().flatten().expect("the user postfix; run install.sh");
         chown(postfix.path("data"), Some(owner.uid.as_raw()), Some(owner.gid.as_raw())).expect("chown of data");
         chown(postfix.path("mail"), Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("chown of mail");
-        fs::write(postfix.path("config/main.cf"), main).expect("main.cf");
+        write_settled(&postfix.path("config/main.cf"), &main);
         fs::write(postfix.path("config/master.cf"), master).expect("master.cf");
         fs::write(postfix.path("config/dynamicmaps.cf"), "").expect("dynamicmaps.cf");
         postfix.socket_folder("deskmilter");
@@ -231,7 +231,7 @@ impl PrivatePostfix {
         if peers().join("bin/postfix").exists() {
             master.env("LD_LIBRARY_PATH", peers().join("postfix/usr/lib/postfix"));
         }
-        let mut process = Process::start("Postfix", &master, &self.path("log"));
+        let mut process = Process::start("Postfix", &mut master, &self.path("log"));
         let address = self.address;
         process.wait_until("a greeting", || std::net::TcpStream::connect(address).is_ok());
         self.master = Some(process);
@@ -250,7 +250,7 @@ impl PrivatePostfix {
     /// Appends to main.cf. Counts after [`Self::reload`], or from the start for one that is not started yet.
     pub fn configure(&self, lines: &str) {
         let path = self.path("config/main.cf");
-        fs::write(&path, format!("{}{lines}\n", read(&path))).expect("main.cf");
+        write_settled(&path, &format!("{}{lines}\n", read(&path)));
     }
 
     /// Appends to master.cf.
@@ -392,6 +392,16 @@ impl PrivatePostfix {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
+}
+
+/// Writes a file and dates it back: Postfix waits for a main.cf to be older than a moment, lest somebody is still writing it.
+pub fn write_settled(path: &Path, text: &str) {
+    let write = || {
+        let mut file = fs::File::create(path)?;
+        std::io::Write::write_all(&mut file, text.as_bytes())?;
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+    };
+    write().unwrap_or_else(|e| panic!("{path:?}: {e}"));
 }
 
 fn queued(line: &str) -> Queued {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -18,37 +19,36 @@ const TAIL_LINES: usize = 40;
 
 /// A process of ours. Dropping it ends it and the process group that it leads.
 ///
-/// It also ends when the thread that started it ends (`PR_SET_PDEATHSIG`), so that nothing is left behind by a test runner
-/// that kills tests. Start it from the test's own thread.
+/// It also ends when the test is killed: a guard waits for the end of a pipe that only the test holds open. (The kernel's
+/// own parent-death signal is lost when a process changes its user, as Postfix's master does.)
 #[derive(Debug)]
 pub struct Process {
     name: String,
     child: Child,
+    guard: Child,
     log: PathBuf,
 }
 
 impl Process {
     /// Starts `program` with `arguments`; what it prints is appended to `log`.
-    pub fn start(name: &str, command: &Command, log: &Path) -> Self {
+    pub fn start(name: &str, command: &mut Command, log: &Path) -> Self {
         let file = File::options().create(true).append(true).open(log).unwrap_or_else(|e| panic!("{log:?}: {e}"));
-        let mut supervised = Command::new("setpriv");
-        supervised.args(["--pdeathsig", "TERM", "--"]).arg(command.get_program()).args(command.get_args());
-        for (key, value) in command.get_envs() {
-            match value {
-                Some(value) => supervised.env(key, value),
-                None => supervised.env_remove(key),
-            };
-        }
-        if let Some(directory) = command.get_current_dir() {
-            supervised.current_dir(directory);
-        }
-        let child = supervised
+        let child = command
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a copy of the log's handle"))
             .stderr(file)
             .spawn()
-            .unwrap_or_else(|e| panic!("setpriv {command:?}: {e}; run tests/peers/install.sh"));
-        Self { name: name.to_owned(), child, log: log.to_owned() }
+            .unwrap_or_else(|e| panic!("{command:?}: {e}; run tests/peers/install.sh"));
+        // In a group of its own, so that it outlives a test whose whole group is killed.
+        let guard = Command::new("sh")
+            .args(["-c", "read -r _; kill -TERM \"$1\"; kill -TERM -- \"-$1\"", "guard", &child.id().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("sh");
+        Self { name: name.to_owned(), child, guard, log: log.to_owned() }
     }
 
     /// The process id.
@@ -130,6 +130,8 @@ impl Drop for Process {
             }
         }
         self.kill();
+        let _ = self.guard.kill();
+        let _ = self.guard.wait();
     }
 }
 

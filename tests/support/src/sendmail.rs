@@ -23,11 +23,11 @@ pub struct PrivateSendmail {
 
 impl PrivateSendmail {
     /// Starts one that asks the milter at `socket` (`local:/path` or `inet:port@host`) and refuses mail temporarily while
-    /// that is not there.
+    /// that is not there; or one that asks nobody.
     ///
     /// # Panics
     /// When not root, when Sendmail is not unpacked, or when it does not start; shows its log.
-    pub fn start(socket: &str) -> Self {
+    pub fn start(socket: Option<&str>) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "a private Sendmail must be started as root");
         let folder = folder("sendmail");
         let address = free_address();
@@ -47,7 +47,7 @@ impl PrivateSendmail {
         command.arg(root().join("usr/libexec/sendmail/sendmail"));
         command.arg("-C").arg(at("sendmail.cf")).args(["-bD", "-q1h", "-X"]).arg(at("traffic"));
         command.args(["-L", "sendmail-test"]);
-        let mut process = Process::start("Sendmail", &command, &at("log"));
+        let mut process = Process::start("Sendmail", &mut command, &at("log"));
         process.wait_until("a greeting", || std::net::TcpStream::connect(address).is_ok());
         Self { process, address, folder }
     }
@@ -87,8 +87,11 @@ fn root() -> PathBuf {
 }
 
 /// The configuration: deliver nothing, keep everything queued, depend on no user or file of an installed Sendmail.
-fn configuration(folder: &Path, address: SocketAddr, socket: &str) -> String {
+fn configuration(folder: &Path, address: SocketAddr, socket: Option<&str>) -> String {
     let at = |name: &str| folder.join(name).display().to_string();
+    let milter = socket.map_or(String::new(), |socket| {
+        format!("INPUT_MAIL_FILTER(`deskmilter', `S={socket}, F=T, T=C:5s;S:30s;R:30s;E:5m')\n")
+    });
     let cf = root().join("usr/share/sendmail/cf");
     format!(
         "divert(-1)\n\
@@ -117,7 +120,7 @@ fn configuration(folder: &Path, address: SocketAddr, socket: &str) -> String {
          FEATURE(`accept_unqualified_senders')\n\
          FEATURE(`promiscuous_relay')\n\
          DAEMON_OPTIONS(`Name=MTA, Family=inet, Port={port}, Addr={ip}')\n\
-         INPUT_MAIL_FILTER(`deskmilter', `S={socket}, F=T, T=C:5s;S:30s;R:30s;E:5m')\n\
+         {milter}\
          MAILER(`local')\n\
          MAILER(`smtp')\n",
         cf = cf.display(),

@@ -1,0 +1,174 @@
+//! What Postfix has to be told so that this configuration of deskmilter is attached to it.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Installation, PostfixError, Service};
+use crate::config::{Config, Listen, Mode};
+
+/// The transport map's file name in Postfix's configuration directory.
+const MAP_NAME: &str = "deskmilter_transport";
+/// First line of the transport map; a file without it is not ours to overwrite.
+pub(super) const MAP_HEADING: &str =
+    "# Written by \"deskmilter postfix --apply\" from deskmilter.toml; \"--undo\" removes it.";
+/// How long Postfix may wait for a connection. The daemon is on the same machine: one that is up answers in microseconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long Postfix may wait for the reply to one milter command before end of message. None of them makes us wait for
+/// anybody; Postfix's default is 30 s.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long Postfix may wait at end of message beyond the DNS look-ups that judge it: turns for memory, disk.
+/// Postfix's default is 300 s in all, too long for mail that waits for a daemon that hangs.
+const CONTENT_SLACK: Duration = Duration::from_secs(40);
+
+/// The milter entry and the transport map for one Postfix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// Where Postfix finds the milter, as Postfix spells it: relative to the queue directory where possible, so that it holds
+    /// for chrooted services and others.
+    pub endpoint: String,
+    /// The whole entry of `smtpd_milters`.
+    pub milter_entry: String,
+    /// The transport map's file.
+    pub map_path: PathBuf,
+    /// `texthash:` and the path: a table that every Postfix since 2.8 reads as it is, so that no compiled copy can be out of
+    /// step with it, and that holds exact addresses only.
+    pub map: String,
+    /// Support address and next hop, in order.
+    pub routes: Vec<(String, String)>,
+}
+
+impl Attachment {
+    /// Works it out.
+    ///
+    /// # Errors
+    /// When no milter is configured, a socket is where this Postfix cannot reach it, or an address cannot be a table's key.
+    pub fn of(config: &Config, installation: &Installation) -> Result<Self, PostfixError> {
+        let queue_directory = installation.queue_directory()?;
+        let services = installation.services()?;
+        let listen = config.milter.as_ref().map(|milter| milter.listen.as_slice()).unwrap_or_default();
+        let callers = |service: &&Service| service.receives_smtp() || service.command == "cleanup";
+        let endpoint = best_endpoint(listen, &queue_directory, services.iter().filter(callers))?;
+        let content = config.authentication.dns_timeout.saturating_add(CONTENT_SLACK);
+        let milter_entry = format!(
+            "{{ {endpoint}, default_action=accept, connect_timeout={}s, command_timeout={}s, content_timeout={}s }}",
+            CONNECT_TIMEOUT.as_secs(),
+            COMMAND_TIMEOUT.as_secs(),
+            content.as_secs()
+        );
+        let map_path = installation.directory().join(MAP_NAME);
+        if map_path.to_str().is_none_or(|path| path.contains([' ', '\t', ','])) {
+            return Err(PostfixError::Configuration(format!(
+                "{}: Postfix cannot name a table whose path holds a blank or a comma",
+                map_path.display()
+            )));
+        }
+        let map = format!("texthash:{}", map_path.display());
+        let clients: Vec<&Service> = services.iter().filter(|service| service.command == "lmtp").collect();
+        let routes = routes(config, &queue_directory, &clients)?;
+        Ok(Self { endpoint, milter_entry, map_path, map, routes })
+    }
+
+    /// The transport map's text.
+    pub fn map_text(&self) -> String {
+        let mut text = format!("{MAP_HEADING}\n");
+        for (address, next_hop) in &self.routes {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "{address}\t{next_hop}");
+        }
+        text
+    }
+}
+
+/// The listening address that all of `callers` reach; sockets under the queue directory first.
+fn best_endpoint<'a>(
+    listen: &[Listen],
+    queue_directory: &Path,
+    callers: impl Iterator<Item = &'a Service>,
+) -> Result<String, PostfixError> {
+    let chrooted: Vec<String> = callers.filter(|service| service.chrooted).map(Service::label).collect();
+    let mut other = None;
+    for address in listen {
+        match address {
+            Listen::Unix(path) => match path.strip_prefix(queue_directory) {
+                Ok(relative) => return Ok(format!("unix:{}", relative.display())),
+                Err(_) if chrooted.is_empty() => other = other.or(Some(address.to_string())),
+                Err(_) => {}
+            },
+            // Everywhere is reached on loopback; a name would be looked up in the chroot.
+            Listen::Inet(socket) if socket.ip().is_unspecified() => {
+                let loopback = if socket.is_ipv4() { "127.0.0.1" } else { "[::1]" };
+                other = other.or(Some(format!("inet:{loopback}:{}", socket.port())));
+            }
+            Listen::Inet(socket) => other = other.or(Some(format!("inet:{socket}"))),
+        }
+    }
+    other.ok_or_else(|| {
+        let queue = queue_directory.display();
+        PostfixError::Configuration(match listen.first() {
+            None => format!("no milter is configured; set milter.listen = [\"unix:{queue}/deskmilter/milter.sock\"]"),
+            Some(first) => format!(
+                "milter.listen = {first} is out of reach: {} run chrooted in {queue}; listen on \
+                 unix:{queue}/deskmilter/milter.sock or on inet:127.0.0.1:8891",
+                chrooted.join(", ")
+            ),
+        })
+    })
+}
+
+fn routes(
+    config: &Config,
+    queue_directory: &Path,
+    clients: &[&Service],
+) -> Result<Vec<(String, String)>, PostfixError> {
+    let mut routes = Vec::new();
+    let relayed =
+        config.connectors.iter().filter(|connector| connector.mode == Mode::TwoWay && connector.endpoint.is_some());
+    for connector in relayed {
+        let Some(transport) = &config.transport else {
+            return Err(PostfixError::Configuration(format!(
+                "connector {} relays to an endpoint, but there is no [transport]; set transport.directory = \
+                 \"{}/deskmilter/transport\"",
+                connector.name,
+                queue_directory.display()
+            )));
+        };
+        let socket = transport.directory.join(format!("{}.sock", connector.name));
+        let next_hop = match socket.strip_prefix(queue_directory) {
+            Ok(relative) => format!("lmtp:unix:{}", relative.display()),
+            Err(_) if clients.iter().any(|client| client.chrooted) => {
+                return Err(PostfixError::Configuration(format!(
+                    "transport.directory = {} is out of reach: lmtp/unix runs chrooted in {}; use a folder below it",
+                    transport.directory.display(),
+                    queue_directory.display()
+                )));
+            }
+            Err(_) => format!("lmtp:unix:{}", socket.display()),
+        };
+        for address in &connector.addresses {
+            for key in keys(address)? {
+                routes.push((key, next_hop.clone()));
+            }
+        }
+    }
+    Ok(routes)
+}
+
+/// The table keys of an address: as it is, and for an international domain also in its Unicode spelling, by which Postfix
+/// looks up what came with SMTPUTF8.
+fn keys(address: &crate::mail::Address) -> Result<Vec<String>, PostfixError> {
+    let local = address.local();
+    if local.starts_with('#') || local.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"' || c == '\\')
+    {
+        return Err(PostfixError::Configuration(format!(
+            "{address}: Postfix cannot look up this address in a text table; use an address without blanks and quotes"
+        )));
+    }
+    let ascii = address.domain().as_str();
+    let (unicode, valid) = idna::domain_to_unicode(ascii);
+    let mut keys = vec![format!("{local}@{ascii}")];
+    if valid.is_ok() && unicode != ascii {
+        keys.push(format!("{local}@{unicode}"));
+    }
+    Ok(keys)
+}

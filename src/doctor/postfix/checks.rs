@@ -1,0 +1,328 @@
+//! The checks of a Postfix that deskmilter should be attached to: attached, attached once, sockets reachable,
+//! `default_action`, last in order; and that the support addresses end at our transport.
+
+use std::fmt;
+use std::path::Path;
+
+use super::{Attachment, Installation, MilterEntry, PostfixError, Service};
+use crate::config::{Config, Listen};
+use crate::doctor::postfix::reach::{self, Caller};
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// As it should be.
+    Ok,
+    /// Works, but somebody should look at it.
+    Warn,
+    /// Does not work.
+    Fail,
+}
+
+/// What one check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What was checked.
+    pub check: &'static str,
+    /// What was found.
+    pub found: String,
+    /// What to do about it; empty when all is well.
+    pub remedy: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outcome = match self.outcome {
+            Outcome::Ok => "ok  ",
+            Outcome::Warn => "warn",
+            Outcome::Fail => "fail",
+        };
+        write!(f, "{outcome}  {}: {}", self.check, self.found)?;
+        if self.remedy.is_empty() { Ok(()) } else { write!(f, "; {}", self.remedy) }
+    }
+}
+
+/// Runs every check. Sockets are connected to and closed again; nothing is sent.
+///
+/// # Errors
+/// When Postfix's configuration cannot be read, or ours does not fit it at all.
+pub fn check(config: &Config, installation: &Installation) -> Result<Vec<Finding>, PostfixError> {
+    let view = View::read(config, installation)?;
+    let mut findings = vec![view.attached(), view.attached_once()];
+    findings.extend(view.reachable(config)?);
+    findings.extend([view.default_action(), view.last(), view.transport(installation)?]);
+    Ok(findings)
+}
+
+/// What the checks look at.
+struct View {
+    attachment: Attachment,
+    queue_directory: std::path::PathBuf,
+    /// Each list of milters with the name of who asks them: services that receive SMTP, and `non_smtpd_milters`.
+    lists: Vec<(String, Vec<MilterEntry>)>,
+    services: Vec<Service>,
+    milter_maps: String,
+    content_filter: String,
+    receive_override_options: String,
+    transport_maps: Vec<String>,
+    mail_owner: String,
+}
+
+const NON_SMTPD: &str = "non_smtpd_milters";
+
+impl View {
+    fn read(config: &Config, installation: &Installation) -> Result<Self, PostfixError> {
+        let services = installation.services()?;
+        let common = installation.parameter("smtpd_milters")?;
+        let mut lists = Vec::new();
+        for service in services.iter().filter(|service| service.receives_smtp()) {
+            let own = service.overrides.get("smtpd_milters");
+            // An override may say $name; only Postfix can expand it.
+            let value = match own.map(String::as_str) {
+                None | Some("$smtpd_milters") => common.clone(),
+                Some(own) => match own.strip_prefix('$') {
+                    Some(name) => installation.parameter(name.trim_matches(['{', '}', '(', ')']))?,
+                    None => own.to_owned(),
+                },
+            };
+            lists.push((service.label(), MilterEntry::list(&value)));
+        }
+        lists.push((NON_SMTPD.to_owned(), MilterEntry::list(&installation.parameter(NON_SMTPD)?)));
+        let maps = installation.parameter("transport_maps")?;
+        Ok(Self {
+            attachment: Attachment::of(config, installation)?,
+            queue_directory: installation.queue_directory()?,
+            lists,
+            services,
+            milter_maps: installation.parameter("smtpd_milter_maps")?,
+            content_filter: installation.parameter("content_filter")?,
+            receive_override_options: installation.parameter("receive_override_options")?,
+            transport_maps: MilterEntry::list(&maps).into_iter().map(|entry| entry.endpoint).collect(),
+            mail_owner: installation.parameter("mail_owner")?,
+        })
+    }
+
+    fn is_ours(&self, entry: &MilterEntry) -> bool {
+        entry.reaches(&self.attachment.endpoint, &self.queue_directory)
+    }
+
+    /// The lists that hold our entry.
+    fn ours(&self) -> impl Iterator<Item = &(String, Vec<MilterEntry>)> {
+        self.lists.iter().filter(|(_, list)| list.iter().any(|entry| self.is_ours(entry)))
+    }
+
+    fn attached(&self) -> Finding {
+        const CHECK: &str = "milter attached";
+        let endpoint = &self.attachment.endpoint;
+        let with: Vec<&str> = self.ours().map(|(who, _)| who.as_str()).collect();
+        let without: Vec<&str> = self
+            .lists
+            .iter()
+            .filter(|(who, list)| !with.contains(&who.as_str()) && (!list.is_empty() || !self.takes_mail_back(who)))
+            .map(|(who, _)| who.as_str())
+            .collect();
+        if with.iter().all(|who| *who == NON_SMTPD) {
+            let overridden = self.services.iter().any(|service| service.overrides.contains_key("smtpd_milters"));
+            let hint = if overridden { "; an -o smtpd_milters= in master.cf counts before main.cf" } else { "" };
+            return fail(CHECK, format!("no SMTP service asks {endpoint}{hint}"), "run: deskmilter postfix --apply");
+        }
+        if !without.is_empty() {
+            return warn(
+                CHECK,
+                format!("{} ask {endpoint}, but not {}", with.join(", "), without.join(", ")),
+                "mail that comes in there is tagged none; add the entry to its -o smtpd_milters= in master.cf (or to \
+                 non_smtpd_milters in main.cf)",
+            );
+        }
+        if !self.milter_maps.is_empty() {
+            return warn(
+                CHECK,
+                format!("{} ask {endpoint}, but smtpd_milter_maps = {}", with.join(", "), self.milter_maps),
+                "clients found there have other milters; see that deskmilter is among them",
+            );
+        }
+        ok(CHECK, format!("{} ask {endpoint}", with.join(", ")))
+    }
+
+    /// Whether `who` is a service on loopback, as a content filter hands mail back to.
+    fn takes_mail_back(&self, who: &str) -> bool {
+        self.services.iter().any(|service| service.label() == who && service.is_on_loopback())
+    }
+
+    fn attached_once(&self) -> Finding {
+        const CHECK: &str = "attached once";
+        for (who, list) in &self.lists {
+            let count = list.iter().filter(|entry| self.is_ours(entry)).count();
+            if count > 1 {
+                return fail(
+                    CHECK,
+                    format!("{who} asks it {count} times"),
+                    "leave the last entry, take out the others",
+                );
+            }
+        }
+        let filtered = self.services.iter().find_map(|service| {
+            let own = service.overrides.get("content_filter").unwrap_or(&self.content_filter);
+            (service.receives_smtp() && !own.is_empty()).then(|| own.clone())
+        });
+        if let Some(filter) = filtered {
+            let again = self.services.iter().find(|service| {
+                let options = service.overrides.get("receive_override_options");
+                let options = options.unwrap_or(&self.receive_override_options);
+                service.is_on_loopback()
+                    && !options.contains("no_milters")
+                    && self.ours().any(|(who, _)| *who == service.label())
+            });
+            if let Some(service) = again {
+                return fail(
+                    CHECK,
+                    format!(
+                        "mail comes back from content_filter = {filter} to {}, where it is judged again as sent by this machine",
+                        service.label()
+                    ),
+                    "add -o receive_override_options=no_milters to that service in master.cf",
+                );
+            }
+        }
+        ok(CHECK, "no list names it twice, no filter brings mail past it again".to_owned())
+    }
+
+    fn reachable(&self, config: &Config) -> Result<Vec<Finding>, PostfixError> {
+        const CHECK: &str = "socket reachable";
+        let owner = reach::Account::named(&self.mail_owner)
+            .ok_or_else(|| PostfixError::Configuration(format!("mail_owner = {}: no such user", self.mail_owner)))?;
+        let mut findings = Vec::new();
+        let mut targets = vec![(self.attachment.endpoint.clone(), vec!["smtpd", "cleanup"])];
+        let mut sockets: Vec<&str> = self.attachment.routes.iter().map(|(_, next_hop)| next_hop.as_str()).collect();
+        sockets.sort_unstable();
+        sockets.dedup();
+        targets.extend(sockets.into_iter().map(|hop| (hop.trim_start_matches("lmtp:").to_owned(), vec!["lmtp"])));
+        for (endpoint, commands) in targets {
+            let callers: Vec<Caller<'_>> = self
+                .services
+                .iter()
+                .filter(|service| commands.contains(&service.command.as_str()))
+                .map(|service| Caller { label: service.label(), chrooted: service.chrooted, account: &owner })
+                .collect();
+            let group = config.milter.as_ref().and_then(|milter| milter.access.group.as_deref()).unwrap_or("postfix");
+            findings.push(match reach::reach(&endpoint, &self.queue_directory, &callers) {
+                Ok(()) => ok(CHECK, format!("{endpoint}, as user {}", self.mail_owner)),
+                Err(reach::Obstacle::Absent(what)) => {
+                    fail(CHECK, what, "start deskmilter, and see that it listens there")
+                }
+                Err(reach::Obstacle::Forbidden(what)) => fail(
+                    CHECK,
+                    what,
+                    &format!(
+                        "give the folder and the socket a group that {} is in (group = \"{group}\", mode 0660)",
+                        self.mail_owner
+                    ),
+                ),
+                Err(reach::Obstacle::Unknown(what)) => warn(CHECK, what, "run this check as root"),
+            });
+        }
+        if let Some(milter) = &config.milter
+            && !milter.listen.iter().any(|listen| self.listens_at_endpoint(listen))
+        {
+            findings.push(warn(
+                CHECK,
+                format!("deskmilter does not listen at {}", self.attachment.endpoint),
+                "compare milter.listen",
+            ));
+        }
+        Ok(findings)
+    }
+
+    fn listens_at_endpoint(&self, listen: &Listen) -> bool {
+        let entry = MilterEntry { endpoint: self.attachment.endpoint.clone(), settings: Default::default() };
+        match listen {
+            Listen::Inet(address) if address.ip().is_unspecified() => true,
+            listen => entry.reaches(&listen.to_string(), Path::new(&self.queue_directory)),
+        }
+    }
+
+    fn default_action(&self) -> Finding {
+        const CHECK: &str = "default_action";
+        for (who, list) in self.ours() {
+            for entry in list.iter().filter(|entry| self.is_ours(entry)) {
+                let action = entry.settings.get("default_action").map_or("not set", String::as_str);
+                if action != "accept" {
+                    return fail(
+                        CHECK,
+                        format!("{action} for {who}: ordinary mail waits or is refused while deskmilter is down"),
+                        "write { ADDRESS, default_action=accept }: mail that comes past a dead daemon is relayed and tagged none",
+                    );
+                }
+            }
+        }
+        if self.ours().next().is_none() {
+            fail(CHECK, "not attached".to_owned(), "see above")
+        } else {
+            ok(CHECK, "accept".to_owned())
+        }
+    }
+
+    fn last(&self) -> Finding {
+        const CHECK: &str = "last in order";
+        for (who, list) in self.ours() {
+            if let Some(last) = list.last().filter(|last| !self.is_ours(last)) {
+                return fail(
+                    CHECK,
+                    format!("{} comes after it for {who}, and may change or refuse what was judged", last.endpoint),
+                    "move deskmilter's entry to the end",
+                );
+            }
+        }
+        if self.ours().next().is_none() {
+            fail(CHECK, "not attached".to_owned(), "see above")
+        } else {
+            ok(CHECK, "no milter comes after it".to_owned())
+        }
+    }
+
+    /// Whether Postfix would hand each support address to us: the first table that knows the whole address counts
+    /// (transport(5): whole addresses are looked up in all tables before domains are).
+    fn transport(&self, installation: &Installation) -> Result<Finding, PostfixError> {
+        const CHECK: &str = "transport";
+        for (address, next_hop) in &self.attachment.routes {
+            let mut answer = None;
+            for table in &self.transport_maps {
+                answer = installation.look_up(table, address)?.map(|answer| (table, answer));
+                if answer.is_some() {
+                    break;
+                }
+            }
+            match answer {
+                Some((_, found)) if found == *next_hop => {}
+                Some((table, found)) => {
+                    return Ok(fail(
+                        CHECK,
+                        format!("{table} sends {address} to {found}"),
+                        &format!(
+                            "take the address out there, or put {} before it in transport_maps",
+                            self.attachment.map
+                        ),
+                    ));
+                }
+                None => {
+                    return Ok(fail(CHECK, format!("no table knows {address}"), "run: deskmilter postfix --apply"));
+                }
+            }
+        }
+        Ok(ok(CHECK, format!("{} table entries lead to deskmilter", self.attachment.routes.len())))
+    }
+}
+
+fn ok(check: &'static str, found: String) -> Finding {
+    Finding { outcome: Outcome::Ok, check, found, remedy: String::new() }
+}
+
+fn warn(check: &'static str, found: String, remedy: &str) -> Finding {
+    Finding { outcome: Outcome::Warn, check, found, remedy: remedy.to_owned() }
+}
+
+fn fail(check: &'static str, found: String, remedy: &str) -> Finding {
+    Finding { outcome: Outcome::Fail, check, found, remedy: remedy.to_owned() }
+}
