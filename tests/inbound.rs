@@ -1,5 +1,7 @@
 //! The main job on a real Postfix: mail for a support address becomes a ticket over TLS with AUTH, all other mail flows as ever.
 
+#![cfg(test)]
+
 use support::{Message, Site, Ticket, received_as_sent};
 
 const SUPPORT: &str = "support@acme.example";

@@ -1,5 +1,7 @@
 //! The milter attached to a real Sendmail: the same judgement as with Postfix, in Sendmail's own conventions.
 
+#![cfg(test)]
+
 use support::{Daemon, Message, NameServer, PrivateSendmail, Signer, SmtpSession, Zone, free_address};
 
 const SUPPORT: &str = "support@acme.example";
@@ -36,7 +38,7 @@ fn site(tcp: bool) -> Site {
     let daemon = Daemon::start(&configuration, std::slice::from_ref(&socket));
     let attached =
         if tcp { format!("inet:{}@{}", inet.port(), inet.ip()) } else { format!("local:{}", socket.display()) };
-    Site { sendmail: PrivateSendmail::start(&attached), daemon, signer, _names: names, _folder: folder }
+    Site { sendmail: PrivateSendmail::start(Some(&attached)), daemon, signer, _names: names, _folder: folder }
 }
 
 #[test]

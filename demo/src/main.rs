@@ -119,15 +119,20 @@ fn demo() {
     assert_eq!(mail.len(), 1, "sales@acme.example has its own message, and no other");
     println!("   mailbox: delivered to sales@acme.example the ordinary way");
 
-    let tags: Vec<bool> = sandbox.tickets().iter().map(|t| t.tags().iter().any(|tag| tag == AUTHENTICATED)).collect();
-    assert_eq!(tags.iter().filter(|authenticated| **authenticated).count(), 1, "one ticket is authenticated");
+    let tickets = sandbox.tickets();
+    let senders: Vec<&str> = tickets.iter().filter_map(|ticket| ticket.facts["sender_auth"].as_str()).collect();
+    assert_eq!(senders, ["pass", "fail"], "the first ticket's sender is proven, the second's disproven");
+    assert!(tickets.iter().all(|ticket| ticket.tags() == [AUTHENTICATED]), "both came over TLS with AUTH");
     step("clean up");
     drop(daemon);
     postfix.stop();
-    println!("\ndemo: three messages, two tickets, one of them authenticated; everything is stopped and removed");
+    println!(
+        "\ndemo: three messages, two tickets over TLS with AUTH; the authentic sender is told from the spoofed one; \
+         everything is stopped and removed"
+    );
 }
 
-/// The tag of a ticket that came authenticated.
+/// The tag of a ticket that came over the authenticated path, whoever its sender is.
 const AUTHENTICATED: &str = "system_authenticated_email_ticket";
 
 /// What runs while messages are sent.
@@ -169,7 +174,13 @@ impl World<'_> {
         let octets_of = |ticket: &support::Ticket| ticket.messages().concat();
         let ticket = self.sandbox.tickets().into_iter().find(|t| String::from_utf8_lossy(&octets_of(t)).contains(id));
         match ticket {
-            Some(ticket) => println!("   ticket: {}\n   tags: {:?}", ticket.facts, ticket.tags()),
+            Some(ticket) => {
+                let name = ticket.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                println!("   ticket {name}: tags {:?}", ticket.tags());
+                for fact in ["auth_status", "credential", "tls", "sender_auth", "sender_auth_reasons"] {
+                    println!("      {fact}: {}", ticket.facts[fact].as_str().unwrap_or("-"));
+                }
+            }
             None => println!("   ticket: none"),
         }
     }
@@ -198,11 +209,11 @@ state_directory = "{state}"
 
 [milter]
 listen = ["unix:{sockets}/milter.sock"]
-group = "postfix"
+socket_group = "postfix"
 
 [transport]
 directory = "{sockets}/transport"
-group = "postfix"
+socket_group = "postfix"
 
 [authentication]
 authserv_id = "mx.acme.example"

@@ -40,7 +40,7 @@ enum Command {
 }
 
 /// Which configuration.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct ConfigFile {
     /// The configuration file.
     #[arg(short, long = "config", value_name = "FILE", default_value = "/etc/deskmilter/deskmilter.toml")]
