@@ -35,8 +35,14 @@ pub fn run(config: Config) -> Result<(), String> {
     let user = config.daemon.user.as_deref().map(privileges::find_user).transpose()?;
     state::prepare(&config.daemon.state_directory, user.as_ref())?;
     let sockets = Sockets::bind(&config, user.as_ref())?;
-    if let Some(user) = &user {
-        privileges::become_user(user)?;
+    match &user {
+        Some(user) => privileges::become_user(user)?,
+        None if nix::unistd::geteuid().is_root() => {
+            tracing::warn!(
+                "running as root: it needs nothing of root but the sockets' owner; set daemon.user to a user of its own"
+            );
+        }
+        None => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -31,6 +31,7 @@ impl Record<'_> {
         let known = |text: Option<&str>| text.unwrap_or("-").to_owned();
         tracing::info!(
             queue_id = known(self.queue_id),
+            decision = decision(self.replies),
             message_id = known(self.message_id).chars().take(MESSAGE_ID_MAX).collect::<String>(),
             connector = self.connector,
             from = %self.sender,
@@ -42,8 +43,7 @@ impl Record<'_> {
             credential = known(self.trace.credential.as_deref()),
             reply = reply(self.recipients, self.replies),
             delay_ms = u64::try_from(self.delay.as_millis()).unwrap_or(u64::MAX),
-            decision = decision(self.replies),
-            "message handed over"
+            "relay"
         );
     }
 }

@@ -216,7 +216,7 @@ impl View {
                     CHECK,
                     what,
                     &format!(
-                        "give the folder and the socket a group that {} is in (group = \"{group}\", mode 0660)",
+                        "give the folder and the socket a group that {} is in (socket_group = \"{group}\", mode 0660)",
                         self.mail_owner
                     ),
                 ),
