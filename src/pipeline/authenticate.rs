@@ -13,6 +13,7 @@ use mail_auth::{
 };
 use tokio::time::{Instant, timeout_at};
 
+use super::acceptable;
 use super::authentication_results::{Builder, Outcome};
 use super::dns::{self, Caches};
 use crate::mail::{Budget, Domain, Header, Mail};
@@ -136,8 +137,8 @@ impl Authenticator {
 
         let (spf, dkim, arc) =
             tokio::join!(self.spf(mail, deadline), self.dkim(&message, deadline), self.arc(mail, &message, deadline));
+        let (dkim, mut signatures): (Vec<_>, Vec<_>) = dkim.into_iter().map(|output| weighed(&message, output)).unzip();
         let dmarc = self.dmarc(&message, &dkim, &spf.1, &author, deadline).await;
-        let mut signatures: Vec<Signature> = dkim.iter().map(Signature::from).collect();
         let unread =
             mail.headers.named("DKIM-Signature").take(self.max_signatures).count().saturating_sub(signatures.len());
         signatures.extend((0..unread).map(|_| Signature::unreadable()));
@@ -235,6 +236,31 @@ impl Authenticator {
             Ok(output) => Dmarc { outcome: dmarc_outcome(&output), policy: output.record().map(|_| policy(&output)) },
             Err(_) => Dmarc { outcome: Outcome::TempError, policy: None },
         }
+    }
+}
+
+/// What a result of the library is worth, for DMARC and for the record.
+fn weighed<'m>(message: &'m AuthenticatedMessage<'m>, output: DkimOutput<'m>) -> (DkimOutput<'m>, Signature) {
+    let field = output.signature().and_then(|signature| {
+        message.dkim_signatures().iter().find(|field| std::ptr::eq(&raw const field.header, signature))
+    });
+    let Some(field) = field else {
+        let signature = Signature::from(&output);
+        return (output, signature);
+    };
+    // The third-party permission of RFC 6541 is looked for once the signature itself has been verified, and whether it is
+    // there does not change what the signature says of its own domain (section 4.2).
+    let output = match output.is_atps() {
+        true => DkimOutput::from(DkimResult::Pass).with_signature(&field.header),
+        false => output,
+    };
+    let found = Signature::from(&output);
+    match acceptable::objection(field.value, &field.header) {
+        None => (output, found),
+        Some((outcome, reason)) => (
+            DkimOutput::from(DkimResult::PermError(Error::Parse)).with_signature(&field.header),
+            Signature { outcome, reason: Some(reason), ..found },
+        ),
     }
 }
 

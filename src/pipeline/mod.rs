@@ -4,6 +4,7 @@
 //! mail ready for the relay ([`Pipeline::hand_over`], after the queue). Nothing here knows which MTA asked or talks to an
 //! endpoint; the only network I/O is DNS.
 
+mod acceptable;
 mod authenticate;
 mod authentication_results;
 mod classify;

@@ -324,7 +324,8 @@ fn dkim(now: u64) -> Vec<Draft> {
         from("q= unknown", d).signed(as_told("r2", d).tag("q", "carrier/pigeon")),
         from("unknown tags", d).signed(as_told("r2", d).tag("zz", "top")),
         from("third-party permission asked for and not there", d).signed(as_told("r2", d).tag("atps", d)),
-        from("field cut off", d).then(|m| [b"DKIM-Signature: v=1; a=rsa-sha256; d=dkim.example\r\n".to_vec(), m].concat()),
+        from("field cut off", d)
+            .then(|m| [b"DKIM-Signature: v=1; a=rsa-sha256; d=dkim.example\r\n".to_vec(), m].concat()),
         from("key's server answers SERVFAIL", d).signed(as_told("r2", "servfail.example")),
         from("key's server is down", d).signed(as_told("r2", "down.example")),
         from("one key's server is down, the other signature is good", d)
@@ -429,7 +430,8 @@ fn dmarc() -> Vec<Draft> {
         spf("odd white space in the record", "oddspace.example").by(other.0, other.1),
         spf("two records", "twodmarc.example").by(other.0, other.1),
         spf("a record beside other TXT", "mixed.example").by(other.0, other.1),
-        spf("record only below the organisational domain", "mail.subonly.example").by("192.0.2.10", "ann@else.subonly.example"),
+        spf("record only below the organisational domain", "mail.subonly.example")
+            .by("192.0.2.10", "ann@else.subonly.example"),
         spf("psd=n below the organisational domain", "dept.psdn.example").by("192.0.2.10", "ann@psdn.example"),
         spf("signed by the top-level domain", both).by(other.0, other.1).signed(ours("r2", "example")),
         spf("record's server answers SERVFAIL", "servfail.example").by(other.0, other.1),
@@ -463,7 +465,8 @@ fn dmarc() -> Vec<Draft> {
         author("group", "From: Friends: ann@both.example;\r\n", both).by("192.0.2.10", "ann@both.example"),
         author("encoded address", "From: =?utf-8?B?YW5uQGJvdGguZXhhbXBsZQ==?=, <eve@ip4.example>\r\n", both)
             .by("192.0.2.10", "eve@ip4.example"),
-        author("NUL in From", "From: ann@both.example\0<eve@ip4.example>\r\n", both).by("192.0.2.10", "eve@ip4.example"),
+        author("NUL in From", "From: ann@both.example\0<eve@ip4.example>\r\n", both)
+            .by("192.0.2.10", "eve@ip4.example"),
         author("international domain", "From: Ann <ann@xn--bcher-kva.example>\r\n", both)
             .by("192.0.2.10", "ann@xn--bcher-kva.example"),
         author("null sender, HELO aligned", "From: MAILER-DAEMON <mailer-daemon@helo.example>\r\n", both)
@@ -480,7 +483,8 @@ pub fn records(keys: &Keys) -> Vec<Record> {
     let mut records = Vec::new();
     let mut txt = |name: &str, value: &str| records.push(Record::Txt(name.to_owned(), value.to_owned()));
 
-    let signers = ["dkim", "both", "mail.both", "strict", "mail.strict", "nodmarc"].map(|name| format!("{name}.example"));
+    let signers =
+        ["dkim", "both", "mail.both", "strict", "mail.strict", "nodmarc"].map(|name| format!("{name}.example"));
     for domain in signers.iter().map(String::as_str).chain(["example"]) {
         for (name, _) in RSA.iter().filter(|(name, _)| *name != "else") {
             txt(&format!("{name}._domainkey.{domain}"), &format!("v=DKIM1; k=rsa; p={}", keys.get(name).public));

@@ -46,12 +46,8 @@ pub fn require() {
 }
 
 fn script(command: &str, task: &Value) -> Value {
-    let mut child = Command::new(PYTHON)
-        .args([SCRIPT, command])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        Command::new(PYTHON).args([SCRIPT, command]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(task.to_string().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{SCRIPT} {command}");
@@ -98,7 +94,11 @@ fn ours(sign: &Sign, keys: &Keys, message: &[u8]) -> Vec<u8> {
     let key = keys.get(sign.key);
     if sign.algorithm == "ed25519-sha256" {
         let last = |text: &str| STANDARD.decode(text).unwrap();
-        signed_with(Ed25519Key::from_seed_and_public_key(&last(&key.private), &last(&key.public)).unwrap(), sign, message)
+        signed_with(
+            Ed25519Key::from_seed_and_public_key(&last(&key.private), &last(&key.public)).unwrap(),
+            sign,
+            message,
+        )
     } else {
         signed_with(RsaKey::<Sha256>::from_rsa_pem(&key.private).unwrap(), sign, message)
     }
