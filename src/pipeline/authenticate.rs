@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::acceptable;
 use super::authentication_results::{Builder, Outcome};
+use super::author::Author;
 use super::dns::{self, Caches};
 use crate::mail::{Budget, Domain, Header, Mail};
 
@@ -74,26 +75,6 @@ pub(super) struct Dmarc {
     policy: Option<&'static str>,
 }
 
-/// Who the From field says wrote the message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Author {
-    /// No From field, or none that holds an address.
-    Missing,
-    /// Two From fields, or one with addresses of several domains: readers disagree on whom to show.
-    Ambiguous,
-    /// Exactly one domain.
-    Domain(Domain),
-}
-
-impl Author {
-    pub(super) fn domain(&self) -> Option<&Domain> {
-        match self {
-            Self::Domain(domain) => Some(domain),
-            Self::Missing | Self::Ambiguous => None,
-        }
-    }
-}
-
 impl std::fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Authenticator").field("hostname", &self.hostname).finish_non_exhaustive()
@@ -133,12 +114,12 @@ impl Authenticator {
         let deadline = Instant::now() + self.timeout;
         let message =
             off_the_async_threads(wire.len() > LARGE, || AuthenticatedMessage::parse(&wire)).unwrap_or_default();
-        let author = author(mail, &message);
+        let author = Author::of(&mail.headers, &message);
 
         let (spf, dkim, arc) =
             tokio::join!(self.spf(mail, deadline), self.dkim(&message, deadline), self.arc(mail, &message, deadline));
         let (dkim, mut signatures): (Vec<_>, Vec<_>) = dkim.into_iter().map(|output| weighed(&message, output)).unzip();
-        let dmarc = self.dmarc(&message, &dkim, &spf.1, &author, deadline).await;
+        let dmarc = self.dmarc(&dkim, &spf.1, &author, deadline).await;
         let unread =
             mail.headers.named("DKIM-Signature").take(self.max_signatures).count().saturating_sub(signatures.len());
         signatures.extend((0..unread).map(|_| Signature::unreadable()));
@@ -219,18 +200,12 @@ impl Authenticator {
         }
     }
 
-    async fn dmarc(
-        &self,
-        message: &AuthenticatedMessage<'_>,
-        dkim: &[DkimOutput<'_>],
-        spf: &SpfOutput,
-        author: &Author,
-        deadline: Instant,
-    ) -> Dmarc {
-        if author.domain().is_none() {
-            return Dmarc { outcome: Outcome::None, policy: None };
-        }
-        let parameters = DmarcParameters::new(message, dkim, spf.domain(), spf);
+    async fn dmarc(&self, dkim: &[DkimOutput<'_>], spf: &SpfOutput, author: &Author, deadline: Instant) -> Dmarc {
+        let Some(domain) = author.domain() else { return Dmarc { outcome: Outcome::None, policy: None } };
+        // The library takes the author from the message; it gets the one that we have read.
+        let from = format!("From: <author@{domain}>\r\n\r\n");
+        let message = AuthenticatedMessage::parse(from.as_bytes()).unwrap_or_default();
+        let parameters = DmarcParameters::new(&message, dkim, spf.domain(), spf);
         let verify = self.resolver.verify_dmarc(Parameters::new(parameters).with_cache(&self.caches.dmarc));
         match timeout_at(deadline, verify).await {
             Ok(output) => Dmarc { outcome: dmarc_outcome(&output), policy: output.record().map(|_| policy(&output)) },
@@ -268,21 +243,6 @@ fn weighed<'m>(message: &'m AuthenticatedMessage<'m>, output: DkimOutput<'m>) ->
 fn off_the_async_threads<T>(long: bool, work: impl FnOnce() -> T) -> T {
     let many_threads = tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread;
     if long && many_threads { tokio::task::block_in_place(work) } else { work() }
-}
-
-/// The author's domain. Fields are counted by us: a field that the library does not take for a From (`From :`) may be one to
-/// whoever shows the message.
-fn author(mail: &Mail, message: &AuthenticatedMessage<'_>) -> Author {
-    if mail.headers.named("From").count() > 1 {
-        return Author::Ambiguous;
-    }
-    let mut domains = message.from_addresses().iter().map(|address| {
-        let (_, domain) = address.rsplit_once('@')?;
-        Domain::parse(domain).ok()
-    });
-    let Some(first) = domains.next() else { return Author::Missing };
-    let Some(first) = first else { return Author::Missing };
-    if domains.all(|domain| domain.as_ref() == Some(&first)) { Author::Domain(first) } else { Author::Ambiguous }
 }
 
 fn spf_outcome(result: SpfResult) -> Outcome {

@@ -7,6 +7,7 @@
 mod acceptable;
 mod authenticate;
 mod authentication_results;
+mod author;
 mod classify;
 mod dns;
 mod forged;
