@@ -6,7 +6,6 @@ use std::time::Duration;
 use base64::Engine;
 use mail_auth::dkim::DkimError;
 use mail_auth::dmarc::verify::DmarcParameters;
-use mail_auth::spf::verify::SpfParameters;
 use mail_auth::{
     AuthenticatedMessage, DkimOutput, DkimResult, DmarcOutput, DmarcResult, DnsError, Error, MessageAuthenticator,
     Parameters, SpfOutput, SpfResult,
@@ -16,7 +15,8 @@ use tokio::time::{Instant, timeout_at};
 use super::acceptable;
 use super::authentication_results::{Builder, Outcome};
 use super::author::Author;
-use super::dns::{self, Caches};
+use super::dns::{self, Caches, Texts};
+use super::spf::Check;
 use crate::mail::{Budget, Domain, Header, Mail};
 
 /// Octets of a message beyond which hashing it moves off the async threads.
@@ -27,6 +27,7 @@ const MEMORY_WAIT: Duration = Duration::from_secs(60);
 /// Checks where messages come from. One for all sessions.
 pub(super) struct Authenticator {
     resolver: MessageAuthenticator,
+    texts: Texts,
     caches: Caches,
     budget: Budget,
     hostname: String,
@@ -91,9 +92,10 @@ impl Authenticator {
         max_signatures: usize,
         budget: Budget,
     ) -> Result<Self, String> {
-        let resolver = dns::resolver(name_servers)?;
+        let (resolver, texts) = dns::resolvers(name_servers)?;
         Ok(Self {
             resolver,
+            texts,
             caches: Caches::default(),
             budget,
             hostname: hostname.to_string(),
@@ -159,14 +161,25 @@ impl Authenticator {
             return found(SpfOutput::new(domain.clone()), Some("no client address"));
         };
         let ip: IpAddr = ip.to_canonical();
-        // RFC 7208 section 2.4: the null reverse-path is judged as postmaster@HELO.
-        let parameters = match mail_from {
-            Some(_) => SpfParameters::mail_from(ip, helo, &self.hostname, sender),
-            None => SpfParameters::helo(ip, helo, &self.hostname),
+        // RFC 7208 section 2.4: the null reverse-path is judged as postmaster@HELO; section 4.3: so is a missing local part.
+        let sender = match sender.rsplit_once('@') {
+            Some((local, _)) if !local.is_empty() => sender.to_owned(),
+            _ => format!("postmaster@{domain}"),
         };
-        let check = self.resolver.check_host(Parameters::new(parameters).with_cache(&self.caches.spf));
-        match timeout_at(deadline, check).await {
-            Ok(output) => found(output, None),
+        let mut check = Check {
+            resolver: &self.resolver,
+            texts: &self.texts,
+            cache: &self.caches.spf,
+            ip,
+            sender,
+            helo,
+            hostname: &self.hostname,
+            lookups: 0,
+            void_lookups: 0,
+        };
+        let judged = timeout_at(deadline, check.host(&domain)).await;
+        match judged {
+            Ok(result) => found(SpfOutput::new(domain.clone()).with_result(result), None),
             Err(_) => {
                 found(SpfOutput::new(domain.clone()).with_result(SpfResult::TempError), Some("DNS took too long"))
             }

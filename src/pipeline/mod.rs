@@ -14,6 +14,8 @@ mod forged;
 mod hops;
 mod sender_auth;
 mod site_key;
+mod spf;
+mod spf_record;
 #[cfg(test)]
 mod tests;
 
