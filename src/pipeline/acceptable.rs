@@ -35,6 +35,28 @@ pub(super) fn objection(field: &[u8], signature: &Signature) -> Option<(Outcome,
     value(b"l").map(|_| (Outcome::Policy, "l= leaves the body open"))
 }
 
+/// Why a key is not for us: its record says that it is for other services than mail, or for other hashes than SHA-256
+/// (RFC 6376 section 3.6.1). Of several records at one name, each may object.
+pub(super) fn key_objection(records: &[Vec<u8>]) -> Option<&'static str> {
+    records.iter().find_map(|record| {
+        let tags = tags(record);
+        let lists = |name: &[u8], accepted: &[&[u8]]| {
+            tags.iter().find(|(tag, _)| *tag == name).is_none_or(|(_, values)| {
+                values
+                    .split(|&b| b == b':')
+                    .any(|value| accepted.iter().any(|ok| value.trim_ascii().eq_ignore_ascii_case(ok)))
+            })
+        };
+        if !lists(b"s", &[b"*", b"email"]) {
+            Some("key is not for mail")
+        } else if !lists(b"h", &[b"sha256"]) {
+            Some("key is not for SHA-256")
+        } else {
+            None
+        }
+    })
+}
+
 fn is_dns_txt(method: &[u8]) -> bool {
     method.trim_ascii().eq_ignore_ascii_case(b"dns/txt")
 }
@@ -65,6 +87,20 @@ mod tests {
         assert_eq!(objection_to(GOOD), None);
         assert_eq!(objection_to(&format!("{GOOD}; t=1; x=2; i=@a.example; q=dns/txt; z=From:a; zz=top;")), None);
         assert_eq!(objection_to(&format!("{GOOD}; q=pigeon : dns/txt")), None);
+    }
+
+    #[test]
+    fn a_key_is_used_only_for_what_its_record_says() {
+        for (record, expected) in [
+            ("v=DKIM1; p=AAAA", None),
+            ("v=DKIM1; s=*; h=sha1:sha256; p=AAAA", None),
+            ("s = tlsrpt : Email ; h= SHA256; p=AAAA", None),
+            ("v=DKIM1; s=tlsrpt; p=AAAA", Some("key is not for mail")),
+            ("v=DKIM1; s=; p=AAAA", Some("key is not for mail")),
+            ("v=DKIM1; h=sha1; p=AAAA", Some("key is not for SHA-256")),
+        ] {
+            assert_eq!(key_objection(&[b"other".to_vec(), record.as_bytes().to_vec()]), expected, "{record}");
+        }
     }
 
     #[test]

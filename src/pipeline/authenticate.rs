@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use base64::Engine;
-use mail_auth::dkim::DkimError;
+use mail_auth::dkim::{DkimError, VerifySignature};
 use mail_auth::dmarc::verify::DmarcParameters;
 use mail_auth::{
     AuthenticatedMessage, DkimOutput, DkimResult, DmarcOutput, DmarcResult, DnsError, Error, MessageAuthenticator,
@@ -120,8 +120,14 @@ impl Authenticator {
 
         let (spf, dkim, arc) =
             tokio::join!(self.spf(mail, deadline), self.dkim(&message, deadline), self.arc(mail, &message, deadline));
-        let (dkim, mut signatures): (Vec<_>, Vec<_>) = dkim.into_iter().map(|output| weighed(&message, output)).unzip();
-        let dmarc = self.dmarc(&dkim, &spf.1, &author, deadline).await;
+        let (mut judged, mut signatures) = (Vec::new(), Vec::new());
+        for output in dkim {
+            let key = self.key_objection(&output, deadline).await;
+            let (output, signature) = weighed(&message, output, key);
+            judged.push(output);
+            signatures.push(signature);
+        }
+        let dmarc = self.dmarc(&judged, &spf.1, &author, deadline).await;
         let unread =
             mail.headers.named("DKIM-Signature").take(self.max_signatures).count().saturating_sub(signatures.len());
         signatures.extend((0..unread).map(|_| Signature::unreadable()));
@@ -201,6 +207,22 @@ impl Authenticator {
         }
     }
 
+    /// What the key of a signature that has passed is not for.
+    async fn key_objection(
+        &self,
+        output: &DkimOutput<'_>,
+        deadline: Instant,
+    ) -> Option<(DkimResult, Outcome, &'static str)> {
+        let name = output.signature().filter(|_| *output.result() == DkimResult::Pass)?.domain_key();
+        match timeout_at(deadline, self.texts.key_objection(name)).await {
+            Ok(Ok(objection)) => objection.map(|why| (DkimResult::PermError(Error::Parse), Outcome::PermError, why)),
+            Ok(Err(_)) | Err(_) => {
+                let error = Error::Dns(DnsError::Resolver("too late".to_owned()));
+                Some((DkimResult::TempError(error), Outcome::TempError, "DNS did not answer"))
+            }
+        }
+    }
+
     async fn arc(&self, mail: &Mail, message: &AuthenticatedMessage<'_>, deadline: Instant) -> Outcome {
         let sets = mail.headers.named("ARC-Seal").count();
         if sets > self.max_signatures {
@@ -227,8 +249,12 @@ impl Authenticator {
     }
 }
 
-/// What a result of the library is worth, for DMARC and for the record.
-fn weighed<'m>(message: &'m AuthenticatedMessage<'m>, output: DkimOutput<'m>) -> (DkimOutput<'m>, Signature) {
+/// What a result of the library is worth, for DMARC and for the record; `key` says what speaks against the key.
+fn weighed<'m>(
+    message: &'m AuthenticatedMessage<'m>,
+    output: DkimOutput<'m>,
+    key: Option<(DkimResult, Outcome, &'static str)>,
+) -> (DkimOutput<'m>, Signature) {
     let field = output.signature().and_then(|signature| {
         message.dkim_signatures().iter().find(|field| std::ptr::eq(&raw const field.header, signature))
     });
@@ -243,10 +269,12 @@ fn weighed<'m>(message: &'m AuthenticatedMessage<'m>, output: DkimOutput<'m>) ->
         false => output,
     };
     let found = Signature::from(&output);
-    match acceptable::objection(field.value, &field.header) {
+    let objection = acceptable::objection(field.value, &field.header)
+        .map(|(outcome, why)| (DkimResult::PermError(Error::Parse), outcome, why));
+    match objection.or(key) {
         None => (output, found),
-        Some((outcome, reason)) => (
-            DkimOutput::from(DkimResult::PermError(Error::Parse)).with_signature(&field.header),
+        Some((result, outcome, reason)) => (
+            DkimOutput::from(result).with_signature(&field.header),
             Signature { outcome, reason: Some(reason), ..found },
         ),
     }

@@ -10,17 +10,19 @@ use std::time::{Duration, Instant};
 use mail_auth::hickory_resolver::TokioResolver;
 use mail_auth::hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use mail_auth::hickory_resolver::net::runtime::TokioRuntimeProvider;
-use mail_auth::hickory_resolver::proto::rr::{Name, RData};
+use mail_auth::hickory_resolver::proto::rr::{Name, RData, Record};
 use mail_auth::hickory_resolver::system_conf::read_system_conf;
 use mail_auth::spf::SpfRecord;
 use mail_auth::{DnsCache, MessageAuthenticator, Mx, Negative, RecordSet, ResolverCache, SpfResult, TxtRecord};
 
-use super::spf_record;
+use super::{acceptable, spf_record};
 
 /// One query to one name server.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Names in one cache at most; a full cache drops what has expired, or else everything.
 const CACHE_ENTRIES: usize = 10_000;
+/// Octets of TXT records beyond which an SPF record is looked up anew each time (RFC 7208 section 3.4 advises to stay below 450).
+const CACHED_TEXT_MAX: usize = 4_096;
 /// No answer is believed for longer, whatever its TTL says.
 const TTL_MAX: Duration = Duration::from_secs(6 * 3600);
 /// Queries under way at a time on one connection to a name server; hickory's 32 answers `busy` in a burst.
@@ -53,7 +55,7 @@ pub(super) fn resolvers(name_servers: &[SocketAddr]) -> Result<(MessageAuthentic
         .build()
         .map_err(trouble)?;
     let authenticator = MessageAuthenticator::new(config, options).map_err(trouble)?;
-    Ok((authenticator, Texts { resolver: texts, spf: Records::default() }))
+    Ok((authenticator, Texts { resolver: texts, spf: Records::default(), keys: Records::default() }))
 }
 
 /// The servers of /etc/resolv.conf. Without any, the one on this host, as resolv.conf(5) says: the resolver library would
@@ -125,10 +127,24 @@ impl<K: Hash + Eq, V: Clone> ResolverCache<K, V> for Records<K, V> {
     }
 }
 
-/// SPF records, from the TXT records as they are: the library tells neither how many there are nor what it cannot read in one.
+/// TXT records as they are: the library tells neither how many there are nor what it cannot read in one.
 pub(super) struct Texts {
     resolver: TokioResolver,
     spf: Records<String, Result<Arc<SpfRecord>, SpfResult>>,
+    keys: Records<String, Option<&'static str>>,
+}
+
+/// The TXT records of a name, and until when they may be kept.
+struct TextSet {
+    texts: Vec<Vec<u8>>,
+    valid_until: Instant,
+}
+
+impl TextSet {
+    /// Whether this is small enough to be kept.
+    fn is_small(&self) -> bool {
+        self.texts.iter().map(Vec::len).sum::<usize>() <= CACHED_TEXT_MAX
+    }
 }
 
 impl Texts {
@@ -141,23 +157,41 @@ impl Texts {
         if let Some(known) = self.spf.get(&name) {
             return known;
         }
-        let Ok(asked) = Name::from_str_relaxed(&name) else { return Err(SpfResult::None) };
+        let found = self.look_up(&name).await?.ok_or(SpfResult::None)?;
+        let selected = spf_record::select(&found.texts).map(Arc::new);
+        if found.is_small() {
+            self.spf.insert(name, selected.clone(), found.valid_until);
+        }
+        selected
+    }
+
+    /// Why the DKIM key at `name` is not for mail signed with SHA-256, or `None`.
+    ///
+    /// # Errors
+    /// `TempError`: the name server does not answer.
+    pub(super) async fn key_objection(&self, name: String) -> Result<Option<&'static str>, SpfResult> {
+        if let Some(known) = self.keys.get(&name) {
+            return Ok(known);
+        }
+        let Some(found) = self.look_up(&name).await? else { return Ok(None) };
+        let objection = acceptable::key_objection(&found.texts);
+        self.keys.insert(name, objection, found.valid_until);
+        Ok(objection)
+    }
+
+    async fn look_up(&self, name: &str) -> Result<Option<TextSet>, SpfResult> {
+        let Ok(asked) = Name::from_str_relaxed(name) else { return Ok(None) };
         let answer = match self.resolver.txt_lookup(asked).await {
             Ok(answer) => answer,
-            Err(error) if error.is_no_records_found() => return Err(SpfResult::None),
+            Err(error) if error.is_no_records_found() => return Ok(None),
             Err(_) => return Err(SpfResult::TempError),
         };
-        let texts: Vec<Vec<u8>> = answer
-            .answers()
-            .iter()
-            .filter_map(|record| match &record.data {
-                RData::TXT(text) => Some(text.txt_data.concat()),
-                _ => None,
-            })
-            .collect();
-        let selected = spf_record::select(&texts).map(Arc::new);
-        self.spf.insert(name, selected.clone(), answer.valid_until());
-        selected
+        let text = |record: &Record| match &record.data {
+            RData::TXT(text) => Some(text.txt_data.concat()),
+            _ => None,
+        };
+        let texts = answer.answers().iter().filter_map(text).collect();
+        Ok(Some(TextSet { texts, valid_until: answer.valid_until() }))
     }
 }
 

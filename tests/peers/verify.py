@@ -22,12 +22,13 @@ import re
 import socket
 import struct
 import sys
+import tempfile
 import threading
 
 # Seconds that one DNS question may take; glibc's resolver (used by libopendmarc) is told by the environment.
 DNS_SECONDS = 2
 os.environ["RES_OPTIONS"] = f"timeout:{DNS_SECONDS} attempts:1"
-PUBLIC_SUFFIXES = b"/usr/share/publicsuffix/public_suffix_list.dat"
+PUBLIC_SUFFIXES = "/usr/share/publicsuffix/public_suffix_list.dat"
 
 import dkim
 import dkim.canonicalization
@@ -173,7 +174,13 @@ class OpenDmarc:
         host, port = name_server.rsplit(":", 1)
         self.library = ctypes.CDLL("libopendmarc.so.2")
         self.library.opendmarc_policy_connect_init.restype = ctypes.c_void_p
-        self.setting = Library(tld_type=TLD_TYPE_MOZILLA, tld_source_file=PUBLIC_SUFFIXES, nscount=1)
+        # libopendmarc has no rule for what is not on the list, and .example is not.
+        self.suffixes = tempfile.NamedTemporaryFile("w", suffix=".dat")
+        with open(PUBLIC_SUFFIXES) as suffixes:
+            self.suffixes.write(suffixes.read() + "\nexample\n")
+        self.suffixes.flush()
+        path = self.suffixes.name.encode()
+        self.setting = Library(tld_type=TLD_TYPE_MOZILLA, tld_source_file=path, nscount=1)
         address = struct.pack("=H", socket.AF_INET) + struct.pack("!H", int(port)) + socket.inet_aton(host) + bytes(8)
         ctypes.memmove(ctypes.addressof(self.setting.nsaddr_list), address, 16)
         if self.library.opendmarc_policy_library_init(ctypes.byref(self.setting)) != 0:

@@ -275,7 +275,10 @@ fn dkim(now: u64) -> Vec<Draft> {
         from("empty body, simple", d).body(b"").signed(dkimpy("r2", d).canonical("simple/simple")),
         from("body of one empty line, simple", d).body(b"\r\n").signed(dkimpy("r2", d).canonical("simple/simple")),
         from("body without final CRLF", d).body(b"Hello").signed(dkimpy("r2", d).canonical("relaxed/simple")),
-        from("body without final CRLF, signed by mail-auth", d).body(b"Hello\r\n ").signed(ours("r2", d)),
+        from("blank after the last CRLF", d)
+            .body(b"Hello\r\n")
+            .signed(dkimpy("r2", d))
+            .then(|m| [m, b" ".to_vec()].concat()),
         from("8-bit body", d).body(b"Gr\xc3\xbc\xc3\x9fe, \xff\xfe\x80\r\n").signed(dkimpy("r2", d)),
         author("8-bit header field", "From: J\u{fc}rgen <ann@dkim.example>\r\n", d).signed(dkimpy("r2", d)),
         from("bare CR in the body, relaxed", d).body(b"a\rb \r\n").signed(dkimpy("r2", d)),
@@ -370,7 +373,7 @@ fn spf_cases() -> Vec<Draft> {
         spf("syntax error in an address", "badip.example"),
         spf("unknown mechanism", "badmech.example"),
         spf("syntax error after the match", "badlater.example"),
-        spf("two records", "twospf.example"),
+        spf("two SPF records", "twospf.example"),
         spf("ten look-ups", "ten.example"),
         spf("eleven look-ups", "eleven.example"),
         spf("include of nothing", "incnone.example"),
@@ -392,6 +395,10 @@ fn spf_cases() -> Vec<Draft> {
         spf("quoted local part", "ip4.example").by("192.0.2.10", "\"a@b\"@ip4.example"),
         // The same domain after somebody else's record has named it in another role.
         spf("domain named by another's exp=", "victim.example"),
+        spf("unknown modifier", "modifier.example"),
+        spf("local macro of a null sender", "helomacro.example").by("192.0.2.10", "").helo("helomacro.example"),
+        spf("name of the client in a macro", "pmacro.example").by("192.0.2.30", "ann@pmacro.example"),
+        spf("sender's domain in a redirect", "oredir.example"),
     ]
 }
 
@@ -428,7 +435,7 @@ fn dmarc() -> Vec<Draft> {
         spf("no policy but rua", "onlyrua.example").by(other.0, other.1),
         spf("version not first", "versionlast.example").by(other.0, other.1),
         spf("odd white space in the record", "oddspace.example").by(other.0, other.1),
-        spf("two records", "twodmarc.example").by(other.0, other.1),
+        spf("two DMARC records", "twodmarc.example").by(other.0, other.1),
         spf("a record beside other TXT", "mixed.example").by(other.0, other.1),
         spf("record only below the organisational domain", "mail.subonly.example")
             .by("192.0.2.10", "ann@else.subonly.example"),
@@ -437,38 +444,44 @@ fn dmarc() -> Vec<Draft> {
         spf("record's server answers SERVFAIL", "servfail.example").by(other.0, other.1),
         spf("record's server is down", "down.example").by(other.0, other.1),
         spf("SPF temperror where the policy is reject", "tempspf.example"),
-        spf("DKIM temperror where the policy is reject", "news.servkey.example")
+        spf("DKIM temperror where the policy is reject", both)
             .by(other.0, other.1)
-            .signed(as_told("r2", "servfail.example")),
-        author("two From fields", "From: Ann <ann@both.example>\r\nFrom: Eve <eve@ip4.example>\r\n", both)
+            .signed(as_told("r2", both).tag("s", "servfail")),
+        author("two From fields", "From: Ann <ann@both.example>\r\nFrom: Eve <eve@evil.example>\r\n", both)
             .by("192.0.2.10", "ann@both.example"),
         author("two From fields of one domain", "From: Ann <ann@both.example>\r\nFrom: <eve@both.example>\r\n", both)
             .by("192.0.2.10", "ann@both.example"),
         author("no From field", "X-From: ann@both.example\r\n", both).by("192.0.2.10", "ann@both.example"),
-        author("From of two domains", "From: Ann <ann@both.example>, Eve <eve@ip4.example>\r\n", both)
+        author("From of two domains", "From: Ann <ann@both.example>, Eve <eve@evil.example>\r\n", both)
             .by("192.0.2.10", "ann@both.example"),
         author("From of two addresses of one domain", "From: Ann <ann@both.example>, Eve <eve@both.example>\r\n", both)
             .by("192.0.2.10", "ann@both.example"),
         author("From in upper case", "FROM: Ann <ANN@Both.EXAMPLE>\r\n", both).by("192.0.2.10", "ann@both.example"),
-        author("address in the quoted display name", "From: \"ann@both.example\" <eve@ip4.example>\r\n", both)
-            .by("192.0.2.10", "eve@ip4.example"),
-        author("address in a comment", "From: (ann@both.example) eve@ip4.example (or not)\r\n", both)
-            .by("192.0.2.10", "eve@ip4.example"),
-        author("address in the bare display name", "From: ann@both.example <eve@ip4.example>\r\n", both)
-            .by("192.0.2.10", "eve@ip4.example"),
+        author("address in the quoted display name", "From: \"ann@both.example\" <eve@evil.example>\r\n", both)
+            .by("192.0.2.10", "eve@evil.example"),
+        author("address in a comment", "From: (ann@both.example) eve@evil.example (or not)\r\n", both)
+            .by("192.0.2.10", "eve@evil.example"),
+        author("address in the bare display name", "From: ann@both.example <eve@evil.example>\r\n", both)
+            .by("192.0.2.10", "eve@evil.example"),
         author("address twice, once as display name", "From: ann@both.example <ann@both.example>\r\n", both)
             .by("192.0.2.10", "ann@both.example"),
-        author("source route", "From: <@both.example:eve@ip4.example>\r\n", both).by("192.0.2.10", "eve@ip4.example"),
-        author("two @", "From: <ann@both.example@ip4.example>\r\n", both).by("192.0.2.10", "eve@ip4.example"),
-        author("two angle addresses", "From: <ann@both.example> <eve@ip4.example>\r\n", both)
-            .by("192.0.2.10", "eve@ip4.example"),
+        author("source route", "From: <@both.example:eve@evil.example>\r\n", both).by("192.0.2.10", "eve@evil.example"),
+        author("two @", "From: <ann@both.example@ip4.example>\r\n", both).by("192.0.2.10", "eve@evil.example"),
+        author("two angle addresses", "From: <ann@both.example> <eve@evil.example>\r\n", both)
+            .by("192.0.2.10", "eve@evil.example"),
         author("group", "From: Friends: ann@both.example;\r\n", both).by("192.0.2.10", "ann@both.example"),
-        author("encoded address", "From: =?utf-8?B?YW5uQGJvdGguZXhhbXBsZQ==?=, <eve@ip4.example>\r\n", both)
-            .by("192.0.2.10", "eve@ip4.example"),
-        author("NUL in From", "From: ann@both.example\0<eve@ip4.example>\r\n", both)
-            .by("192.0.2.10", "eve@ip4.example"),
+        author("encoded address", "From: =?utf-8?B?YW5uQGJvdGguZXhhbXBsZQ==?=, <eve@evil.example>\r\n", both)
+            .by("192.0.2.10", "eve@evil.example"),
+        author("NUL in From", "From: ann@both.example\0<eve@evil.example>\r\n", both)
+            .by("192.0.2.10", "eve@evil.example"),
         author("international domain", "From: Ann <ann@xn--bcher-kva.example>\r\n", both)
             .by("192.0.2.10", "ann@xn--bcher-kva.example"),
+        author(
+            "field named F r o m beside From",
+            "F r o m: <eve@evil.example>\r\nFrom: Ann <ann@both.example>\r\n",
+            both,
+        )
+        .by("192.0.2.10", "eve@evil.example"),
         author("null sender, HELO aligned", "From: MAILER-DAEMON <mailer-daemon@helo.example>\r\n", both)
             .by("192.0.2.10", "")
             .helo("helo.example"),
@@ -547,8 +560,14 @@ pub fn records(keys: &Keys) -> Vec<Record> {
         ("upper", "V=SPF1 IP4:192.0.2.10 -ALL"),
         ("incservfail", "v=spf1 include:servfail.example -all"),
         ("aservfail", "v=spf1 a:servfail.example -all"),
+        ("modifier", "v=spf1 moo.x=%{d}y ip4:192.0.2.10 -all"),
+        ("helomacro", "v=spf1 exists:%{l}._user.%{o} -all"),
+        ("pmacro", "v=spf1 exists:%{p}._p.%{d} -all"),
+        ("oredir", "v=spf1 redirect=_spf.%{o}"),
+        ("_spf.oredir", "v=spf1 ip4:192.0.2.10 -all"),
         ("helo", "v=spf1 a -all"),
         ("both", "v=spf1 ip4:192.0.2.10 -all"),
+        ("evil", "v=spf1 ip4:192.0.2.10 -all"),
         ("mail.strict", "v=spf1 ip4:192.0.2.10 -all"),
         ("nodmarc", "v=spf1 ip4:192.0.2.10 -all"),
         ("else.subonly", "v=spf1 ip4:192.0.2.10 -all"),
@@ -566,6 +585,7 @@ pub fn records(keys: &Keys) -> Vec<Record> {
 
     for (name, record) in [
         ("dkim", "v=DMARC1; p=reject"),
+        ("evil", "v=DMARC1; p=reject"),
         ("both", "v=DMARC1; p=reject; rua=mailto:dmarc@both.example"),
         ("strict", "v=DMARC1; p=reject; adkim=s; aspf=s"),
         ("pnone", "v=DMARC1; p=none"),
@@ -582,7 +602,6 @@ pub fn records(keys: &Keys) -> Vec<Record> {
         ("psdn", "v=DMARC1; p=reject"),
         ("dept.psdn", "v=DMARC1; p=reject; psd=n"),
         ("tempspf", "v=DMARC1; p=reject"),
-        ("servkey", "v=DMARC1; p=reject"),
         ("helo", "v=DMARC1; p=reject"),
         ("xn--bcher-kva", "v=DMARC1; p=reject"),
     ] {
@@ -605,6 +624,8 @@ pub fn records(keys: &Keys) -> Vec<Record> {
         a("10.2.0.192.in-addr._spf.exists.example", "127.0.0.2"),
         a("ann._user.macro.example", "127.0.0.2"),
         a("helo.example", "192.0.2.10"),
+        a("postmaster._user.helomacro.example", "127.0.0.2"),
+        a("host.ptr.example._p.pmacro.example", "127.0.0.2"),
         a("real.np.example", "192.0.2.10"),
     ]);
     for n in 0..11u16 {

@@ -45,6 +45,9 @@ async fn our_verdicts_are_those_of_dkimpy_pyspf_and_opendmarc_or_the_rfc_says_wh
     let keys = Keys::generate();
     let server = NameServer::start(&cases::records(&keys));
     let cases = peers::sign(cases::drafts(now), &keys);
+    let mut names: Vec<_> = cases.iter().map(|case| case.name).collect();
+    names.sort_unstable();
+    assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "two cases of one name");
     let theirs = peers::verify(&cases, server.address);
     let pipeline = pipeline(&server);
 

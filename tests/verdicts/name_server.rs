@@ -26,8 +26,8 @@ pub struct NameServer {
 }
 
 impl NameServer {
-    /// Serves `records`; everything else below `example` and `in-addr.arpa` does not exist. Below `servfail.example` every
-    /// answer is SERVFAIL, below `down.example` there is none.
+    /// Serves `records`; everything else below `example` and `in-addr.arpa` does not exist. Below `servfail.example` and
+    /// for a key of `both.example` every answer is SERVFAIL, below `down.example` there is none.
     pub fn start(records: &[Record]) -> Self {
         let trouble = troubled_zones();
         let deadline = Instant::now() + START;
@@ -85,7 +85,7 @@ fn configuration(records: &[Record], address: SocketAddr, trouble: SocketAddr) -
         whoami(),
     )
     .unwrap();
-    for zone in ["servfail.example", "down.example"] {
+    for zone in ["servfail.example", "down.example", "servfail._domainkey.both.example"] {
         writeln!(text, "server=/{zone}/{}#{}", trouble.ip(), trouble.port()).unwrap();
     }
     for record in records {

@@ -9,6 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use mail_auth::crypto::{Ed25519Key, RsaKey, Sha256, SigningKey};
 use mail_auth::dkim::{Canonicalization, DkimSigner};
 use mail_auth::headers::HeaderWriter;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use crate::cases::{By, Case, Draft, Keys, Sign};
@@ -35,10 +37,10 @@ pub fn require() {
         Err(error) => Some(format!("{PYTHON}: {error}")),
     };
     let missing = missing.or_else(|| {
-        ["dnsmasq", "openssl"]
+        [("dnsmasq", "--version"), ("openssl", "version")]
             .into_iter()
-            .find(|program| Command::new(program).arg("--version").stdout(Stdio::null()).status().is_err())
-            .map(str::to_owned)
+            .find(|(program, argument)| Command::new(program).arg(argument).stdout(Stdio::null()).status().is_err())
+            .map(|(program, _)| program.to_owned())
     });
     if let Some(missing) = missing {
         panic!("a verifier to compare with is missing ({missing}): run tests/peers/install.sh");
@@ -100,7 +102,11 @@ fn ours(sign: &Sign, keys: &Keys, message: &[u8]) -> Vec<u8> {
             message,
         )
     } else {
-        signed_with(RsaKey::<Sha256>::from_rsa_pem(&key.private).unwrap(), sign, message)
+        signed_with(
+            RsaKey::<Sha256>::from_key_der(PrivateKeyDer::from_pem_slice(key.private.as_bytes()).unwrap()).unwrap(),
+            sign,
+            message,
+        )
     }
 }
 
