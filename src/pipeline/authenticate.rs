@@ -4,17 +4,19 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine;
-use mail_auth::dkim::DkimError;
+use mail_auth::dkim::{DkimError, VerifySignature};
 use mail_auth::dmarc::verify::DmarcParameters;
-use mail_auth::spf::verify::SpfParameters;
 use mail_auth::{
     AuthenticatedMessage, DkimOutput, DkimResult, DmarcOutput, DmarcResult, DnsError, Error, MessageAuthenticator,
     Parameters, SpfOutput, SpfResult,
 };
 use tokio::time::{Instant, timeout_at};
 
+use super::acceptable;
 use super::authentication_results::{Builder, Outcome};
-use super::dns::{self, Caches};
+use super::author::Author;
+use super::dns::{self, Caches, Texts};
+use super::spf::Check;
 use crate::mail::{Budget, Domain, Header, Mail};
 
 /// Octets of a message beyond which hashing it moves off the async threads.
@@ -25,6 +27,7 @@ const MEMORY_WAIT: Duration = Duration::from_secs(60);
 /// Checks where messages come from. One for all sessions.
 pub(super) struct Authenticator {
     resolver: MessageAuthenticator,
+    texts: Texts,
     caches: Caches,
     budget: Budget,
     hostname: String,
@@ -73,26 +76,6 @@ pub(super) struct Dmarc {
     policy: Option<&'static str>,
 }
 
-/// Who the From field says wrote the message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Author {
-    /// No From field, or none that holds an address.
-    Missing,
-    /// Two From fields, or one with addresses of several domains: readers disagree on whom to show.
-    Ambiguous,
-    /// Exactly one domain.
-    Domain(Domain),
-}
-
-impl Author {
-    pub(super) fn domain(&self) -> Option<&Domain> {
-        match self {
-            Self::Domain(domain) => Some(domain),
-            Self::Missing | Self::Ambiguous => None,
-        }
-    }
-}
-
 impl std::fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Authenticator").field("hostname", &self.hostname).finish_non_exhaustive()
@@ -109,9 +92,10 @@ impl Authenticator {
         max_signatures: usize,
         budget: Budget,
     ) -> Result<Self, String> {
-        let resolver = dns::resolver(name_servers)?;
+        let (resolver, texts) = dns::resolvers(name_servers)?;
         Ok(Self {
             resolver,
+            texts,
             caches: Caches::default(),
             budget,
             hostname: hostname.to_string(),
@@ -132,12 +116,18 @@ impl Authenticator {
         let deadline = Instant::now() + self.timeout;
         let message =
             off_the_async_threads(wire.len() > LARGE, || AuthenticatedMessage::parse(&wire)).unwrap_or_default();
-        let author = author(mail, &message);
+        let author = Author::of(&mail.headers, &message);
 
         let (spf, dkim, arc) =
             tokio::join!(self.spf(mail, deadline), self.dkim(&message, deadline), self.arc(mail, &message, deadline));
-        let dmarc = self.dmarc(&message, &dkim, &spf.1, &author, deadline).await;
-        let mut signatures: Vec<Signature> = dkim.iter().map(Signature::from).collect();
+        let (mut judged, mut signatures) = (Vec::new(), Vec::new());
+        for output in dkim {
+            let key = self.key_objection(&output, deadline).await;
+            let (output, signature) = weighed(&message, output, key);
+            judged.push(output);
+            signatures.push(signature);
+        }
+        let dmarc = self.dmarc(&judged, &spf.1, &author, deadline).await;
         let unread =
             mail.headers.named("DKIM-Signature").take(self.max_signatures).count().saturating_sub(signatures.len());
         signatures.extend((0..unread).map(|_| Signature::unreadable()));
@@ -177,14 +167,25 @@ impl Authenticator {
         let Some(ip) = mail.connection.client.ip().map(|ip| ip.to_canonical()).filter(|ip| !ip.is_loopback()) else {
             return found(SpfOutput::new(domain.clone()), Some("client is this host"));
         };
-        // RFC 7208 section 2.4: the null reverse-path is judged as postmaster@HELO.
-        let parameters = match mail_from {
-            Some(_) => SpfParameters::mail_from(ip, helo, &self.hostname, sender),
-            None => SpfParameters::helo(ip, helo, &self.hostname),
+        // RFC 7208 section 2.4: the null reverse-path is judged as postmaster@HELO; section 4.3: so is a missing local part.
+        let sender = match sender.rsplit_once('@') {
+            Some((local, _)) if !local.is_empty() => sender.to_owned(),
+            _ => format!("postmaster@{domain}"),
         };
-        let check = self.resolver.check_host(Parameters::new(parameters).with_cache(&self.caches.spf));
-        match timeout_at(deadline, check).await {
-            Ok(output) => found(output, None),
+        let mut check = Check {
+            resolver: &self.resolver,
+            texts: &self.texts,
+            cache: &self.caches.spf,
+            ip,
+            sender,
+            helo,
+            hostname: &self.hostname,
+            lookups: 0,
+            void_lookups: 0,
+        };
+        let judged = timeout_at(deadline, check.host(&domain)).await;
+        match judged {
+            Ok(result) => found(SpfOutput::new(domain.clone()).with_result(result), None),
             Err(_) => {
                 found(SpfOutput::new(domain.clone()).with_result(SpfResult::TempError), Some("DNS took too long"))
             }
@@ -206,6 +207,22 @@ impl Authenticator {
         }
     }
 
+    /// What the key of a signature that has passed is not for.
+    async fn key_objection(
+        &self,
+        output: &DkimOutput<'_>,
+        deadline: Instant,
+    ) -> Option<(DkimResult, Outcome, &'static str)> {
+        let name = output.signature().filter(|_| *output.result() == DkimResult::Pass)?.domain_key();
+        match timeout_at(deadline, self.texts.key_objection(name)).await {
+            Ok(Ok(objection)) => objection.map(|why| (DkimResult::PermError(Error::Parse), Outcome::PermError, why)),
+            Ok(Err(_)) | Err(_) => {
+                let error = Error::Dns(DnsError::Resolver("too late".to_owned()));
+                Some((DkimResult::TempError(error), Outcome::TempError, "DNS did not answer"))
+            }
+        }
+    }
+
     async fn arc(&self, mail: &Mail, message: &AuthenticatedMessage<'_>, deadline: Instant) -> Outcome {
         let sets = mail.headers.named("ARC-Seal").count();
         if sets > self.max_signatures {
@@ -218,18 +235,12 @@ impl Authenticator {
         }
     }
 
-    async fn dmarc(
-        &self,
-        message: &AuthenticatedMessage<'_>,
-        dkim: &[DkimOutput<'_>],
-        spf: &SpfOutput,
-        author: &Author,
-        deadline: Instant,
-    ) -> Dmarc {
-        if author.domain().is_none() {
-            return Dmarc { outcome: Outcome::None, policy: None };
-        }
-        let parameters = DmarcParameters::new(message, dkim, spf.domain(), spf);
+    async fn dmarc(&self, dkim: &[DkimOutput<'_>], spf: &SpfOutput, author: &Author, deadline: Instant) -> Dmarc {
+        let Some(domain) = author.domain() else { return Dmarc { outcome: Outcome::None, policy: None } };
+        // The library takes the author from the message; it gets the one that we have read.
+        let from = format!("From: <author@{domain}>\r\n\r\n");
+        let message = AuthenticatedMessage::parse(from.as_bytes()).unwrap_or_default();
+        let parameters = DmarcParameters::new(&message, dkim, spf.domain(), spf);
         let verify = self.resolver.verify_dmarc(Parameters::new(parameters).with_cache(&self.caches.dmarc));
         match timeout_at(deadline, verify).await {
             Ok(output) => Dmarc { outcome: dmarc_outcome(&output), policy: output.record().map(|_| policy(&output)) },
@@ -238,25 +249,41 @@ impl Authenticator {
     }
 }
 
+/// What a result of the library is worth, for DMARC and for the record; `key` says what speaks against the key.
+fn weighed<'m>(
+    message: &'m AuthenticatedMessage<'m>,
+    output: DkimOutput<'m>,
+    key: Option<(DkimResult, Outcome, &'static str)>,
+) -> (DkimOutput<'m>, Signature) {
+    let field = output.signature().and_then(|signature| {
+        message.dkim_signatures().iter().find(|field| std::ptr::eq(&raw const field.header, signature))
+    });
+    let Some(field) = field else {
+        let signature = Signature::from(&output);
+        return (output, signature);
+    };
+    // The third-party permission of RFC 6541 is looked for once the signature itself has been verified, and whether it is
+    // there does not change what the signature says of its own domain (section 4.2).
+    let output = match output.is_atps() {
+        true => DkimOutput::from(DkimResult::Pass).with_signature(&field.header),
+        false => output,
+    };
+    let found = Signature::from(&output);
+    let objection = acceptable::objection(field.value, &field.header)
+        .map(|(outcome, why)| (DkimResult::PermError(Error::Parse), outcome, why));
+    match objection.or(key) {
+        None => (output, found),
+        Some((result, outcome, reason)) => (
+            DkimOutput::from(result).with_signature(&field.header),
+            Signature { outcome, reason: Some(reason), ..found },
+        ),
+    }
+}
+
 /// Runs `work` where it does not hold up other sessions, if it is long and the runtime allows.
 fn off_the_async_threads<T>(long: bool, work: impl FnOnce() -> T) -> T {
     let many_threads = tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread;
     if long && many_threads { tokio::task::block_in_place(work) } else { work() }
-}
-
-/// The author's domain. Fields are counted by us: a field that the library does not take for a From (`From :`) may be one to
-/// whoever shows the message.
-fn author(mail: &Mail, message: &AuthenticatedMessage<'_>) -> Author {
-    if mail.headers.named("From").count() > 1 {
-        return Author::Ambiguous;
-    }
-    let mut domains = message.from_addresses().iter().map(|address| {
-        let (_, domain) = address.rsplit_once('@')?;
-        Domain::parse(domain).ok()
-    });
-    let Some(first) = domains.next() else { return Author::Missing };
-    let Some(first) = first else { return Author::Missing };
-    if domains.all(|domain| domain.as_ref() == Some(&first)) { Author::Domain(first) } else { Author::Ambiguous }
 }
 
 fn spf_outcome(result: SpfResult) -> Outcome {

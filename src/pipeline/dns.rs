@@ -4,27 +4,36 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use mail_auth::hickory_resolver::TokioResolver;
 use mail_auth::hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use mail_auth::hickory_resolver::net::runtime::TokioRuntimeProvider;
+use mail_auth::hickory_resolver::proto::rr::{Name, RData, Record};
 use mail_auth::hickory_resolver::system_conf::read_system_conf;
-use mail_auth::{DnsCache, MessageAuthenticator, Mx, Negative, RecordSet, ResolverCache, TxtRecord};
+use mail_auth::spf::SpfRecord;
+use mail_auth::{DnsCache, MessageAuthenticator, Mx, Negative, RecordSet, ResolverCache, SpfResult, TxtRecord};
+
+use super::{acceptable, spf_record};
 
 /// One query to one name server.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Names in one cache at most; a full cache drops what has expired, or else everything.
 const CACHE_ENTRIES: usize = 10_000;
+/// Octets of TXT records beyond which an SPF record is looked up anew each time (RFC 7208 section 3.4 advises to stay below 450).
+const CACHED_TEXT_MAX: usize = 4_096;
 /// No answer is believed for longer, whatever its TTL says.
 const TTL_MAX: Duration = Duration::from_secs(6 * 3600);
 /// Queries under way at a time on one connection to a name server; hickory's 32 answers `busy` in a burst.
 const ACTIVE_REQUESTS: usize = 1_024;
 
-/// The resolver, asking `name_servers`, or the system's where there are none.
+/// The resolvers, asking `name_servers`, or the system's where there are none: the library's, and one for text records as
+/// they are.
 ///
 /// # Errors
 /// The system's resolver configuration cannot be read.
-pub(super) fn resolver(name_servers: &[SocketAddr]) -> Result<MessageAuthenticator, String> {
+pub(super) fn resolvers(name_servers: &[SocketAddr]) -> Result<(MessageAuthenticator, Texts), String> {
     let servers: Vec<NameServerConfig> = if name_servers.is_empty() {
         system_name_servers()?
     } else {
@@ -39,8 +48,14 @@ pub(super) fn resolver(name_servers: &[SocketAddr]) -> Result<MessageAuthenticat
     options.use_hosts_file = ResolveHosts::Never;
     options.max_active_requests = ACTIVE_REQUESTS;
     options.try_tcp_on_error = true;
-    MessageAuthenticator::new(ResolverConfig::from_parts(None, Vec::new(), servers), options)
-        .map_err(|error| format!("the DNS resolver cannot be set up: {error}"))
+    let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+    let trouble = |error| format!("the DNS resolver cannot be set up: {error}");
+    let texts = TokioResolver::builder_with_config(config.clone(), TokioRuntimeProvider::default())
+        .with_options(options.clone())
+        .build()
+        .map_err(trouble)?;
+    let authenticator = MessageAuthenticator::new(config, options).map_err(trouble)?;
+    Ok((authenticator, Texts { resolver: texts, spf: Records::default(), keys: Records::default() }))
 }
 
 /// The servers of /etc/resolv.conf. Without any, the one on this host, as resolv.conf(5) says: the resolver library would
@@ -112,16 +127,84 @@ impl<K: Hash + Eq, V: Clone> ResolverCache<K, V> for Records<K, V> {
     }
 }
 
+/// TXT records as they are: the library tells neither how many there are nor what it cannot read in one.
+pub(super) struct Texts {
+    resolver: TokioResolver,
+    spf: Records<String, Result<Arc<SpfRecord>, SpfResult>>,
+    keys: Records<String, Option<&'static str>>,
+}
+
+/// The TXT records of a name, and until when they may be kept.
+struct TextSet {
+    texts: Vec<Vec<u8>>,
+    valid_until: Instant,
+}
+
+impl TextSet {
+    /// Whether this is small enough to be kept.
+    fn is_small(&self) -> bool {
+        self.texts.iter().map(Vec::len).sum::<usize>() <= CACHED_TEXT_MAX
+    }
+}
+
+impl Texts {
+    /// The SPF record of `domain`.
+    ///
+    /// # Errors
+    /// `None`, `PermError` and `TempError`, as RFC 7208 sections 4.4 and 4.5 say.
+    pub(super) async fn spf(&self, domain: &str) -> Result<Arc<SpfRecord>, SpfResult> {
+        let name = format!("{}.", domain.trim_end_matches('.').to_lowercase());
+        if let Some(known) = self.spf.get(&name) {
+            return known;
+        }
+        let found = self.look_up(&name).await?.ok_or(SpfResult::None)?;
+        let selected = spf_record::select(&found.texts).map(Arc::new);
+        if found.is_small() {
+            self.spf.insert(name, selected.clone(), found.valid_until);
+        }
+        selected
+    }
+
+    /// Why the DKIM key at `name` is not for mail signed with SHA-256, or `None`.
+    ///
+    /// # Errors
+    /// `TempError`: the name server does not answer.
+    pub(super) async fn key_objection(&self, name: String) -> Result<Option<&'static str>, SpfResult> {
+        if let Some(known) = self.keys.get(&name) {
+            return Ok(known);
+        }
+        let Some(found) = self.look_up(&name).await? else { return Ok(None) };
+        let objection = acceptable::key_objection(&found.texts);
+        self.keys.insert(name, objection, found.valid_until);
+        Ok(objection)
+    }
+
+    async fn look_up(&self, name: &str) -> Result<Option<TextSet>, SpfResult> {
+        let Ok(asked) = Name::from_str_relaxed(name) else { return Ok(None) };
+        let answer = match self.resolver.txt_lookup(asked).await {
+            Ok(answer) => answer,
+            Err(error) if error.is_no_records_found() => return Ok(None),
+            Err(_) => return Err(SpfResult::TempError),
+        };
+        let text = |record: &Record| match &record.data {
+            RData::TXT(text) => Some(text.txt_data.concat()),
+            _ => None,
+        };
+        let texts = answer.answers().iter().filter_map(text).collect();
+        Ok(Some(TextSet { texts, valid_until: answer.valid_until() }))
+    }
+}
+
 type Answer<T> = Result<RecordSet<T>, Negative>;
 
 /// The caches of one method.
 #[derive(Default)]
 pub(super) struct Cache {
     txt: Records<Box<str>, TxtRecord>,
-    mx: Records<Box<str>, Answer<Mx>>,
-    ipv4: Records<Box<str>, Answer<Ipv4Addr>>,
-    ipv6: Records<Box<str>, Answer<Ipv6Addr>>,
-    ptr: Records<IpAddr, Answer<Box<str>>>,
+    pub(super) mx: Records<Box<str>, Answer<Mx>>,
+    pub(super) ipv4: Records<Box<str>, Answer<Ipv4Addr>>,
+    pub(super) ipv6: Records<Box<str>, Answer<Ipv6Addr>>,
+    pub(super) ptr: Records<IpAddr, Answer<Box<str>>>,
 }
 
 impl DnsCache for Cache {
@@ -153,7 +236,7 @@ impl DnsCache for Cache {
 }
 
 /// One cache a method: TXT answers are kept parsed, and an SPF record may name any domain, so that in a shared cache a
-/// stranger's `include:` could leave "not an SPF record" where another's DKIM key is looked for.
+/// stranger's record could leave "not an SPF record" where another's DKIM key is looked for.
 #[derive(Default)]
 pub(super) struct Caches {
     pub(super) spf: Cache,

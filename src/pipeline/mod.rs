@@ -4,14 +4,18 @@
 //! mail ready for the relay ([`Pipeline::hand_over`], after the queue). Nothing here knows which MTA asked or talks to an
 //! endpoint; the only network I/O is DNS.
 
+mod acceptable;
 mod authenticate;
 mod authentication_results;
+mod author;
 mod classify;
 mod dns;
 mod forged;
 mod hops;
 mod sender_auth;
 mod site_key;
+mod spf;
+mod spf_record;
 #[cfg(test)]
 mod tests;
 
@@ -186,8 +190,8 @@ fn log_judgement(
             .unwrap_or_else(|| format!("{:?}", connection.client).to_lowercase()),
         helo = connection.helo,
         login = connection.login,
-        from = mail.envelope.sender.as_str(),
-        to = mail.envelope.recipients.iter().map(|to| to.as_str()).collect::<Vec<_>>().join(","),
+        from = %mail.envelope.sender,
+        to = mail.envelope.recipients.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         size = mail.size(),
         auth = sender.to_string(),
         forged,

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use super::authenticate::{Author, Findings};
+use super::authenticate::Findings;
 use super::authentication_results::Outcome;
+use super::author::Author;
 use crate::mail::Domain;
 
 /// Whether the author of a message is who the From field says.

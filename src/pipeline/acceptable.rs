@@ -1,0 +1,123 @@
+//! What makes a DKIM signature unacceptable whatever it proves: rules of RFC 6376 and RFC 8301 that the library leaves out.
+
+use mail_auth::crypto::Algorithm;
+use mail_auth::dkim::Signature;
+
+use super::authentication_results::Outcome;
+
+/// Why a signature does not count, or `None` where nothing speaks against it. `field` is the value of the DKIM-Signature
+/// field as received, `signature` what the library made of it.
+pub(super) fn objection(field: &[u8], signature: &Signature) -> Option<(Outcome, &'static str)> {
+    let tags = tags(field);
+    let value = |name: &[u8]| tags.iter().find(|(tag, _)| *tag == name).map(|(_, value)| *value);
+    let twice = tags.iter().enumerate().any(|(n, (tag, _))| tags.iter().skip(n + 1).any(|(other, _)| tag == other));
+    if twice {
+        // Readers disagree on which one counts (RFC 6376 section 3.2).
+        return Some((Outcome::PermError, "a tag stands twice"));
+    }
+    if value(b"v").is_none() {
+        // RFC 6376 section 6.1.1.
+        return Some((Outcome::PermError, "no v="));
+    }
+    if !signature.h.iter().any(|name| name.trim().eq_ignore_ascii_case("From")) {
+        // Otherwise anybody could put another author on a signed message (RFC 6376 section 6.1.1).
+        return Some((Outcome::PermError, "From is not signed"));
+    }
+    if signature.a == Algorithm::RsaSha1 {
+        // RFC 8301 section 3.1.
+        return Some((Outcome::PermError, "SHA-1 proves nothing"));
+    }
+    if value(b"q").is_some_and(|methods| !methods.split(|&b| b == b':').any(is_dns_txt)) {
+        // RFC 6376 section 3.5.
+        return Some((Outcome::PermError, "q= names no known way to the key"));
+    }
+    // RFC 6376 section 8.2. The library takes `l=0` for no l= at all.
+    value(b"l").map(|_| (Outcome::Policy, "l= leaves the body open"))
+}
+
+/// Why a key is not for us: its record says that it is for other services than mail, or for other hashes than SHA-256
+/// (RFC 6376 section 3.6.1). Of several records at one name, each may object.
+pub(super) fn key_objection(records: &[Vec<u8>]) -> Option<&'static str> {
+    records.iter().find_map(|record| {
+        let tags = tags(record);
+        let lists = |name: &[u8], accepted: &[&[u8]]| {
+            tags.iter().find(|(tag, _)| *tag == name).is_none_or(|(_, values)| {
+                values
+                    .split(|&b| b == b':')
+                    .any(|value| accepted.iter().any(|ok| value.trim_ascii().eq_ignore_ascii_case(ok)))
+            })
+        };
+        if !lists(b"s", &[b"*", b"email"]) {
+            Some("key is not for mail")
+        } else if !lists(b"h", &[b"sha256"]) {
+            Some("key is not for SHA-256")
+        } else {
+            None
+        }
+    })
+}
+
+fn is_dns_txt(method: &[u8]) -> bool {
+    method.trim_ascii().eq_ignore_ascii_case(b"dns/txt")
+}
+
+/// The tags of a tag-list (RFC 6376 section 3.2), white space around names and values taken off.
+fn tags(list: &[u8]) -> Vec<(&[u8], &[u8])> {
+    list.split(|&b| b == b';')
+        .filter_map(|tag| {
+            let equals = tag.iter().position(|&b| b == b'=')?;
+            let (name, value) = tag.split_at_checked(equals)?;
+            Some((name.trim_ascii(), value.get(1..).unwrap_or_default().trim_ascii()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn objection_to(field: &str) -> Option<(Outcome, &'static str)> {
+        objection(field.as_bytes(), &Signature::parse(field.as_bytes()).unwrap())
+    }
+
+    const GOOD: &str = " v=1; a=rsa-sha256; d=a.example; s=x; h=To : FROM; bh=AAAA; b=AA\r\n AA";
+
+    #[test]
+    fn an_ordinary_signature_is_acceptable_with_or_without_optional_tags() {
+        assert_eq!(objection_to(GOOD), None);
+        assert_eq!(objection_to(&format!("{GOOD}; t=1; x=2; i=@a.example; q=dns/txt; z=From:a; zz=top;")), None);
+        assert_eq!(objection_to(&format!("{GOOD}; q=pigeon : dns/txt")), None);
+    }
+
+    #[test]
+    fn a_key_is_used_only_for_what_its_record_says() {
+        for (record, expected) in [
+            ("v=DKIM1; p=AAAA", None),
+            ("v=DKIM1; s=*; h=sha1:sha256; p=AAAA", None),
+            ("s = tlsrpt : Email ; h= SHA256; p=AAAA", None),
+            ("v=DKIM1; s=tlsrpt; p=AAAA", Some("key is not for mail")),
+            ("v=DKIM1; s=; p=AAAA", Some("key is not for mail")),
+            ("v=DKIM1; h=sha1; p=AAAA", Some("key is not for SHA-256")),
+        ] {
+            assert_eq!(key_objection(&[b"other".to_vec(), record.as_bytes().to_vec()]), expected, "{record}");
+        }
+    }
+
+    #[test]
+    fn a_signature_that_leaves_room_for_forgery_is_not_acceptable() {
+        let permanent = |reason| Some((Outcome::PermError, reason));
+        for (field, expected) in [
+            (GOOD.replace("To : FROM", "To:Subject"), permanent("From is not signed")),
+            (GOOD.replace("To : FROM", "To:From-Me"), permanent("From is not signed")),
+            (GOOD.replace("v=1;", ""), permanent("no v=")),
+            (GOOD.replace("rsa-sha256", "rsa-sha1"), permanent("SHA-1 proves nothing")),
+            (format!("{GOOD}; d=b.example"), permanent("a tag stands twice")),
+            (format!("{GOOD};\r\n\th =From"), permanent("a tag stands twice")),
+            (format!("{GOOD}; q=carrier/pigeon"), permanent("q= names no known way to the key")),
+            (format!("{GOOD}; l=10"), Some((Outcome::Policy, "l= leaves the body open"))),
+            (format!("{GOOD}; l=0"), Some((Outcome::Policy, "l= leaves the body open"))),
+        ] {
+            assert_eq!(objection_to(&field), expected, "{field}");
+        }
+    }
+}
