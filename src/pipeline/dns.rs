@@ -200,7 +200,7 @@ type Answer<T> = Result<RecordSet<T>, Negative>;
 /// The caches of one method.
 #[derive(Default)]
 pub(super) struct Cache {
-    txt: Records<Box<str>, TxtRecord>,
+    pub(super) txt: Records<Box<str>, TxtRecord>,
     pub(super) mx: Records<Box<str>, Answer<Mx>>,
     pub(super) ipv4: Records<Box<str>, Answer<Ipv4Addr>>,
     pub(super) ipv6: Records<Box<str>, Answer<Ipv6Addr>>,

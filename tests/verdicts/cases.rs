@@ -331,8 +331,12 @@ fn dkim(now: u64) -> Vec<Draft> {
             .then(|m| [b"DKIM-Signature: v=1; a=rsa-sha256; d=dkim.example\r\n".to_vec(), m].concat()),
         from("key's server answers SERVFAIL", d).signed(as_told("r2", "servfail.example")),
         from("key's server is down", d).signed(as_told("r2", "down.example")),
-        from("one key's server is down, the other signature is good", d)
+        from("one key's server answers SERVFAIL, the other signature is good", d)
             .signed(as_told("r2", "servfail.example"))
+            .signed(ours("r2", d)),
+        from("two keys' servers are down, the third signature is good", d)
+            .signed(as_told("r2", "down.example"))
+            .signed(as_told("r2", "also.down.example"))
             .signed(ours("r2", d)),
         from("not signed", d),
     ]
