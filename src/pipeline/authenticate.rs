@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::acceptable;
 use super::authentication_results::{Builder, Outcome};
 use super::author::Author;
+use super::dmarc_record;
 use super::dns::{self, Caches, Texts};
 use super::spf::Check;
 use crate::mail::{Budget, Domain, Header, Mail};
@@ -260,6 +261,13 @@ impl Authenticator {
 
     async fn dmarc(&self, dkim: &[DkimOutput<'_>], spf: &SpfOutput, author: &Author, deadline: Instant) -> Dmarc {
         let Some(domain) = author.domain() else { return Dmarc { outcome: Outcome::None, policy: None } };
+        let names = dmarc_record::names(domain.as_str());
+        let fetch = side_by_side(
+            names.iter().map(|name| self.texts.fetch_dmarc(name, &self.caches.dmarc, deadline.into_std())),
+        );
+        if timeout_at(deadline, fetch).await.is_err() {
+            return Dmarc { outcome: Outcome::TempError, policy: None };
+        }
         // The library takes the author from the message; it gets the one that we have read.
         let from = format!("From: <author@{domain}>\r\n\r\n");
         let message = AuthenticatedMessage::parse(from.as_bytes()).unwrap_or_default();

@@ -13,9 +13,11 @@ use mail_auth::hickory_resolver::net::runtime::TokioRuntimeProvider;
 use mail_auth::hickory_resolver::proto::rr::{Name, RData, Record};
 use mail_auth::hickory_resolver::system_conf::read_system_conf;
 use mail_auth::spf::SpfRecord;
-use mail_auth::{DnsCache, MessageAuthenticator, Mx, Negative, RecordSet, ResolverCache, SpfResult, TxtRecord};
+use mail_auth::{
+    DnsCache, DnsError, Error, MessageAuthenticator, Mx, Negative, RecordSet, ResolverCache, SpfResult, TxtRecord,
+};
 
-use super::{acceptable, spf_record};
+use super::{acceptable, dmarc_record, spf_record};
 
 /// One query to one name server.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
@@ -177,6 +179,21 @@ impl Texts {
         let objection = acceptable::key_objection(&found.texts);
         self.keys.insert(name, objection, found.valid_until);
         Ok(objection)
+    }
+
+    /// Puts the DMARC record at `name` (`_dmarc.`, ending with a dot) into `cache`, as the library would find it if it read
+    /// records as RFC 9989 says. Where there is no answer the library asks again, and sees.
+    /// It stays until `deadline` at least, whatever its TTL says: as long as this message is judged.
+    pub(super) async fn fetch_dmarc(&self, name: &str, cache: &Cache, deadline: Instant) {
+        if cache.txt.get(name).is_some() {
+            return;
+        }
+        let Ok(Some(found)) = self.look_up(name).await else { return };
+        let record = match dmarc_record::select(&found.texts) {
+            Some(record) => TxtRecord::Dmarc(Arc::new(record)),
+            None => TxtRecord::Error(Error::Dns(DnsError::InvalidRecordType)),
+        };
+        cache.txt.insert(name.into(), record, found.valid_until.max(deadline));
     }
 
     async fn look_up(&self, name: &str) -> Result<Option<TextSet>, SpfResult> {

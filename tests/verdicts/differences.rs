@@ -229,11 +229,18 @@ pub const DIFFERENCES: &[Difference] = &[
         argument: "RFC 9989 section 4.7: t=y asks for the next milder policy; the peer does not know it",
     },
     Difference {
-        case: "unknown policy",
+        case: "unknown alignment mode, policy reject",
         method: "dmarc",
-        ours: "permerror",
+        ours: "fail p=reject",
         theirs: "none",
-        argument: "RFC 7489 section 11.2: permerror is for a record that is syntactically incorrect; neither applies a policy",
+        argument: "RFC 9989 section 4.7: a syntax error after the version loses that tag, not the record",
+    },
+    Difference {
+        case: "two DMARC records",
+        method: "dmarc",
+        ours: "none",
+        theirs: "fail p=reject",
+        argument: "RFC 7489 section 6.6.3: where several records remain, DMARC does not apply",
     },
     Difference {
         case: "no policy but rua",
