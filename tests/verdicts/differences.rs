@@ -30,7 +30,7 @@ pub const DIFFERENCES: &[Difference] = &[
         method: "dkim",
         ours: "fail",
         theirs: "pass",
-        argument: "RFC 5322 section 2.3: a bare CR must not occur; on the way in it becomes a space, and a changed body fails",
+        argument: "RFC 5322 section 2.3: a bare CR must not occur, so it has no canonical form; the intake makes it a space before judging",
     },
     Difference {
         case: "bare CR in the body, relaxed",
@@ -44,7 +44,7 @@ pub const DIFFERENCES: &[Difference] = &[
         method: "dkim",
         ours: "fail",
         theirs: "pass",
-        argument: "RFC 5322 section 2.3: a bare CR must not occur; on the way in it becomes a space, and a changed body fails",
+        argument: "RFC 5322 section 2.3: a bare CR must not occur, so it has no canonical form; the intake makes it a space before judging",
     },
     Difference {
         case: "bare CR in the body, simple",
