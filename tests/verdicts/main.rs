@@ -9,6 +9,7 @@ mod cases;
 mod differences;
 mod name_server;
 mod peers;
+mod zone;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -43,7 +44,7 @@ async fn our_verdicts_are_those_of_dkimpy_pyspf_and_opendmarc_or_the_rfc_says_wh
     peers::require();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let keys = Keys::generate();
-    let server = NameServer::start(&cases::records(&keys));
+    let server = NameServer::start(&zone::records(&keys));
     let cases = peers::sign(cases::drafts(now), &keys);
     let mut names: Vec<_> = cases.iter().map(|case| case.name).collect();
     names.sort_unstable();
