@@ -82,7 +82,6 @@ impl Sockets {
 struct Services {
     pipeline: Arc<ArcSwap<Pipeline>>,
     milter: Arc<milter::Service<Pipeline>>,
-    budget: Budget,
     spool: Spool,
 }
 
@@ -92,7 +91,7 @@ impl Services {
         let spool = Spool::new(state::spool_directory(&config.daemon.state_directory));
         let pipeline = Arc::new(ArcSwap::from_pointee(Pipeline::new(config, site_key, &budget)?));
         let milter = Arc::new(milter::Service::new(Arc::clone(&pipeline), spool.clone(), &config.limits));
-        Ok(Self { pipeline, milter, budget, spool })
+        Ok(Self { pipeline, milter, spool })
     }
 
     fn transport(
@@ -101,7 +100,7 @@ impl Services {
         connector: Arc<Connector>,
         endpoint: &Endpoint,
     ) -> Result<Arc<ArcSwap<lmtp::Service>>, String> {
-        let relay = Relay::new(&connector, endpoint, &config.daemon.hostname, &self.budget)
+        let relay = Relay::new(&connector, endpoint, &config.daemon.hostname)
             .map_err(|error| format!("connector.{}.endpoint: {error}", connector.name))?;
         let peers = config.transport.iter().flat_map(|transport| &transport.peers);
         Ok(Arc::new(ArcSwap::from_pointee(lmtp::Service {

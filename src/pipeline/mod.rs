@@ -73,7 +73,7 @@ impl Judge for Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline for this configuration; `budget` is shared with the relays.
+    /// A pipeline for this configuration; `budget` is for the messages that are verified.
     ///
     /// # Errors
     /// The resolver cannot be set up.
