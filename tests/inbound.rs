@@ -308,3 +308,14 @@ fn no_password_is_ever_logged_or_shown_in_the_process_list() {
         assert!(!written.contains(secret));
     }
 }
+
+#[test]
+fn a_sender_beyond_ascii_that_did_not_say_so_is_relayed_as_the_mta_took_it() {
+    let site = Site::start();
+    let message = Message::new("J\u{fc}rgen <a@plain.example>", SUPPORT, "Gr\u{fc}\u{df}e").octets();
+    let reply = site.postfix.submit("j\u{fc}rgen@plain.example", &[SUPPORT], &message);
+    assert_eq!(reply.code, 250, "{reply}");
+    site.postfix.wait_for("its fate", |postfix| postfix.log().contains("status="));
+    assert!(site.postfix.log().contains("status=sent"), "{}", site.postfix.log());
+    assert_eq!(fact(&site.desk.wait_for_tickets(1)[0], "sender"), "j\u{fc}rgen@plain.example");
+}
