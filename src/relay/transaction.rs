@@ -2,9 +2,10 @@
 //!
 //! What the endpoint says of the message or of a recipient is its verdict and is passed back. What it says of our session
 //! is a [`Failure`] and stays temporary: 530, 534, 535 and 538 (RFC 4954 section 6) mean that TLS or the login is not
-//! to its taste, 500 to 504 that it does not understand us. Of those an enhanced code `5.1.x` is a verdict again, for servers
-//! refuse addresses with `501 5.1.3` and the like. A verdict taken for a quarrel costs time: the MTA gives the sender
-//! the endpoint's words when its queue lifetime ends. The reverse would bounce good mail at once.
+//! to its taste, and so does an enhanced code from `5.7.8` to `5.7.13`; 500 to 504 that it does not understand us. Of those
+//! an enhanced code `5.1.x` is a verdict again, for servers refuse addresses with `501 5.1.3` and the like. A verdict taken
+//! for a quarrel costs time: the MTA gives the sender the endpoint's words when its queue lifetime ends. The reverse would
+//! bounce good mail at once.
 
 use super::clock::Step;
 use super::content::Content;
@@ -198,7 +199,7 @@ impl<'a> Transaction<'a> {
         }
         *recipient = if reply.is_success() {
             Recipient::Accepted
-        } else if is_misunderstanding(&reply) {
+        } else if is_misunderstanding(&reply) || is_about_login(&reply) {
             // The others may yet pass.
             let failure = dialogue.failure(Cause::Session(Step::Rcpt, reply));
             Recipient::Decided(self.trouble.insert(failure).reply())
@@ -298,6 +299,7 @@ async fn send_message<S: Stream>(dialogue: &mut Dialogue<S>, mail: &Mail) -> Res
 fn verdict<S: Stream>(dialogue: &Dialogue<S>, step: Step, reply: RemoteReply) -> Result<Reply, Failure> {
     match reply.code {
         530 | 534 | 535 | 538 => Err(dialogue.failure(Cause::Session(step, reply))),
+        500..=599 if is_about_login(&reply) => Err(dialogue.failure(Cause::Session(step, reply))),
         _ if is_misunderstanding(&reply) => Err(dialogue.failure(Cause::Session(step, reply))),
         400..=599 => Ok(reply.passed_back(dialogue.peer())),
         _ => Err(dialogue.out_of_place(step, &reply)),
@@ -308,6 +310,14 @@ fn verdict<S: Stream>(dialogue: &Dialogue<S>, step: Step, reply: RemoteReply) ->
 fn is_misunderstanding(reply: &RemoteReply) -> bool {
     let about_address = reply.as_reply().enhanced().is_some_and(|code| code.starts_with("5.1."));
     (500..=504).contains(&reply.code) && !about_address
+}
+
+/// X.7.8 to X.7.13: credentials, mechanism, encryption, password, account (RFC 4954 section 6, RFC 5248 section 2.4). An
+/// endpoint that says so with a 550 has nothing against the message.
+fn is_about_login(reply: &RemoteReply) -> bool {
+    let code = reply.as_reply().enhanced();
+    let detail = code.as_deref().and_then(|code| code.strip_prefix("5.7.")?.parse::<u16>().ok());
+    detail.is_some_and(|detail| (8..=13).contains(&detail))
 }
 
 /// Leaves the transaction, so that the session can serve the next message.
