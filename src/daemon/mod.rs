@@ -32,6 +32,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// What kept it from starting, with the object and the remedy.
 pub fn run(config: Config) -> Result<(), String> {
     privileges::forbid_core_dumps()?;
+    privileges::allow_open_files();
     let user = config.daemon.user.as_deref().map(privileges::find_user).transpose()?;
     state::prepare(&config.daemon.state_directory, user.as_ref())?;
     let sockets = Sockets::bind(&config, user.as_ref())?;
