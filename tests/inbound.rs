@@ -319,3 +319,20 @@ fn a_sender_beyond_ascii_that_did_not_say_so_is_relayed_as_the_mta_took_it() {
     assert!(site.postfix.log().contains("status=sent"), "{}", site.postfix.log());
     assert_eq!(fact(&site.desk.wait_for_tickets(1)[0], "sender"), "j\u{fc}rgen@plain.example");
 }
+
+#[test]
+fn thousands_of_forged_fields_do_not_keep_postfix_busy() {
+    let site = Site::start();
+    let submit = |count: usize| {
+        let forged = "X-Deskmilter-Sender-Auth: pass\r\n".repeat(count);
+        let message = [forged.as_bytes(), &Message::new("a@plain.example", SUPPORT, "hello").octets()].concat();
+        site.postfix.submit("a@plain.example", &[SUPPORT], &message)
+    };
+    // Postfix reads the whole header section again for each field that is to be deleted.
+    let begun = std::time::Instant::now();
+    let reply = submit(12_000);
+    assert!(reply.code == 554 && begun.elapsed() < std::time::Duration::from_secs(4), "{reply} {:?}", begun.elapsed());
+    assert_eq!(submit(100).code, 250);
+    let text = text(&site.desk.wait_for_tickets(1)[0]);
+    assert_eq!(text.matches("X-Deskmilter-").count(), 1, "{text}");
+}

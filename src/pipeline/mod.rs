@@ -51,13 +51,17 @@ impl Judge for Pipeline {
         self.classifier.concerns(envelope)
     }
 
-    /// Classify, authenticate, strip, tag. Mail is never refused for what it is: the ticket system decides what to do with
-    /// unauthenticated mail. It is only ever deferred, and only where it is for a support address.
+    /// Classify, authenticate, strip, tag. Mail is never refused for what it says of its sender: the ticket system decides what to
+    /// do with unauthenticated mail. It is deferred where it is for a support address, and refused for a flood of forged fields.
     async fn judge(&self, mail: &Mail) -> Verdict {
         let started = Instant::now();
         let class = self.classifier.classify(&mail.envelope);
-        let (sender, results) = self.authenticate(mail, &class).await;
         let forged = forged::fields(&mail.headers, &self.authserv_id);
+        if let Some(reply) = forged::refuse_flood(forged.len()) {
+            tracing::warn!(queue_id = mail.queue_id, sender = %mail.envelope.sender, forged = forged.len(), %reply, "message refused");
+            return Verdict::refuse(reply);
+        }
+        let (sender, results) = self.authenticate(mail, &class).await;
         let deferral = self.deferral(&class, &sender);
 
         log_judgement(mail, &class, &sender, forged.len(), deferral.is_some(), started);
