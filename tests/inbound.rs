@@ -336,3 +336,16 @@ fn thousands_of_forged_fields_do_not_keep_postfix_busy() {
     let text = text(&site.desk.wait_for_tickets(1)[0]);
     assert_eq!(text.matches("X-Deskmilter-").count(), 1, "{text}");
 }
+
+#[test]
+fn thousands_of_injected_verdicts_do_not_keep_the_daemon_busy() {
+    let site = Site::start();
+    let verdicts = format!("X-Deskmilter-Sender-Auth: pass; t=1; mac={}\r\n", "A".repeat(43)).repeat(5_000);
+    let to = format!("To: {SUPPORT}{}\r\n", format!(",\r\n {SUPPORT}").repeat(3_000)).repeat(10);
+    let message = format!("{verdicts}From: a@plain.example\r\n{to}\r\nhello\r\n");
+    let begun = std::time::Instant::now();
+    site.submit_past_the_milter("a@plain.example", &[SUPPORT], message.as_bytes());
+    let ticket = &site.desk.wait_for_tickets(1)[0];
+    assert!(begun.elapsed() < std::time::Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert_eq!(fact(ticket, "sender_auth"), "none");
+}

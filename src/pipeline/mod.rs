@@ -23,6 +23,10 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::{Config, Connector, OnTempError};
 use crate::mail::{Budget, Domain, Envelope, Header, HeaderEdit, Mail, Reply, Shortfall, Verdict};
 
+/// Verdict fields of a message that are looked at, from the top: ours is the first, for the milter takes all others away. Each
+/// costs a MAC over the bound fields, which may be megabytes: of thousands, one message would keep a thread for minutes.
+const VERDICTS_MAX: usize = 3;
+
 /// Who judges mail before it is queued: the [`Pipeline`]. A trait, so that an attachment's protocol can be tested with
 /// any verdict.
 pub trait Judge: Send + Sync + 'static {
@@ -151,6 +155,7 @@ impl Pipeline {
         let verdict = mail
             .headers
             .named(site_key::FIELD)
+            .take(VERDICTS_MAX)
             .find_map(|field| self.site_key.open(field, &mail.headers, now, self.verdict_lifetime));
         // Without a verdict of ours the message came past the milter, so no Authentication-Results in it is ours either.
         let forged = match verdict {
