@@ -349,3 +349,19 @@ fn thousands_of_injected_verdicts_do_not_keep_the_daemon_busy() {
     assert!(begun.elapsed() < std::time::Duration::from_secs(6), "{:?}", begun.elapsed());
     assert_eq!(fact(ticket, "sender_auth"), "none");
 }
+
+#[test]
+fn a_result_below_a_verdict_of_ours_is_not_ours() {
+    let site = Site::start();
+    let message = customer_mail(&site, "boss@acme.example");
+    site.postfix.submit_as(&Site::customer(), "jane@customer.example", &["boss@acme.example"], &message);
+    // As a mail server between the milter and the transport would hand it on, and a field put in on the way.
+    let judged = String::from_utf8_lossy(&site.postfix.wait_for_mail("boss@acme.example", 1)[0]).replace("\r\n", "\n");
+    let judged = &judged[judged.find("Authentication-Results").unwrap()..];
+    let forged = "Authentication-Results: mx.acme.example; dmarc=pass header.from=bank.example\nFrom: ";
+    let message = judged.replacen("From: ", forged, 1).replace('\n', "\r\n");
+    site.submit_past_the_milter("jane@customer.example", &[SUPPORT], message.as_bytes());
+    let text = text(&site.desk.wait_for_tickets(1)[0]);
+    assert!(text.contains("header.from=customer.example") && text.contains("Sender-Auth: pass;"), "{text}");
+    assert!(!text.contains("bank.example"), "{text}");
+}

@@ -20,9 +20,11 @@ pub(super) fn refuse_flood(count: usize) -> Option<Reply> {
     (count > FORGED_MAX).then(|| Reply::new(554, 7, 1, text))
 }
 
-/// The positions of the `X-Deskmilter-*` fields alone.
-pub(super) fn named_ours(headers: &Headers) -> Vec<usize> {
-    positions(headers, is_ours_by_name)
+/// As [`fields`], but an Authentication-Results above `position` is believed.
+pub(super) fn fields_below(headers: &Headers, authserv_id: &str, position: usize) -> Vec<usize> {
+    let believed =
+        |index: usize| index < position && headers.iter().nth(index).is_some_and(|field| !is_ours_by_name(field));
+    fields(headers, authserv_id).into_iter().filter(|&index| !believed(index)).collect()
 }
 
 fn positions(headers: &Headers, forged: impl Fn(&Header) -> bool) -> Vec<usize> {

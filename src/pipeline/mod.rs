@@ -152,17 +152,18 @@ impl Pipeline {
     pub fn hand_over(&self, connector: &Connector, mail: &mut Mail) -> Result<String, Reply> {
         hops::refuse_loop(&mail.headers, &self.hostname, &connector.name, self.hops)?;
         let now = seconds_since_1970();
-        let verdict = mail
-            .headers
-            .named(site_key::FIELD)
-            .take(VERDICTS_MAX)
-            .find_map(|field| self.site_key.open(field, &mail.headers, now, self.verdict_lifetime));
-        // Without a verdict of ours the message came past the milter, so no Authentication-Results in it is ours either.
-        let forged = match verdict {
-            Some(_) => forged::named_ours(&mail.headers),
-            None => forged::fields(&mail.headers, &self.authserv_id),
-        };
-        let verdict = verdict.unwrap_or_else(|| SenderAuth::unknown("not-judged", None).to_string());
+        let mut fields =
+            mail.headers.iter().enumerate().filter(|(_, field)| field.is(site_key::FIELD)).take(VERDICTS_MAX);
+        let verdict = fields.find_map(|(index, field)| {
+            let verdict = self.site_key.open(field, &mail.headers, now, self.verdict_lifetime)?;
+            Some((verdict, index))
+        });
+        // Our Authentication-Results stands right above our verdict: what claims to be ours below is not, and without a verdict of
+        // ours, when the message came past the milter, none is.
+        let genuine = verdict.as_ref().map_or(0, |(_, index)| *index);
+        let forged = forged::fields_below(&mail.headers, &self.authserv_id, genuine);
+        let verdict =
+            verdict.map_or_else(|| SenderAuth::unknown("not-judged", None).to_string(), |(verdict, _)| verdict);
         let trace = hops::received(mail, &self.hostname, &connector.name, time::OffsetDateTime::now_utc());
         let mut edits: Vec<HeaderEdit> = forged.into_iter().map(|index| HeaderEdit::Remove { index }).collect();
         edits.push(HeaderEdit::Prepend(Header::written(site_key::FIELD, &verdict)));
