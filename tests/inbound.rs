@@ -365,3 +365,24 @@ fn a_result_below_a_verdict_of_ours_is_not_ours() {
     assert!(text.contains("header.from=customer.example") && text.contains("Sender-Auth: pass;"), "{text}");
     assert!(!text.contains("bank.example"), "{text}");
 }
+
+#[test]
+fn a_verdict_does_not_pass_to_another_text_under_the_same_fields() {
+    let site = Site::start();
+    let honest = Message::new("jane@customer.example", SUPPORT, "Order 4711").field("Cc", "sales@acme.example");
+    let signed = site.signer.sign(&honest.octets());
+    let to = ["sales@acme.example"];
+    assert_eq!(site.postfix.submit_as(&Site::customer(), "jane@customer.example", &to, &signed).code, 250);
+    let delivered = site.postfix.wait_for_mail("sales@acme.example", 1);
+    let seen = String::from_utf8_lossy(&delivered[0]).replace('\n', "\r\n");
+    let fields = seen.split("X-Deskmilter-Sender-Auth:").nth(1).unwrap().split("\r\n\r\n").next().unwrap();
+    let again = |body: &str| format!("X-Deskmilter-Sender-Auth:{fields}\r\n\r\n{body}");
+    let original = String::from_utf8(signed.clone()).unwrap();
+    let same = again(original.split("\r\n\r\n").skip(1).collect::<Vec<_>>().join("\r\n\r\n").as_str());
+    for (message, expected) in [(again("Send money.\r\n"), "none"), (same, "pass")] {
+        let before = site.desk.count_tickets();
+        assert_eq!(site.submit_past_the_milter("x@stranger.example", &[SUPPORT], message.as_bytes()).code, 250);
+        let tickets = site.desk.wait_for_tickets(before + 1);
+        assert_eq!(fact(&tickets[before], "sender_auth"), expected);
+    }
+}

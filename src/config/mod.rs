@@ -119,6 +119,9 @@ pub struct Authentication {
     pub on_temperror: OnTempError,
     /// For how long after judging a verdict counts at the transport: longer than the MTA keeps mail in its queue.
     pub verdict_lifetime: Duration,
+    /// Whether a verdict counts only while the body is the one that was judged. Without it, who can inject mail past the
+    /// milter and has seen a verdict can give it to another text of the same author, date and Message-ID.
+    pub verdict_covers_body: bool,
 }
 
 /// `authentication.on_temperror`

@@ -129,8 +129,9 @@ impl Body {
         let length = length.min(left);
         match &self.0 {
             Storage::Memory(octets) => {
-                let rest = octets.iter().skip(usize::try_from(offset).unwrap_or(usize::MAX));
-                Ok(rest.take(length).copied().collect())
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let end = start.saturating_add(length);
+                Ok(octets.get(start..end).unwrap_or_default().to_vec())
             }
             Storage::File { file, .. } => {
                 let file = Arc::clone(file);

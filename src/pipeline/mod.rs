@@ -8,6 +8,7 @@ mod acceptable;
 mod authenticate;
 mod authentication_results;
 mod author;
+mod body_digest;
 mod classify;
 mod dmarc_record;
 mod dns;
@@ -50,6 +51,7 @@ pub struct Pipeline {
     hops: usize,
     on_temperror: OnTempError,
     verdict_lifetime: Duration,
+    verdict_covers_body: bool,
     classifier: classify::Classifier,
     authenticator: authenticate::Authenticator,
     site_key: SiteKey,
@@ -77,7 +79,8 @@ impl Judge for Pipeline {
         if let Some(reply) = deferral {
             return Verdict::refuse(reply);
         }
-        let verdict = self.site_key.seal(&sender.to_string(), &mail.headers, seconds_since_1970());
+        let digest = self.digest(mail).await;
+        let verdict = self.site_key.seal(&sender.to_string(), &mail.headers, digest.as_deref(), seconds_since_1970());
         let mut edits: Vec<HeaderEdit> = forged.into_iter().map(|index| HeaderEdit::Remove { index }).collect();
         edits.push(HeaderEdit::Prepend(verdict));
         edits.extend(results.map(HeaderEdit::Prepend));
@@ -105,6 +108,7 @@ impl Pipeline {
             hops: config.limits.hops,
             on_temperror: authentication.on_temperror,
             verdict_lifetime: authentication.verdict_lifetime,
+            verdict_covers_body: authentication.verdict_covers_body,
             classifier: classify::Classifier::new(&config.connectors),
             authenticator,
             site_key,
@@ -127,6 +131,20 @@ impl Pipeline {
             Err(error) => {
                 tracing::error!(queue_id = mail.queue_id, error, "message not authenticated");
                 (SenderAuth::unknown("local-error", Some(Doubt::Local)), None)
+            }
+        }
+    }
+
+    /// What ties the verdict to the body; `None` where there is no body or that is switched off.
+    async fn digest(&self, mail: &Mail) -> Option<String> {
+        if !self.verdict_covers_body || mail.shortfall.is_some() {
+            return None;
+        }
+        match body_digest::body_digest(&mail.body).await {
+            Ok(digest) => Some(digest),
+            Err(error) => {
+                tracing::error!(queue_id = mail.queue_id, %error, "the body cannot be read back from the spool");
+                None
             }
         }
     }
@@ -154,27 +172,43 @@ impl Pipeline {
     ///
     /// # Errors
     /// The reply for a message that goes round in circles.
-    pub fn hand_over(&self, connector: &Connector, mail: &mut Mail) -> Result<String, Reply> {
+    pub async fn hand_over(&self, connector: &Connector, mail: &mut Mail) -> Result<String, Reply> {
         hops::refuse_loop(&mail.headers, &self.hostname, &connector.name, self.hops)?;
         let now = seconds_since_1970();
         let mut fields =
             mail.headers.iter().enumerate().filter(|(_, field)| field.is(site_key::FIELD)).take(VERDICTS_MAX);
-        let verdict = fields.find_map(|(index, field)| {
-            let verdict = self.site_key.open(field, &mail.headers, now, self.verdict_lifetime)?;
-            Some((verdict, index))
+        let opened = fields.find_map(|(index, field)| {
+            let opened = self.site_key.open(field, &mail.headers, now, self.verdict_lifetime)?;
+            Some((opened, index))
         });
+        let verdict = match opened {
+            Some((opened, index)) if self.is_for_this_body(&opened, mail).await => Ok((opened.verdict, index)),
+            Some(_) => Err("body-changed"),
+            None => Err("not-judged"),
+        };
         // Our Authentication-Results stands right above our verdict: what claims to be ours below is not, and without a verdict of
         // ours, when the message came past the milter, none is.
         let genuine = verdict.as_ref().map_or(0, |(_, index)| *index);
         let forged = forged::fields_below(&mail.headers, &self.authserv_id, genuine);
         let verdict =
-            verdict.map_or_else(|| SenderAuth::unknown("not-judged", None).to_string(), |(verdict, _)| verdict);
+            verdict.map_or_else(|reason| SenderAuth::unknown(reason, None).to_string(), |(verdict, _)| verdict);
         let trace = hops::received(mail, &self.hostname, &connector.name, time::OffsetDateTime::now_utc());
         let mut edits: Vec<HeaderEdit> = forged.into_iter().map(|index| HeaderEdit::Remove { index }).collect();
         edits.push(HeaderEdit::Prepend(Header::written(site_key::FIELD, &verdict)));
         edits.push(HeaderEdit::Prepend(trace));
         mail.headers.apply(&edits);
         Ok(verdict)
+    }
+}
+
+impl Pipeline {
+    /// Whether the body is the one that was judged. A verdict without a digest says nothing of any body: good where that is
+    /// switched off, and where it is `none` anyway.
+    async fn is_for_this_body(&self, opened: &site_key::Opened, mail: &Mail) -> bool {
+        match &opened.body {
+            Some(judged) => !self.verdict_covers_body || self.digest(mail).await.as_ref() == Some(judged),
+            None => !self.verdict_covers_body || opened.verdict.starts_with("none;"),
+        }
     }
 }
 
