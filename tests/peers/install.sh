@@ -115,7 +115,7 @@ unpack_postfix() {
     [ -x "$peers/postfix/usr/sbin/postfix" ] || unpack "$peers/postfix" postfix
     local program tool
     mkdir -p "$peers/bin"
-    for program in postconf postfix postmap postqueue postsuper postcat postlog postdrop postalias sendmail; do
+    for program in postconf postfix postmap postqueue postsuper postcat postlog postdrop postalias sendmail smtp-source; do
         tool=$peers/postfix/usr/sbin/$program
         printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' \
             "$peers/postfix/usr/lib/postfix" "$tool" >"$peers/bin/$program"
