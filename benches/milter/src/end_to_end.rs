@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use support::{PrivatePostfix, Signer, free_address, postfix_program};
 
 use crate::filter::Filter;
-use crate::mail;
+use crate::{idle_milter, mail};
 
 /// Messages a run.
 const COUNT: usize = 1_500;
@@ -32,9 +32,13 @@ impl EndToEnd {
     pub fn start(signer: &Signer, filters: &[Filter]) -> Self {
         let discard = format!("transport_maps = inline:{{ {{ {RECIPIENT} = discard: }} }}\n");
         let mut postfix = PrivatePostfix::new(&[WITNESS, RECIPIENT], &discard, false);
-        let milters = filters.iter().map(|filter| (filter.name.clone(), filter.socket()));
+        let idle = postfix.socket_folder("idle").join("milter.sock");
+        idle_milter::start(idle.clone());
+        let mut ways = vec![("no milter".to_owned(), String::new())];
+        ways.extend(filters.iter().map(|filter| (filter.name.clone(), filter.socket())));
+        ways.push(("a milter that does nothing".to_owned(), format!("unix:{}", idle.display())));
         let mut ports = Vec::new();
-        for (name, milter) in std::iter::once(("no milter".to_owned(), String::new())).chain(milters) {
+        for (name, milter) in ways {
             let address = free_address();
             postfix.add_service(&format!("{address} inet n - n - - smtpd -o smtpd_milters={milter}"));
             ports.push((name, format!("inet:{}:{}", address.ip(), address.port())));
@@ -46,7 +50,7 @@ impl EndToEnd {
             end_to_end.send(n, 1, WITNESS);
             let delivered = end_to_end.postfix.wait_for_mail(WITNESS, n + 1);
             let judged = delivered.last().is_some_and(|mail| String::from_utf8_lossy(mail).contains("dkim=pass"));
-            assert_eq!(judged, n > 0, "what {} did", end_to_end.name(n));
+            assert_eq!(judged, (1..=filters.len()).contains(&n), "what {} did", end_to_end.name(n));
         }
         end_to_end
     }

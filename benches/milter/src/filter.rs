@@ -42,8 +42,8 @@ impl Filter {
         socket(&self.address)
     }
 
-    /// deskmilter, judging mail for acme.example.
-    pub fn deskmilter(transport: Transport, names: &NameServer) -> Self {
+    /// deskmilter, the program `program`, judging mail for acme.example.
+    pub fn deskmilter(program: &Path, transport: Transport, names: &NameServer) -> Self {
         let folder = folder("bench");
         let address = address(transport, folder.path());
         let at = |name: &str| folder.path().join(name).display().to_string();
@@ -75,9 +75,8 @@ mode = "outbound-only"
         );
         let configuration = folder.path().join("deskmilter.toml");
         std::fs::write(&configuration, text).expect("the configuration");
-        let program = support::deskmilter();
-        let name = version(Command::new(&program).arg("--version"));
-        let mut command = Command::new(&program);
+        let name = version(Command::new(program).arg("--version"));
+        let mut command = Command::new(program);
         command.arg("serve").arg("-c").arg(&configuration);
         Self::start(name, &mut command, address, folder)
     }

@@ -3,10 +3,11 @@
 //! Each filter is a daemon of its own; this program plays Postfix's side against it ([`mta`], [`load`]) with the same mail
 //! ([`mail`]), accounts what its process used ([`usage`]), and has a real Postfix take mail with each of them
 //! ([`end_to_end`]). Machines are noisy, so filters take turns, round after round, and what counts is the ratio within a
-//! round ([`table`]). docs/performance.md says how to read the result.
+//! round ([`table`]). docs/performance.md says how to read the result, and which variables change a run.
 
 mod end_to_end;
 mod filter;
+mod idle_milter;
 mod load;
 mod mail;
 mod mta;
@@ -57,8 +58,18 @@ fn main() -> ExitCode {
     let names = NameServer::start(&world(&signer));
     describe_machine();
 
-    let filters = [Transport::Unix, Transport::Tcp]
-        .map(|transport| vec![Filter::deskmilter(transport, &names), Filter::opendkim_verifying(transport, &names)]);
+    let filters = [Transport::Unix, Transport::Tcp].map(|transport| {
+        let mut filters = vec![
+            Filter::deskmilter(&support::deskmilter(), transport, &names),
+            Filter::opendkim_verifying(transport, &names),
+        ];
+        if let Some(program) = std::env::var_os("BENCH_AGAINST") {
+            let mut other = Filter::deskmilter(program.as_ref(), transport, &names);
+            other.name = format!("other {}", other.name);
+            filters.push(other);
+        }
+        filters
+    });
     let heads: Vec<String> = filters[0].iter().map(|filter| filter.name.clone()).collect();
     println!("{}; {rounds} rounds of {} ms each, filters in turn\n", heads.join(" beside "), time.as_millis());
 
@@ -113,12 +124,16 @@ fn world(signer: &Signer) -> Zone {
 }
 
 fn measure(comparisons: &[Comparison], rounds: usize, time: Duration) -> std::io::Result<Vec<Cell>> {
+    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
     let mut cells: Vec<Cell> = Vec::new();
     for round in 0..rounds {
         let mut at = 0;
         for (comparison, transport) in comparisons.iter().zip([Transport::Unix, Transport::Tcp]) {
             for work in &comparison.work {
                 for connections in CONNECTIONS {
+                    if !format!("{}, {transport:?}, {connections}", work.name).contains(&only) {
+                        continue;
+                    }
                     if round == 0 {
                         let figures = comparison.filters.iter().map(|_| Vec::new()).collect();
                         cells.push(Cell { work: work.name, transport, connections, figures });
