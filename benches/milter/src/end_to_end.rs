@@ -1,5 +1,6 @@
 //! The whole way of a message through a real Postfix: smtp-source, smtpd with a milter or none, cleanup, queue, discard.
 
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use crate::filter::Filter;
 use crate::{idle_milter, mail};
 
 /// Messages a run.
-const COUNT: usize = 1_500;
+const COUNT: usize = 800;
 /// SMTP sessions at a time, each for one message.
 const SESSIONS: usize = 16;
 /// Its mail is taken, queued and thrown away.
@@ -20,7 +21,7 @@ const WITNESS: &str = "witness@acme.example";
 /// A Postfix with one smtpd for each milter and one without.
 pub struct EndToEnd {
     postfix: PrivatePostfix,
-    ports: Vec<(String, String)>,
+    ports: Vec<(String, SocketAddr)>,
     message: Vec<u8>,
 }
 
@@ -41,9 +42,12 @@ impl EndToEnd {
         for (name, milter) in ways {
             let address = free_address();
             postfix.add_service(&format!("{address} inet n - n - - smtpd -o smtpd_milters={milter}"));
-            ports.push((name, format!("inet:{}:{}", address.ip(), address.port())));
+            ports.push((name, address));
         }
         postfix.resume();
+        for (name, address) in &ports {
+            postfix.wait_for(&format!("the smtpd with {name}"), |_| TcpStream::connect(address).is_ok());
+        }
         let message = mail::octets(0, RECIPIENT, Some(signer));
         let end_to_end = Self { postfix, ports, message };
         for n in 0..end_to_end.ports.len() {
@@ -78,13 +82,13 @@ impl EndToEnd {
     fn send(&self, way: usize, count: usize, recipient: &str) -> Duration {
         let file = self.postfix.configuration().join("message");
         std::fs::write(&file, &self.message).expect("a file for the message");
-        let (_, port) = self.ports.get(way).expect("a way that there is");
+        let (_, address) = self.ports.get(way).expect("a way that there is");
         let mut command = Command::new(postfix_program("smtp-source"));
         command
             .args(["-s", &SESSIONS.min(count).to_string(), "-m", &count.to_string(), "-f", "ann@customer.example"])
             .args(["-t", recipient, "-F"])
             .arg(file)
-            .arg(port);
+            .arg(format!("inet:{}:{}", address.ip(), address.port()));
         let start = Instant::now();
         let output = command.output().expect("smtp-source");
         let elapsed = start.elapsed();

@@ -1,6 +1,6 @@
 //! The filters that are measured, each a daemon of its own, as its users run it.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -18,6 +18,15 @@ pub enum Transport {
     Unix,
     /// TCP over loopback.
     Tcp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unix => "unix",
+            Self::Tcp => "TCP",
+        })
+    }
 }
 
 /// A running filter. Ends when dropped.

@@ -12,7 +12,7 @@ pub fn ratio(ours: &[f64], theirs: &[f64]) -> String {
     let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
     let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
     let most = ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    format!("{:.2} ({least:.2}..{most:.2})", median(&ratios))
+    format!("{} ({}..{})", number(median(&ratios)), number(least), number(most))
 }
 
 /// A number with as many digits as it is good for.
@@ -36,7 +36,7 @@ pub fn print(head: &[&str], rows: &[Vec<String>]) {
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let line = |row: &[String]| {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
-        println!("| {} |", cells.join(" | ").trim_end());
+        println!("| {} |", cells.join(" | "));
     };
     line(&head);
     line(&widths.iter().map(|&width| "-".repeat(width)).collect::<Vec<_>>());
