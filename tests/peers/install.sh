@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what the tests and the demo run against: real mail servers, filters and a name server, all from Debian's own
-# packages. Does nothing where everything is there. Leaves the machine's own mail service alone: nothing is started,
+# Installs what the tests, the demo and the benchmark run against: real mail servers, filters and a name server, all from
+# Debian's own packages. Does nothing where everything is there. Leaves the machine's own mail service alone: nothing is started,
 # no file under /etc is edited, and an MTA that Postfix would push out stays (Postfix is then unpacked under target/peers).
 #
 #   tests/peers/install.sh            install
@@ -115,7 +115,7 @@ unpack_postfix() {
     [ -x "$peers/postfix/usr/sbin/postfix" ] || unpack "$peers/postfix" postfix
     local program tool
     mkdir -p "$peers/bin"
-    for program in postconf postfix postmap postqueue postsuper postcat postlog postdrop postalias sendmail; do
+    for program in postconf postfix postmap postqueue postsuper postcat postlog postdrop postalias sendmail smtp-source; do
         tool=$peers/postfix/usr/sbin/$program
         printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' \
             "$peers/postfix/usr/lib/postfix" "$tool" >"$peers/bin/$program"

@@ -1,9 +1,11 @@
 //! One connection: the only part of the milter attachment with I/O and clocks.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -11,7 +13,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout, timeout_at};
 use tokio_util::codec::Decoder;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, warn};
 
 use super::Service;
@@ -295,11 +296,12 @@ where
 
     /// The judge's verdict, or our own reply when there is none. Tells the MTA from time to time that we are at work.
     ///
-    /// The judge runs in a task of its own: should it panic, this message is deferred and nothing else happens.
+    /// Should the judge panic, this message is deferred and nothing else happens. It is not given a task of its own for that: to
+    /// hand a message to another thread and back costs more than all our other work on it.
     async fn judge(&mut self, mail: Mail) -> Result<Result<(Verdict, Headers), Reply>, ConversationError> {
         let queue_id = mail.queue_id.clone();
         let judge = Arc::clone(&self.judge);
-        let mut verdict = AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut verdict = pin!(unwound(async move {
             let verdict = judge.judge(&mail).await;
             (verdict, mail.headers)
         }));
@@ -310,8 +312,8 @@ where
         loop {
             tokio::select! {
                 biased;
-                done = &mut verdict => return Ok(done.map_err(|error| {
-                    error!(peer = self.peer, queue_id, %error, "judging failed; the message is deferred");
+                done = verdict.as_mut() => return Ok(done.map_err(|Panicked| {
+                    error!(peer = self.peer, queue_id, "judging failed; the message is deferred");
                     Reply::new(451, 7, 1, "this message could not be judged; try again later")
                 })),
                 () = deadline.as_mut() => {
@@ -348,6 +350,20 @@ where
         }
         Ok(())
     }
+}
+
+/// A future that panicked.
+struct Panicked;
+
+/// Stops a panic of `work` here. What `work` had in hand is gone with it; what it shares must bear a panic, as it must when
+/// another thread panics.
+async fn unwound<T>(work: impl Future<Output = T>) -> Result<T, Panicked> {
+    let mut work = pin!(work);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+        Ok(poll) => poll.map(Ok),
+        Err(_) => Poll::Ready(Err(Panicked)),
+    })
+    .await
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

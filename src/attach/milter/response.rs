@@ -1,6 +1,7 @@
 //! What we say: typed responses as frames.
 
 use bytes::{BufMut, BytesMut};
+use memchr::memchr2;
 
 use super::negotiate::Agreement;
 use crate::mail::{Header, Path, Reply};
@@ -92,13 +93,16 @@ impl Response<'_> {
 /// A string and its NUL. Milters fold with LF alone.
 fn put_string(wire: &mut BytesMut, octets: &[u8]) {
     wire.reserve(octets.len() + 1);
-    for &octet in octets {
-        match octet {
-            b'\r' => {}
-            0 => wire.put_u8(b' '),
-            _ => wire.put_u8(octet),
+    let mut rest = octets;
+    while let Some(at) = memchr2(b'\r', 0, rest) {
+        let (before, from) = rest.split_at(at);
+        wire.put_slice(before);
+        if from.first() == Some(&0) {
+            wire.put_u8(b' ');
         }
+        rest = from.get(1..).unwrap_or_default();
     }
+    wire.put_slice(rest);
     wire.put_u8(0);
 }
 
