@@ -30,8 +30,8 @@ use crate::mail::{Budget, Domain, Envelope, Header, HeaderEdit, Mail, Reply, Sho
 /// Who judges mail before it is queued: the [`Pipeline`]. A trait, so that an attachment's protocol can be tested with
 /// any verdict.
 pub trait Judge: Send + Sync + 'static {
-    /// Whether mail with this envelope is any of our business: a recipient belongs to a connector's domain.
-    fn concerns(&self, envelope: &Envelope) -> bool;
+    /// Whether mail of this client with this envelope is any of our business: what is not is never looked at.
+    fn concerns(&self, connection: &Connection, envelope: &Envelope) -> bool;
 
     /// Judges a message that concerns us.
     fn judge(&self, mail: &Mail) -> impl Future<Output = Verdict> + Send;
