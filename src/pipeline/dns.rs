@@ -24,7 +24,7 @@ const ACTIVE_REQUESTS: usize = 1_024;
 ///
 /// # Errors
 /// The system's resolver configuration cannot be read.
-pub(super) fn resolver(name_servers: &[SocketAddr]) -> Result<MessageAuthenticator, String> {
+pub(crate) fn resolver(name_servers: &[SocketAddr]) -> Result<MessageAuthenticator, String> {
     let servers: Vec<NameServerConfig> = if name_servers.is_empty() {
         system_name_servers()?
     } else {

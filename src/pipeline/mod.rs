@@ -7,7 +7,7 @@
 mod authenticate;
 mod authentication_results;
 mod classify;
-mod dns;
+pub(crate) mod dns;
 mod forged;
 mod hops;
 mod sender_auth;
