@@ -7,6 +7,7 @@ pub mod attach;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod dkim;
 pub mod doctor;
 pub mod log;
 pub mod mail;

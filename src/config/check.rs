@@ -631,7 +631,14 @@ impl Check<'_, '_> {
         usize::try_from(*number.get_ref()).unwrap_or(default)
     }
 
-    pub(super) fn duration(&mut self, key: &str, text: Option<Spanned<String>>, default: u64, min: u64, max: u64) -> Duration {
+    pub(super) fn duration(
+        &mut self,
+        key: &str,
+        text: Option<Spanned<String>>,
+        default: u64,
+        min: u64,
+        max: u64,
+    ) -> Duration {
         let Some(text) = text else { return Duration::from_secs(default) };
         let range = Duration::from_secs(min)..=Duration::from_secs(max);
         match quantity::duration(text.get_ref()).filter(|duration| range.contains(duration)) {

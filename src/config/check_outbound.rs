@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use toml::Spanned;
@@ -167,9 +168,17 @@ impl Check<'_, '_> {
                 let ours = ["dkim-signature", "received", "return-path", "authentication-results"];
                 let lower = name.to_ascii_lowercase();
                 if name.is_empty() || name.len() > FIELD_NAME_MAX || !plain {
-                    self.note(span, &key("headers"), format!("{name:?} is no field name; write for example \"X-Mailer\""));
+                    self.note(
+                        span,
+                        &key("headers"),
+                        format!("{name:?} is no field name; write for example \"X-Mailer\""),
+                    );
                 } else if ours.contains(&lower.as_str()) || lower.starts_with("x-deskmilter-") {
-                    self.note(span, &key("headers"), format!("{name} is written by mail servers on the way; remove it"));
+                    self.note(
+                        span,
+                        &key("headers"),
+                        format!("{name} is written by mail servers on the way; remove it"),
+                    );
                 } else if names.iter().any(|other| other.eq_ignore_ascii_case(&name)) {
                     self.note(span, &key("headers"), format!("{name} is listed twice; remove one"));
                 } else {
@@ -188,7 +197,8 @@ impl Check<'_, '_> {
         let key_file = self.key_file(&key("key_file"), raw.key_file);
         let cover = self.choice(&key("cover"), raw.cover, Cover::Preserved, &covers);
         let sign = self.sign_when(&key("sign"), raw.sign);
-        Some(DkimKey { selector: selector?, key_file, cover: cover?, sign: sign? })
+        let (key_file, key) = key_file?;
+        Some(DkimKey { selector: selector?, key_file, key, cover: cover?, sign: sign? })
     }
 
     pub(super) fn signing(&mut self, raw: Vec<raw::Signing>) -> Vec<Signing> {
@@ -214,13 +224,16 @@ impl Check<'_, '_> {
                 };
                 patterns.into_inner().into_iter().filter_map(parse).collect::<Vec<_>>()
             });
-            let (Some(domain), Some(selector), Some(sign)) = (domain, selector, sign) else { continue };
+            let (Some(domain), Some(selector), Some((key_file, key)), Some(sign)) = (domain, selector, key_file, sign)
+            else {
+                continue;
+            };
             if entries.iter().any(|other| other.domain == domain && other.selector == selector) {
                 let text = format!("selector {selector} of {domain} stands twice; each key has a selector of its own");
                 self.note(span, "signing.selector", text);
             }
             let sign_for = patterns.unwrap_or_else(|| vec![SenderPattern::all_of(&domain)]);
-            entries.push(Signing { domain, selector, key_file, sign_for, sign });
+            entries.push(Signing { domain, selector, key_file, key, sign_for, sign });
         }
         entries
     }
@@ -235,12 +248,15 @@ impl Check<'_, '_> {
     }
 
     /// A key that cannot be used is a problem now, not when the first message comes.
-    fn key_file(&mut self, key: &str, path: Spanned<String>) -> SecretFile {
+    fn key_file(&mut self, key: &str, path: Spanned<String>) -> Option<(SecretFile, Arc<SigningKey>)> {
         let file = SecretFile::owned_by(self.path(path.get_ref()), self.owner);
-        if let Err(error) = SigningKey::load(&file) {
-            self.note(path.span(), key, error.to_string());
+        match SigningKey::load(&file) {
+            Ok(signing_key) => Some((file, Arc::new(signing_key))),
+            Err(error) => {
+                self.note(path.span(), key, error.to_string());
+                None
+            }
         }
-        file
     }
 
     fn sign_when(&mut self, key: &str, text: Option<Spanned<String>>) -> Option<SignWhen> {
@@ -265,15 +281,27 @@ impl Check<'_, '_> {
     fn network(&mut self, key: &str, text: &str, span: Range<usize>, everywhere: bool) -> Option<IpNet> {
         let parsed = text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
         let Some(network) = parsed else {
-            self.note(span, key, format!("{text:?} is no network; write \"192.0.2.0/24\", \"2001:db8::/32\" or an address"));
+            self.note(
+                span,
+                key,
+                format!("{text:?} is no network; write \"192.0.2.0/24\", \"2001:db8::/32\" or an address"),
+            );
             return None;
         };
         if network.trunc() != network {
-            self.note(span, key, format!("{text:?} is an address within a network; write {:?}", network.trunc().to_string()));
+            self.note(
+                span,
+                key,
+                format!("{text:?} is an address within a network; write {:?}", network.trunc().to_string()),
+            );
             return None;
         }
         if network.prefix_len() == 0 && !everywhere {
-            self.note(span, key, format!("{text:?} is the whole Internet, whose mail would be taken for yours; name your networks"));
+            self.note(
+                span,
+                key,
+                format!("{text:?} is the whole Internet, whose mail would be taken for yours; name your networks"),
+            );
             return None;
         }
         Some(network)
@@ -291,7 +319,11 @@ impl Check<'_, '_> {
             && !signing
             && !outbound.signing_networks.is_empty()
         {
-            self.note(span, "outbound.signing_networks", "has no effect without [[signing]], which says what is signed");
+            self.note(
+                span,
+                "outbound.signing_networks",
+                "has no effect without [[signing]], which says what is signed",
+            );
         }
         if let Some(span) = spans.reinjection_networks.clone()
             && !signing
@@ -314,10 +346,6 @@ pub(super) struct OutboundSpans {
 impl From<&raw::Outbound> for OutboundSpans {
     fn from(raw: &raw::Outbound) -> Self {
         let first = |list: &[Spanned<String>]| list.first().map(Spanned::span);
-        Self {
-            signing_networks: first(&raw.signing_networks),
-            reinjection_networks: first(&raw.reinjection_networks),
-        }
+        Self { signing_networks: first(&raw.signing_networks), reinjection_networks: first(&raw.reinjection_networks) }
     }
 }
-

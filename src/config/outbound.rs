@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::SecretFile;
-use crate::dkim::Selector;
+use crate::dkim::{Selector, SigningKey};
 use crate::mail::{Address, AddressError, Domain};
 
 /// `[outbound]`
@@ -76,8 +77,10 @@ pub enum BreachPolicy {
 pub struct DkimKey {
     /// `s=`
     pub selector: Selector,
-    /// The private key.
+    /// Where the private key is kept.
     pub key_file: SecretFile,
+    /// The private key, as it was when the configuration was read.
+    pub key: Arc<SigningKey>,
     /// Which fields it covers.
     pub cover: Cover,
     /// When it signs.
@@ -109,8 +112,10 @@ pub struct Signing {
     pub domain: Domain,
     /// `s=`
     pub selector: Selector,
-    /// The private key.
+    /// Where the private key is kept.
     pub key_file: SecretFile,
+    /// The private key, as it was when the configuration was read.
+    pub key: Arc<SigningKey>,
     /// From addresses that it signs for.
     pub sign_for: Vec<SenderPattern>,
     /// When it signs.
@@ -199,6 +204,11 @@ impl SenderPattern {
         Self { written: domain.to_string(), pattern: format!("*@{domain}") }
     }
 
+    /// The domain whose addresses alone are meant, where it is one.
+    pub fn domain(&self) -> Option<&str> {
+        self.pattern.rsplit_once('@').map(|(_, domain)| domain).filter(|domain| !domain.contains('*'))
+    }
+
     /// Whether `address` is meant.
     pub fn matches(&self, address: &Address) -> bool {
         matches(self.pattern.as_bytes(), address.to_string().as_bytes())
@@ -247,7 +257,11 @@ mod tests {
     #[test]
     fn a_pattern_means_its_domain_its_wildcards_and_nothing_beside() {
         for (pattern, yes, no) in [
-            ("acme.example", vec!["a@acme.example", "A.B@ACME.example"], vec!["a@news.acme.example", "a@xacme.example"]),
+            (
+                "acme.example",
+                vec!["a@acme.example", "A.B@ACME.example"],
+                vec!["a@news.acme.example", "a@xacme.example"],
+            ),
             ("*@news.acme.example", vec!["a@news.acme.example"], vec!["a@acme.example"]),
             ("*.acme.example", vec!["a@news.acme.example", "a@x.y.acme.example"], vec!["a@acme.example"]),
             ("Ann@acme.example", vec!["ann@acme.example"], vec!["anne@acme.example", "jann@acme.example"]),

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    BreachPolicy, Config, Connector, Cover, Environment, LogTarget, Mode, OnTempError, SignWhen, SocketAccess, Submission,
-    Tls, quantity,
+    BreachPolicy, Config, Connector, Cover, Environment, LogTarget, Mode, OnTempError, SignWhen, SocketAccess,
+    Submission, Tls, quantity,
 };
 
 /// TOML that [`Config::parse`] reads again. Passwords are only named by their files.
