@@ -9,6 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod dkim;
 pub mod doctor;
+pub mod import;
 pub mod log;
 pub mod mail;
 pub mod pipeline;
