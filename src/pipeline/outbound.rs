@@ -4,6 +4,9 @@
 //! survive the filter. The first one seals instead, and without a good seal nothing that the filter hands back is signed:
 //! mail of strangers comes back the same way.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
