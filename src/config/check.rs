@@ -464,8 +464,7 @@ impl Check<'_, '_> {
             }
             (None, Mode::OutboundOnly) => None,
         };
-        let outbound =
-            self.connector_outbound(&name, &domain, &addresses, raw.submission, raw.preserve, raw.dkim, logins)?;
+        let outbound = self.connector_outbound(&name, &addresses, raw.submission, raw.preserve, raw.dkim, logins)?;
         Some(Connector {
             name,
             system,
