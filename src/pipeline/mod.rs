@@ -33,7 +33,7 @@ use outbound::Origin;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Config, Connector, OnTempError};
-use crate::mail::{Budget, Connection, Domain, Envelope, Header, HeaderEdit, Mail, Reply, Shortfall, Verdict};
+use crate::mail::{Budget, Connection, Domain, Envelope, Header, HeaderEdit, Headers, Mail, Reply, Shortfall, Verdict};
 
 /// Who judges mail before it is queued: the [`Pipeline`]. A trait, so that an attachment's protocol can be tested with
 /// any verdict.
@@ -117,17 +117,21 @@ impl Pipeline {
 
         let repair = self.outbound.repair(&origin, mail)?;
         let mut edits = repair.edits;
-        let inbound = class.domain.is_some();
+        let mut headers = mail.headers.clone();
+        headers.apply(&edits);
+        let standing = self.standing_verdict(&mail.connection, &mail.headers, &headers, now);
+        let inbound = class.domain.is_some() && standing.is_none();
         let forged = match inbound {
             true => forged::fields(&mail.headers, &self.authserv_id),
             false => forged::named_ours(&mail.headers),
         };
+        let standing_at = standing.as_ref().map(|(index, _)| *index);
+        let forged: Vec<usize> = forged.into_iter().filter(|index| Some(*index) != standing_at).collect();
         record.forged = forged.len();
-        // From here on the message is what its author wrote.
-        let mut headers = mail.headers.clone();
-        headers.apply(&edits);
-        let mail = &mail.with_headers(headers);
+        record.sender = standing.map(|(_, verdict)| verdict);
         edits.extend(forged.into_iter().map(|index| HeaderEdit::Remove { index }));
+        // From here on the message is what its author wrote.
+        let mail = &mail.with_headers(headers);
 
         let keys = self.outbound.keys(&origin, &mail.headers);
         let mut findings = None;
@@ -149,6 +153,24 @@ impl Pipeline {
         record.departed(&departure);
         edits.extend(departure.fields.into_iter().map(HeaderEdit::Prepend));
         Ok(edits)
+    }
+
+    /// The verdict of the pass before the content filter, and where it stands in the message as it came, if the filter hands
+    /// the message back and the verdict holds. It stays: to judge again would be to judge the filter.
+    fn standing_verdict(
+        &self,
+        connection: &Connection,
+        came: &Headers,
+        restored: &Headers,
+        now: u64,
+    ) -> Option<(usize, String)> {
+        if !self.outbound.is_reinjection(connection) {
+            return None;
+        }
+        came.iter()
+            .enumerate()
+            .filter(|(_, field)| field.is(site_key::FIELD))
+            .find_map(|(index, field)| Some((index, self.site_key.open(field, restored, now, self.verdict_lifetime)?)))
     }
 
     /// What is known of the sender, and what the methods found.

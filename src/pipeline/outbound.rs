@@ -269,7 +269,8 @@ impl Outbound {
         !self.settings.reinjection_networks.is_empty()
     }
 
-    fn is_reinjection(&self, connection: &Connection) -> bool {
+    /// Whether a content filter hands the message back: it comes from there, and nobody has logged in.
+    pub(super) fn is_reinjection(&self, connection: &Connection) -> bool {
         connection.login.is_none() && connection.client.ip().is_some_and(|ip| self.settings.is_reinjection(ip))
     }
 

@@ -417,6 +417,24 @@ async fn mail_of_strangers_that_the_filter_hands_back_is_not_taken_for_this_host
 }
 
 #[tokio::test]
+async fn the_verdict_of_the_first_pass_survives_the_filter_and_a_forged_one_does_not() {
+    let pipeline = site().pipeline(&with_filter());
+    let message = "From: ann@b.example\r\nTo: support@acme.example\r\nSubject: a\r\n\
+        Date: Sun, 22 Nov 2026 09:00:00 +0000\r\nMessage-ID: <1@b.example>\r\n\r\na\r\n";
+    let inbound = |client: &str, message: &[u8]| {
+        mail(connection(client, None, false), "ann@b.example", "support@acme.example", message)
+    };
+    let judged = text(&pass(&pipeline, &inbound("203.0.113.1", message.as_bytes())).await.unwrap());
+    assert!(judged.contains("X-Deskmilter-Sender-Auth: none; reason=dns-temporary"), "{judged}");
+    let filtered = judged.replace("Subject: a", "Subject: [checked] a") + "footer\r\n";
+    let back = text(&pass(&pipeline, &inbound("127.0.0.1", filtered.as_bytes())).await.unwrap());
+    assert_eq!(back, filtered);
+    let forged = filtered.replace("none; reason=dns-temporary", "pass; reason=dmarc");
+    let back = text(&pass(&pipeline, &inbound("127.0.0.1", forged.as_bytes())).await.unwrap());
+    assert!(!back.contains("pass; reason=dmarc"), "{back}");
+}
+
+#[tokio::test]
 async fn large_and_odd_bodies_are_signed_and_what_is_not_whole_is_not() {
     let pipeline = site().pipeline(CONFIG);
     let head = &NOTIFICATION[..NOTIFICATION.find("\r\n\r\n").unwrap() + 4];
