@@ -342,7 +342,7 @@ impl Session {
                 552,
                 3,
                 4,
-                format!("header section larger than {limit} octets or {FIELDS_MAX} fields, the limit for support addresses here"),
+                format!("header section larger than {limit} octets or {FIELDS_MAX} fields, the limit here"),
             ));
         } else {
             message.fields.push(Header::new(name, value));
@@ -449,6 +449,32 @@ mod tests {
         let complete = talk.session.complete().unwrap();
         assert_eq!((complete.headers.len(), complete.refusal), (1, None));
         assert_eq!(complete.shortfall, Some(Shortfall::TooLarge));
+    }
+
+    #[test]
+    fn whether_mail_concerns_us_is_asked_once_with_login_tls_and_all_recipients() {
+        let mut talk = Talk::new(u32::MAX);
+        let asked = std::cell::RefCell::new(Vec::new());
+        let steps: [(u8, &[u8]); 9] = [
+            (b'D', b"H{tls_version}\0TLSv1.3\0"),
+            (b'H', b"desk.example\0"),
+            (b'D', b"M{auth_authen}\0zendesk-support\0"),
+            (b'M', b"<a@b.example>\0"),
+            (b'R', b"<c@d.example>\0"),
+            (b'R', b"<e@f.example>\0"),
+            (b'T', b""),
+            (b'L', b"A\0 b\0"),
+            (b'N', b""),
+        ];
+        for (code, payload) in steps {
+            let concerns = |connection: &Connection, envelope: &Envelope| {
+                let tls = connection.tls.is_some();
+                asked.borrow_mut().push((connection.login.clone(), tls, envelope.recipients.len()));
+                true
+            };
+            talk.session.handle(Command::parse(code, payload).unwrap(), concerns, &mut talk.replies).unwrap();
+        }
+        assert_eq!(asked.into_inner(), [(Some("zendesk-support".to_owned()), true, 2)]);
     }
 
     #[test]
