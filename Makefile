@@ -3,7 +3,7 @@
 # mail-parser declares rust-version 1.98 but builds and runs on 1.95, which Cargo.toml asks for; cargo has to be told.
 CARGO_FLAGS = --ignore-rust-version
 
-.PHONY: help build demo test fmt lint peers
+.PHONY: help build demo test bench fmt lint peers
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,10 @@ test: peers toolchain ## Run all tests, with real mail servers
 		set -x; cargo test --workspace $(CARGO_FLAGS); \
 	fi
 
+bench: peers toolchain ## Measure deskmilter beside OpenDKIM, and Postfix with and without them
+	cargo build --release $(CARGO_FLAGS) --package deskmilter --package milter-bench
+	$${CARGO_TARGET_DIR:-target}/release/milter-bench
+
 fmt: toolchain ## Format the code
 	cargo fmt --all
 
@@ -29,7 +33,7 @@ lint: toolchain ## Check format and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
 
-peers: ## Install the mail servers and tools that tests and demo need
+peers: ## Install the mail servers and tools that tests, demo and bench need
 	@tests/peers/install.sh
 
 .PHONY: toolchain

@@ -45,7 +45,7 @@ fn applying_adds_ours_last_and_undoing_restores_every_byte() {
         let installation = site.installation();
         for name in ["smtpd_milters", "non_smtpd_milters"] {
             let value = installation.parameter(name).unwrap();
-            assert!(value.ends_with("unix:deskmilter/milter.sock, default_action=accept, connect_timeout=5s, command_timeout=10s, content_timeout=60s }"), "{style}: {name} = {value}");
+            assert!(value.ends_with("unix:deskmilter/milter.sock, default_action=accept, connect_timeout=5s, command_timeout=10s, content_timeout=55s }"), "{style}: {name} = {value}");
             assert_eq!(value.matches("deskmilter").count(), 1, "{style}: {name} = {value}");
         }
         let maps = installation.parameter("transport_maps").unwrap();
@@ -421,8 +421,9 @@ mod fixture {
             authentication: Authentication {
                 authserv_id: "mx.acme.example".to_owned(),
                 name_servers: vec![],
-                dns_timeout: Duration::from_secs(20),
+                dns_timeout: Duration::from_secs(15),
                 max_signatures: 10,
+                verdict_covers_body: true,
                 on_temperror: OnTempError::Tag,
                 verdict_lifetime: Duration::from_secs(10 * 24 * 3600),
             },

@@ -257,6 +257,7 @@ impl Check<'_, '_> {
                 3_600,
                 60 * 86_400,
             ),
+            verdict_covers_body: raw.verdict_covers_body.unwrap_or(true),
         })
     }
 

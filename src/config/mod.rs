@@ -128,6 +128,9 @@ pub struct Authentication {
     pub on_temperror: OnTempError,
     /// For how long after judging a verdict counts at the transport: longer than the MTA keeps mail in its queue.
     pub verdict_lifetime: Duration,
+    /// Whether a verdict counts only while the body is the one that was judged. Without it, who can inject mail past the
+    /// milter and has seen a verdict can give it to another text of the same author, date and Message-ID.
+    pub verdict_covers_body: bool,
 }
 
 /// `authentication.on_temperror`
@@ -146,7 +149,7 @@ pub struct Limits {
     pub message_size: u64,
     /// Octets of a header section at most.
     pub header_size: usize,
-    /// Octets of memory for whole messages, shared by all sessions.
+    /// Octets of memory for whole messages while they are verified, shared by all sessions.
     pub memory: u64,
     /// Milter connections at a time.
     pub milter_connections: usize,

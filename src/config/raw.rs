@@ -65,6 +65,7 @@ pub(super) struct Authentication {
     pub(super) max_signatures: Option<Spanned<u64>>,
     pub(super) on_temperror: Option<Text>,
     pub(super) verdict_lifetime: Option<Text>,
+    pub(super) verdict_covers_body: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -48,6 +48,7 @@ impl fmt::Display for Config {
         writeln!(f, "max_signatures = {}", authentication.max_signatures)?;
         writeln!(f, "on_temperror = {on_temperror:?}")?;
         writeln!(f, "verdict_lifetime = {:?}", quantity::write_duration(authentication.verdict_lifetime))?;
+        writeln!(f, "verdict_covers_body = {}", authentication.verdict_covers_body)?;
 
         let limits = &self.limits;
         writeln!(f, "\n[limits]")?;

@@ -23,8 +23,9 @@ use crate::mail::{Budget, Spool};
 use crate::pipeline::{Pipeline, SiteKey};
 use crate::relay::Relay;
 
-/// How long work in flight may take after SIGTERM.
-const DRAIN: Duration = Duration::from_secs(30);
+/// How long work in flight may take after SIGTERM: a little longer than each session gives itself (30 s), so that those that
+/// run out of time can still say so to the MTA.
+const DRAIN: Duration = Duration::from_secs(35);
 
 /// Runs the daemon in the foreground until it is told to stop.
 ///
@@ -32,6 +33,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// What kept it from starting, with the object and the remedy.
 pub fn run(config: Config) -> Result<(), String> {
     privileges::forbid_core_dumps()?;
+    privileges::allow_open_files();
     let user = config.daemon.user.as_deref().map(privileges::find_user).transpose()?;
     state::prepare(&config.daemon.state_directory, user.as_ref())?;
     let sockets = Sockets::bind(&config, user.as_ref())?;
@@ -82,7 +84,6 @@ impl Sockets {
 struct Services {
     pipeline: Arc<ArcSwap<Pipeline>>,
     milter: Arc<milter::Service<Pipeline>>,
-    budget: Budget,
     spool: Spool,
 }
 
@@ -92,7 +93,7 @@ impl Services {
         let spool = Spool::new(state::spool_directory(&config.daemon.state_directory));
         let pipeline = Arc::new(ArcSwap::from_pointee(Pipeline::new(config, site_key, &budget)?));
         let milter = Arc::new(milter::Service::new(Arc::clone(&pipeline), spool.clone(), &config.limits));
-        Ok(Self { pipeline, milter, budget, spool })
+        Ok(Self { pipeline, milter, spool })
     }
 
     fn transport(
@@ -101,7 +102,7 @@ impl Services {
         connector: Arc<Connector>,
         endpoint: &Endpoint,
     ) -> Result<Arc<ArcSwap<lmtp::Service>>, String> {
-        let relay = Relay::new(&connector, endpoint, &config.daemon.hostname, &self.budget)
+        let relay = Relay::new(&connector, endpoint, &config.daemon.hostname)
             .map_err(|error| format!("connector.{}.endpoint: {error}", connector.name))?;
         let peers = config.transport.iter().flat_map(|transport| &transport.peers);
         Ok(Arc::new(ArcSwap::from_pointee(lmtp::Service {
@@ -122,6 +123,7 @@ async fn serve(config: Config, sockets: Sockets) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("a socket cannot be used: {error}");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
 
     let site_key = state::site_key(&config.daemon.site_key_file)?;
     let services = Services::new(&config, site_key)?;
@@ -152,9 +154,13 @@ async fn serve(config: Config, sockets: Sockets) -> Result<(), String> {
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), connectors = config.connectors.len(), "ready");
 
-    let reason = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    let reason = loop {
+        tokio::select! {
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+            // A terminal that closes, or a habit from other daemons, must not end the service.
+            _ = hangup.recv() => tracing::warn!("SIGHUP: the configuration is read at start only; restart to apply changes"),
+        }
     };
     tracing::info!(reason, "stopping");
     shutdown.cancel();

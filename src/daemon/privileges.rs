@@ -1,12 +1,22 @@
 //! What the process may do: never dump its memory, and be root no longer than it must.
 
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{User, geteuid, initgroups, setgroups, setresgid, setresuid};
 
 /// No core dumps, and no other process of our user may look into our memory: secrets are in it.
 pub(super) fn forbid_core_dumps() -> Result<(), String> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|error| format!("core dumps cannot be switched off: {error}"))?;
     nix::sys::prctl::set_dumpable(false).map_err(|error| format!("the process cannot be made undumpable: {error}"))
+}
+
+/// As many open files as the system lets us have: the usual first limit of 1,024 is less than the connections that the default
+/// configuration allows, and when descriptors run out, DNS fails with them and senders go unjudged.
+pub(super) fn allow_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
 }
 
 /// The user of that name.
@@ -41,4 +51,17 @@ pub(super) fn become_user(user: &User) -> Result<(), String> {
     }
     // Changing ids makes a process dumpable again.
     forbid_core_dumps()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_system_allows() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard.min(512), hard).unwrap();
+        allow_open_files();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+    }
 }

@@ -150,6 +150,30 @@ impl Body {
         Ok(())
     }
 
+    /// The octets from `offset` on: `length` of them, fewer where the body ends, none beyond.
+    ///
+    /// # Errors
+    /// The spool file could not be read.
+    pub async fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let left = usize::try_from(self.wire_len().saturating_sub(offset)).unwrap_or(usize::MAX);
+        let length = length.min(left);
+        match &self.0 {
+            Storage::Memory(octets) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let end = start.saturating_add(length);
+                Ok(octets.get(start..end).unwrap_or_default().to_vec())
+            }
+            Storage::File { file, .. } => {
+                let file = Arc::clone(file);
+                blocking(move || {
+                    let mut octets = vec![0; length];
+                    file.read_exact_at(&mut octets, offset).map(|()| octets)
+                })
+                .await
+            }
+        }
+    }
+
     /// Appends the body to `wire`.
     ///
     /// # Errors
@@ -199,7 +223,16 @@ mod tests {
             assert_eq!(wire.get(4..).unwrap(), octets);
             let mut pieces = Vec::new();
             body.for_each_chunk(|piece| pieces.extend_from_slice(piece)).unwrap();
-            assert_eq!((pieces, body.is_spooled()), (octets, size > SPOOL_THRESHOLD));
+            assert_eq!((&pieces, body.is_spooled()), (&octets, size > SPOOL_THRESHOLD));
+            pieces.clear();
+            loop {
+                let piece = body.read_at(pieces.len() as u64, 10_007).await.unwrap();
+                if piece.is_empty() {
+                    break;
+                }
+                pieces.extend(piece);
+            }
+            assert_eq!(pieces, octets);
             assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         }
     }

@@ -1,5 +1,7 @@
 //! Header fields as raw octets in order (RFC 5322 section 2.2): what is not edited leaves exactly as it came.
 
+use memchr::memchr2;
+
 use super::verdict::HeaderEdit;
 
 /// One header field: name, colon and value as received, folded with CRLF, without the CRLF that ends it.
@@ -35,7 +37,7 @@ impl Header {
                     after
                 }
                 _ => {
-                    let end = rest.iter().position(|&b| b == b'\r' || b == b'\n').unwrap_or(rest.len());
+                    let end = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
                     let (plain, after) = rest.split_at(end);
                     raw.extend_from_slice(plain);
                     after

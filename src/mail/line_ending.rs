@@ -1,5 +1,7 @@
 //! CR and LF only ever travel as CRLF (RFC 5321 section 2.3.8).
 
+use memchr::memchr2;
+
 /// Replaces each stray CR or LF by a space, over a stream that arrives in chunks; CRLF passes unchanged.
 ///
 /// A bare CR or LF that one server passes on and the next takes for a line ending lets a sender smuggle a second message
@@ -27,7 +29,7 @@ impl StrayLineEndings {
             }
             self.held_cr = false;
         }
-        while let Some(at) = rest.iter().position(|&b| b == b'\r' || b == b'\n') {
+        while let Some(at) = memchr2(b'\r', b'\n', rest) {
             let (before, from) = rest.split_at(at);
             out.extend_from_slice(before);
             rest = match from {

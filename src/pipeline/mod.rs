@@ -9,7 +9,9 @@ mod acceptable;
 mod authenticate;
 mod authentication_results;
 mod author;
+mod body_digest;
 mod classify;
+mod dmarc_record;
 pub(crate) mod dns;
 mod forged;
 mod hops;
@@ -35,6 +37,10 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::{Config, Connector, OnTempError};
 use crate::mail::{Budget, Connection, Domain, Envelope, Header, HeaderEdit, Headers, Mail, Reply, Shortfall, Verdict};
 
+/// Verdict fields of a message that are looked at, from the top: ours is the first, for the milter takes all others away. Each
+/// costs a MAC over the bound fields, which may be megabytes: of thousands, one message would keep a thread for minutes.
+const VERDICTS_MAX: usize = 3;
+
 /// Who judges mail before it is queued: the [`Pipeline`]. A trait, so that an attachment's protocol can be tested with
 /// any verdict.
 pub trait Judge: Send + Sync + 'static {
@@ -53,6 +59,7 @@ pub struct Pipeline {
     hops: usize,
     on_temperror: OnTempError,
     verdict_lifetime: Duration,
+    verdict_covers_body: bool,
     classifier: classify::Classifier,
     authenticator: authenticate::Authenticator,
     outbound: outbound::Outbound,
@@ -76,7 +83,7 @@ impl Judge for Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline for this configuration; `budget` is shared with the relays.
+    /// A pipeline for this configuration; `budget` is for the messages that are verified.
     ///
     /// # Errors
     /// The resolver cannot be set up.
@@ -95,6 +102,7 @@ impl Pipeline {
             hops: config.limits.hops,
             on_temperror: authentication.on_temperror,
             verdict_lifetime: authentication.verdict_lifetime,
+            verdict_covers_body: authentication.verdict_covers_body,
             classifier: classify::Classifier::new(&config.connectors),
             authenticator,
             outbound: outbound::Outbound::new(config),
@@ -104,8 +112,9 @@ impl Pipeline {
 
     /// Classify, recognise, preserve, authenticate, tag, seal or sign.
     ///
-    /// Inbound mail is never refused for what it is: the ticket system decides what to do with unauthenticated mail. It is only
-    /// ever deferred, and only where it is for a support address. What is to leave with our signature must be fit for it.
+    /// Inbound mail is never refused for what it says of its sender: the ticket system decides what to do with unauthenticated
+    /// mail. It is deferred where it is for a support address, and refused for a flood of forged fields. What is to leave with
+    /// our signature must be fit for it.
     async fn decide(&self, mail: &Mail, record: &mut Record) -> Result<Vec<HeaderEdit>, Reply> {
         let now = seconds_since_1970();
         let class = self.classifier.classify(&mail.envelope);
@@ -125,9 +134,12 @@ impl Pipeline {
             true => forged::fields(&mail.headers, &self.authserv_id),
             false => forged::named_ours(&mail.headers),
         };
+        record.forged = forged.len();
+        if let Some(reply) = forged::refuse_flood(forged.len()) {
+            return Err(reply);
+        }
         let standing_at = standing.as_ref().map(|(index, _)| *index);
         let forged: Vec<usize> = forged.into_iter().filter(|index| Some(*index) != standing_at).collect();
-        record.forged = forged.len();
         record.sender = standing.map(|(_, verdict)| verdict);
         edits.extend(forged.into_iter().map(|index| HeaderEdit::Remove { index }));
         // From here on the message is what its author wrote.
@@ -143,7 +155,8 @@ impl Pipeline {
                 return Err(reply);
             }
             if inbound {
-                let verdict = self.site_key.seal(&sender.to_string(), &mail.headers, now);
+                let digest = self.digest(mail).await;
+                let verdict = self.site_key.seal(&sender.to_string(), &mail.headers, digest.as_deref(), now);
                 edits.push(HeaderEdit::Prepend(verdict));
                 edits.extend(findings.as_ref().map(|found| HeaderEdit::Prepend(found.field(&self.authserv_id))));
             }
@@ -167,10 +180,12 @@ impl Pipeline {
         if !self.outbound.is_reinjection(connection) {
             return None;
         }
-        came.iter()
-            .enumerate()
-            .filter(|(_, field)| field.is(site_key::FIELD))
-            .find_map(|(index, field)| Some((index, self.site_key.open(field, restored, now, self.verdict_lifetime)?)))
+        let fields = came.iter().enumerate().filter(|(_, field)| field.is(site_key::FIELD));
+        // Whether the body is the judged one, the transport sees.
+        fields.take(VERDICTS_MAX).find_map(|(index, field)| {
+            let opened = self.site_key.open(field, restored, now, self.verdict_lifetime)?;
+            Some((index, opened.verdict))
+        })
     }
 
     /// What is known of the sender, and what the methods found.
@@ -199,6 +214,20 @@ impl Pipeline {
         }
     }
 
+    /// What ties the verdict to the body; `None` where there is no body or that is switched off.
+    async fn digest(&self, mail: &Mail) -> Option<String> {
+        if !self.verdict_covers_body || mail.shortfall.is_some() {
+            return None;
+        }
+        match body_digest::body_digest(&mail.body).await {
+            Ok(digest) => Some(digest),
+            Err(error) => {
+                tracing::error!(queue_id = mail.queue_id, %error, "the body cannot be read back from the spool");
+                None
+            }
+        }
+    }
+
     /// The reply for mail to a support address that another time could be judged better: when we are in trouble ourselves,
     /// and when the sender's DNS is, if that was asked for. Mail for others goes on.
     fn deferral(&self, class: &classify::Class, sender: &SenderAuth) -> Option<Reply> {
@@ -222,25 +251,43 @@ impl Pipeline {
     ///
     /// # Errors
     /// The reply for a message that goes round in circles.
-    pub fn hand_over(&self, connector: &Connector, mail: &mut Mail) -> Result<String, Reply> {
+    pub async fn hand_over(&self, connector: &Connector, mail: &mut Mail) -> Result<String, Reply> {
         hops::refuse_loop(&mail.headers, &self.hostname, &connector.name, self.hops)?;
         let now = seconds_since_1970();
-        let verdict = mail
-            .headers
-            .named(site_key::FIELD)
-            .find_map(|field| self.site_key.open(field, &mail.headers, now, self.verdict_lifetime));
-        // Without a verdict of ours the message came past the milter, so no Authentication-Results in it is ours either.
-        let forged = match verdict {
-            Some(_) => forged::named_ours(&mail.headers),
-            None => forged::fields(&mail.headers, &self.authserv_id),
+        let mut fields =
+            mail.headers.iter().enumerate().filter(|(_, field)| field.is(site_key::FIELD)).take(VERDICTS_MAX);
+        let opened = fields.find_map(|(index, field)| {
+            let opened = self.site_key.open(field, &mail.headers, now, self.verdict_lifetime)?;
+            Some((opened, index))
+        });
+        let verdict = match opened {
+            Some((opened, index)) if self.is_for_this_body(&opened, mail).await => Ok((opened.verdict, index)),
+            Some(_) => Err("body-changed"),
+            None => Err("not-judged"),
         };
-        let verdict = verdict.unwrap_or_else(|| SenderAuth::unknown("not-judged", None).to_string());
+        // Our Authentication-Results stands right above our verdict: what claims to be ours below is not, and without a verdict of
+        // ours, when the message came past the milter, none is.
+        let genuine = verdict.as_ref().map_or(0, |(_, index)| *index);
+        let forged = forged::fields_below(&mail.headers, &self.authserv_id, genuine);
+        let verdict =
+            verdict.map_or_else(|reason| SenderAuth::unknown(reason, None).to_string(), |(verdict, _)| verdict);
         let trace = hops::received(mail, &self.hostname, &connector.name, time::OffsetDateTime::now_utc());
         let mut edits: Vec<HeaderEdit> = forged.into_iter().map(|index| HeaderEdit::Remove { index }).collect();
         edits.push(HeaderEdit::Prepend(Header::written(site_key::FIELD, &verdict)));
         edits.push(HeaderEdit::Prepend(trace));
         mail.headers.apply(&edits);
         Ok(verdict)
+    }
+}
+
+impl Pipeline {
+    /// Whether the body is the one that was judged. A verdict without a digest says nothing of any body: good where that is
+    /// switched off, and where it is `none` anyway.
+    async fn is_for_this_body(&self, opened: &site_key::Opened, mail: &Mail) -> bool {
+        match &opened.body {
+            Some(judged) => !self.verdict_covers_body || self.digest(mail).await.as_ref() == Some(judged),
+            None => !self.verdict_covers_body || opened.verdict.starts_with("none;"),
+        }
     }
 }
 

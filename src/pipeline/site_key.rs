@@ -17,6 +17,8 @@ pub(super) const FIELD_PREFIX: &str = "X-Deskmilter-";
 /// The fields that the MAC binds besides the verdict itself: who wrote what to whom. Queues and content filters leave them
 /// alone; a Subject, which spam filters mark, is not among them.
 const BOUND_FIELDS: [&str; 4] = ["From", "To", "Date", "Message-ID"];
+/// Stands where no body was judged.
+const NO_DIGEST: &str = "-";
 /// Octets of a key at least.
 const KEY_MIN: usize = 32;
 /// How far clocks of two hosts may differ.
@@ -84,9 +86,10 @@ impl SiteKey {
         self.keys.iter().any(|key| hmac::verify(key, &octets, mac).is_ok())
     }
 
-    /// The verdict field for a message, good from `now` (seconds since 1970).
-    pub(super) fn seal(&self, verdict: &str, headers: &Headers, now: u64) -> Header {
-        let text = format!("{verdict}; t={now}");
+    /// The verdict field for a message, good from `now` (seconds since 1970), and for the body with this digest alone if one is
+    /// given.
+    pub(super) fn seal(&self, verdict: &str, headers: &Headers, body: Option<&str>, now: u64) -> Header {
+        let text = format!("{verdict}; bh={}; t={now}", body.unwrap_or(NO_DIGEST));
         let mac = self
             .keys
             .first()
@@ -95,8 +98,8 @@ impl SiteKey {
         Header::written(FIELD, &format!("{text};\r\n\tmac={mac}"))
     }
 
-    /// The verdict that a field of ours carries, if it is ours, of this message, and not too old.
-    pub(super) fn open(&self, field: &Header, headers: &Headers, now: u64, lifetime: Duration) -> Option<String> {
+    /// The verdict that a field of ours carries, if it is ours, of this header section, and not too old.
+    pub(super) fn open(&self, field: &Header, headers: &Headers, now: u64, lifetime: Duration) -> Option<Opened> {
         let text = field.text();
         let (text, mac) = text.rsplit_once("; mac=")?;
         let mac = URL_SAFE_NO_PAD.decode(mac).ok()?;
@@ -105,13 +108,24 @@ impl SiteKey {
         let (verdict, time) = text.rsplit_once("; t=")?;
         let time: u64 = time.parse().ok()?;
         let fresh = time <= now.saturating_add(CLOCK_SKEW) && now.saturating_sub(time) <= lifetime.as_secs();
-        fresh.then(|| verdict.to_owned())
+        let (verdict, body) = verdict.rsplit_once("; bh=")?;
+        let body = (body != NO_DIGEST).then(|| body.to_owned());
+        fresh.then(|| Opened { verdict: verdict.to_owned(), body })
     }
 }
 
 /// `purpose` is one line of its own; the verdict's is `deskmilter verdict 1`.
 fn separated(purpose: &str, octets: &[u8]) -> Vec<u8> {
     [b"deskmilter ", purpose.as_bytes(), b"\n", octets].concat()
+}
+
+/// What a verdict field carried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Opened {
+    /// The verdict.
+    pub(super) verdict: String,
+    /// The digest of the body that was judged.
+    pub(super) body: Option<String>,
 }
 
 /// What the verdict's MAC is over. Each value is unfolded, so that refolding on the way does no harm; no value holds a line feed, so
@@ -151,8 +165,9 @@ mod tests {
     fn a_verdict_opens_for_its_own_message_only_while_it_is_fresh_and_with_its_own_key() {
         let (site, other) = (key(), key());
         let headers = message("a@b.example", "<1@b.example>");
-        let field = site.seal("pass; reason=dmarc", &headers, 1_000_000);
-        assert_eq!(site.open(&field, &headers, 1_000_100, DAY).as_deref(), Some("pass; reason=dmarc"));
+        let field = site.seal("pass; reason=dmarc", &headers, Some("digest"), 1_000_000);
+        let opened = Opened { verdict: "pass; reason=dmarc".to_owned(), body: Some("digest".to_owned()) };
+        assert_eq!(site.open(&field, &headers, 1_000_100, DAY), Some(opened));
         for (what, opened) in [
             ("another key", other.open(&field, &headers, 1_000_100, DAY)),
             ("another author", site.open(&field, &message("c@b.example", "<1@b.example>"), 1_000_100, DAY)),
@@ -168,7 +183,7 @@ mod tests {
     fn refolding_and_a_marked_subject_do_no_harm_but_any_other_change_does() {
         let site = key();
         let headers = message("a  b <a@b.example>", "<1@b.example>");
-        let field = site.seal("pass; reason=dmarc", &headers, 1_000_000);
+        let field = site.seal("pass; reason=dmarc", &headers, Some("digest"), 1_000_000);
         let refolded = Header::new(b"x-deskmilter-SENDER-auth", field.text().replace("; ", ";\r\n ").as_bytes());
         let mut marked = message("a\r\n b <a@b.example>", "<1@b.example>").iter().cloned().collect::<Vec<_>>();
         marked[2] = Header::written("Subject", "***SPAM*** a");
@@ -187,10 +202,13 @@ mod tests {
         let (old, new) = (SiteKey::generate().unwrap(), SiteKey::generate().unwrap());
         let both = SiteKey::parse(&Secret::new([new.expose(), old.expose()].concat())).unwrap();
         let headers = message("a@b.example", "<1@b.example>");
-        let field = SiteKey::parse(&old).unwrap().seal("pass", &headers, 5_000);
+        let field = SiteKey::parse(&old).unwrap().seal("pass", &headers, Some("digest"), 5_000);
         assert!(both.open(&field, &headers, 5_000, DAY).is_some());
         assert!(
-            SiteKey::parse(&new).unwrap().open(&both.seal("pass", &headers, 5_000), &headers, 5_000, DAY).is_some()
+            SiteKey::parse(&new)
+                .unwrap()
+                .open(&both.seal("pass", &headers, Some("digest"), 5_000), &headers, 5_000, DAY)
+                .is_some()
         );
     }
 

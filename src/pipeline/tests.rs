@@ -92,7 +92,7 @@ async fn forged_fields_go_and_foreign_results_stay_before_and_after_the_queue() 
         "{judged}"
     );
 
-    let status = pipeline.hand_over(&connector, &mut message).unwrap();
+    let status = pipeline.hand_over(&connector, &mut message).await.unwrap();
     let handed = text(&message);
     assert!(status.starts_with("none; reason=dns-temporary; "), "{status}");
     assert!(handed.starts_with("Received: from mx.acme.example by mx.acme.example (deskmilter connector=acme)\r\n\twith LMTP id 4XYZ;\r\n\t"), "{handed}");
@@ -103,25 +103,25 @@ async fn forged_fields_go_and_foreign_results_stay_before_and_after_the_queue() 
     );
 }
 
-#[test]
-fn what_came_past_the_milter_is_tagged_none_and_loses_our_results() {
+#[tokio::test]
+async fn what_came_past_the_milter_is_tagged_none_and_loses_our_results() {
     let (pipeline, connector) = pipeline();
     let mut message = mail(FORGED, &["support@acme.example"]);
-    assert_eq!(pipeline.hand_over(&connector, &mut message).unwrap(), "none; reason=not-judged");
+    assert_eq!(pipeline.hand_over(&connector, &mut message).await.unwrap(), "none; reason=not-judged");
     let handed = text(&message);
     assert!(!handed.contains("mx.acme.example;\r\n dmarc=pass") && !handed.contains("MX.acme.example. 1"), "{handed}");
     assert!(handed.contains("mx.other.example; dmarc=pass"), "{handed}");
 }
 
-#[test]
-fn a_message_that_this_connector_has_relayed_before_is_a_loop_and_so_are_too_many_hops() {
+#[tokio::test]
+async fn a_message_that_this_connector_has_relayed_before_is_a_loop_and_so_are_too_many_hops() {
     let (pipeline, connector) = pipeline();
     let mut message = mail("From: a@b.example\r\n\r\n", &["support@acme.example"]);
-    pipeline.hand_over(&connector, &mut message).unwrap();
-    let reply = pipeline.hand_over(&connector, &mut message).unwrap_err();
+    pipeline.hand_over(&connector, &mut message).await.unwrap();
+    let reply = pipeline.hand_over(&connector, &mut message).await.unwrap_err();
     assert!(reply.to_string().starts_with("554 5.4.6 mail loop: connector acme"), "{reply}");
     let mut message = mail(&"Received: by x\r\n".repeat(21), &["support@acme.example"]);
-    assert_eq!(pipeline.hand_over(&connector, &mut message).unwrap_err().code(), 554);
+    assert_eq!(pipeline.hand_over(&connector, &mut message).await.unwrap_err().code(), 554);
 }
 
 #[tokio::test]
@@ -170,7 +170,7 @@ async fn messages_with_no_or_absurd_headers_are_judged_without_harm() {
         let verdict = pipeline.judge(&message).await;
         assert!(format!("{:?}", verdict.edits).contains("none; reason=from-missing"), "{verdict:?}");
         message.headers.apply(&verdict.edits);
-        assert!(pipeline.hand_over(&connector, &mut message).is_ok());
+        assert!(pipeline.hand_over(&connector, &mut message).await.is_ok());
     }
 }
 
@@ -193,5 +193,24 @@ async fn a_message_without_its_body_is_deferred_for_our_own_trouble_only_and_onl
             }
             other => panic!("{shortfall:?} {to}: {other:?}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn a_verdict_counts_for_the_body_that_was_judged_unless_that_is_switched_off() {
+    let loose = CONFIG.replace("dns_timeout", "verdict_covers_body = false\ndns_timeout");
+    for (config, body, expected) in [
+        (CONFIG, "body\r\n", "none; reason=dns-temporary"),
+        (CONFIG, " body", "none; reason=dns-temporary"),
+        (CONFIG, "another text\r\n", "none; reason=body-changed"),
+        (loose.as_str(), "another text\r\n", "none; reason=dns-temporary"),
+    ] {
+        let (pipeline, connector) = pipeline_with(config);
+        let mut message = mail(FORGED, &["support@acme.example"]);
+        let verdict = pipeline.judge(&message).await;
+        message.headers.apply(&verdict.edits);
+        message.body = Body::from_octets(body.as_bytes().to_vec());
+        let status = pipeline.hand_over(&connector, &mut message).await.unwrap();
+        assert!(status.starts_with(expected), "{body:?}: {status}");
     }
 }

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what the tests and the demo run against: real mail servers, filters and a name server, all from Debian's own
-# packages. Does nothing where everything is there. Leaves the machine's own mail service alone: nothing is started,
+# Installs what the tests, the demo and the benchmark run against: real mail servers, filters and a name server, all from
+# Debian's own packages. Does nothing where everything is there. Leaves the machine's own mail service alone: nothing is started,
 # no file under /etc is edited, and an MTA that Postfix would push out stays (Postfix is then unpacked under target/peers).
 #
 #   tests/peers/install.sh            install
@@ -10,11 +10,11 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 peers=${CARGO_TARGET_DIR:-$root/target}/peers
 
-# What they are for: name server; independent verifiers; OpenDKIM and OpenDMARC as neighbours; certificates and keys;
+# What they are for: name server; independent verifiers, OpenDKIM and OpenDMARC's library among them; certificates and keys;
 # Sendmail's configuration language and the libraries of its unpacked binary; setpriv and pgrep; the build.
 packages=(
-    dnsmasq-base swaks
-    python3 python3-dkim python3-spf python3-dnspython opendmarc opendkim opendkim-tools
+    dnsmasq-base
+    python3 python3-dkim python3-nacl python3-spf python3-dnspython libopendmarc2 publicsuffix opendkim opendkim-tools
     openssl ca-certificates m4 libwrap0 libldap-2.5-0 libsasl2-2 libdb5.3
     util-linux procps gcc libc6-dev make
 )
@@ -115,7 +115,7 @@ unpack_postfix() {
     [ -x "$peers/postfix/usr/sbin/postfix" ] || unpack "$peers/postfix" postfix
     local program tool
     mkdir -p "$peers/bin"
-    for program in postconf postfix postmap postqueue postsuper postcat postlog postdrop postalias sendmail; do
+    for program in postconf postfix postmap postqueue postsuper postcat postlog postdrop postalias sendmail smtp-source; do
         tool=$peers/postfix/usr/sbin/$program
         printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' \
             "$peers/postfix/usr/lib/postfix" "$tool" >"$peers/bin/$program"

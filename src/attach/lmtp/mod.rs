@@ -103,7 +103,7 @@ pub struct Route {
 
 impl HandOver for Route {
     async fn hand_over(&self, connector: &Connector, mut mail: Mail) -> HandedOver {
-        match self.pipeline.hand_over(connector, &mut mail) {
+        match self.pipeline.hand_over(connector, &mut mail).await {
             Ok(auth) => HandedOver { auth: Some(auth), delivery: self.relay.send(&mail).await },
             Err(reply) => HandedOver::refused(&reply, mail.envelope.recipients.len()),
         }

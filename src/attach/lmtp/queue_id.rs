@@ -11,17 +11,16 @@ pub fn queue_id(headers: &Headers) -> Option<String> {
     let field = headers.first("Received")?.text();
     let plain = without_comments(&field);
     let stamp = plain.split(';').next()?;
-    let mut words = stamp.split_ascii_whitespace();
-    while let Some(word) = words.next() {
-        // Each clause is a keyword and its value, so a client that calls itself "id" in HELO is not misread.
-        let value = words.next()?;
-        if word.eq_ignore_ascii_case("id") {
-            let id = value.trim_start_matches('<').trim_end_matches('>');
-            let well_formed = (1..=QUEUE_ID_MAX).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
-            return well_formed.then(|| id.to_owned());
-        }
-    }
-    None
+    let words: Vec<&str> = stamp.split_ascii_whitespace().collect();
+    // What the client said in HELO stands before, and may look like a clause: from the last `by` on the words are the MTA's.
+    let by = words.iter().rposition(|word| word.eq_ignore_ascii_case("by"))?;
+    let value = words.get(by..)?.windows(2).find_map(|pair| match pair {
+        [word, value] if word.eq_ignore_ascii_case("id") => Some(*value),
+        _ => None,
+    })?;
+    let id = value.trim_start_matches('<').trim_end_matches('>');
+    let well_formed = (1..=QUEUE_ID_MAX).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
+    well_formed.then(|| id.to_owned())
 }
 
 /// The text with each comment, nested ones included, as one space.

@@ -1,9 +1,11 @@
 //! One connection: the only part of the milter attachment with I/O and clocks.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -11,7 +13,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout, timeout_at};
 use tokio_util::codec::Decoder;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, warn};
 
 use super::Service;
@@ -271,8 +272,13 @@ where
             None => self.judge(Mail { connection, envelope, headers, body, shortfall, queue_id }).await?,
         };
         match outcome {
-            Ok((Verdict { disposition: Disposition::Continue, edits }, headers)) => {
+            Ok((Verdict { disposition: Disposition::Continue, edits, recipients }, headers)) => {
+                if !recipients.is_empty() && !self.session.agreement().is_some_and(negotiate::Agreement::recipients) {
+                    self.refuse_recipient_edits();
+                    return Ok(());
+                }
                 edits::write(&edits, &headers, leading_space, &mut self.outgoing);
+                edits::write_recipients(&recipients, &mut self.outgoing);
                 Response::Continue.write(&mut self.outgoing);
             }
             Ok((Verdict { disposition: Disposition::Refuse(reply), .. }, _)) | Err(reply) => {
@@ -282,13 +288,24 @@ where
         Ok(())
     }
 
+    /// Half a verdict is none: the message waits until the MTA lets us carry it out.
+    fn refuse_recipient_edits(&mut self) {
+        error!(
+            peer = self.peer,
+            "the MTA does not let milters edit recipients, as the verdict asks; the message is deferred"
+        );
+        Response::Refuse(&Reply::new(451, 3, 5, "this mail server does not let its filter edit recipients"))
+            .write(&mut self.outgoing);
+    }
+
     /// The judge's verdict, or our own reply when there is none. Tells the MTA from time to time that we are at work.
     ///
-    /// The judge runs in a task of its own: should it panic, this message is deferred and nothing else happens.
+    /// Should the judge panic, this message is deferred and nothing else happens. It is not given a task of its own for that: to
+    /// hand a message to another thread and back costs more than all our other work on it.
     async fn judge(&mut self, mail: Mail) -> Result<Result<(Verdict, Headers), Reply>, ConversationError> {
         let queue_id = mail.queue_id.clone();
         let judge = Arc::clone(&self.judge);
-        let mut verdict = AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut verdict = pin!(unwound(async move {
             let verdict = judge.judge(&mail).await;
             (verdict, mail.headers)
         }));
@@ -299,8 +316,8 @@ where
         loop {
             tokio::select! {
                 biased;
-                done = &mut verdict => return Ok(done.map_err(|error| {
-                    error!(peer = self.peer, queue_id, %error, "judging failed; the message is deferred");
+                done = verdict.as_mut() => return Ok(done.map_err(|Panicked| {
+                    error!(peer = self.peer, queue_id, "judging failed; the message is deferred");
                     Reply::new(451, 7, 1, "this message could not be judged; try again later")
                 })),
                 () = deadline.as_mut() => {
@@ -337,6 +354,20 @@ where
         }
         Ok(())
     }
+}
+
+/// A future that panicked.
+struct Panicked;
+
+/// Stops a panic of `work` here. What `work` had in hand is gone with it; what it shares must bear a panic, as it must when
+/// another thread panics.
+async fn unwound<T>(work: impl Future<Output = T>) -> Result<T, Panicked> {
+    let mut work = pin!(work);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+        Ok(poll) => poll.map(Ok),
+        Err(_) => Poll::Ready(Err(Panicked)),
+    })
+    .await
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! What we say: typed responses as frames.
 
 use bytes::{BufMut, BytesMut};
+use memchr::memchr2;
 
 use super::negotiate::Agreement;
-use crate::mail::{Header, Reply};
+use crate::mail::{Header, Path, Reply};
 
 /// A response (`SMFIR_*` in Sendmail's `mfdef.h`). Those that edit are only for the end of a message, before the last one.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +51,10 @@ pub enum Response<'a> {
         /// Whether values go with the white space after the colon; if not, the MTA puts one space there.
         leading_space: bool,
     },
+    /// `+`: one more recipient. Only where agreed on.
+    AddRecipient(&'a Path),
+    /// `-`: one recipient less. Only where agreed on.
+    RemoveRecipient(&'a Path),
 }
 
 impl Response<'_> {
@@ -71,6 +76,14 @@ impl Response<'_> {
             Self::Refuse(reply) => {
                 wire.put_u8(b'y');
                 put_reply(wire, reply);
+            }
+            Self::AddRecipient(path) => {
+                wire.put_u8(b'+');
+                put_string(wire, path.to_string().as_bytes());
+            }
+            Self::RemoveRecipient(path) => {
+                wire.put_u8(b'-');
+                put_string(wire, path.to_string().as_bytes());
             }
             Self::DeleteHeader { ordinal, name } => {
                 wire.put_u8(b'm');
@@ -114,13 +127,16 @@ fn value(field: &Header, leading_space: bool) -> &[u8] {
 /// A string and its NUL. Milters fold with LF alone.
 fn put_string(wire: &mut BytesMut, octets: &[u8]) {
     wire.reserve(octets.len() + 1);
-    for &octet in octets {
-        match octet {
-            b'\r' => {}
-            0 => wire.put_u8(b' '),
-            _ => wire.put_u8(octet),
+    let mut rest = octets;
+    while let Some(at) = memchr2(b'\r', 0, rest) {
+        let (before, from) = rest.split_at(at);
+        wire.put_slice(before);
+        if from.first() == Some(&0) {
+            wire.put_u8(b' ');
         }
+        rest = from.get(1..).unwrap_or_default();
     }
+    wire.put_slice(rest);
     wire.put_u8(0);
 }
 

@@ -68,6 +68,13 @@ impl Zone {
         self
     }
 
+    /// Seconds for which answers may be kept; 0, so not at all, unless told.
+    #[must_use]
+    pub fn ttl(mut self, seconds: u32) -> Self {
+        self.lines.push(format!("local-ttl={seconds}"));
+        self
+    }
+
     /// Every question below `domain` stays unanswered: the client's look-up times out.
     #[must_use]
     pub fn silent(mut self, domain: &str) -> Self {

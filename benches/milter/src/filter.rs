@@ -1,0 +1,154 @@
+//! The filters that are measured, each a daemon of its own, as its users run it.
+
+use std::fmt::{self, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+
+use support::{NameServer, Process, folder, free_address};
+use tempfile::TempDir;
+
+use crate::mta::Address;
+
+/// How a filter is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// A unix socket.
+    Unix,
+    /// TCP over loopback.
+    Tcp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unix => "unix",
+            Self::Tcp => "TCP",
+        })
+    }
+}
+
+/// A running filter. Ends when dropped.
+#[derive(Debug)]
+pub struct Filter {
+    /// Its name and version.
+    pub name: String,
+    /// Where it listens.
+    pub address: Address,
+    process: Process,
+    _folder: TempDir,
+}
+
+impl Filter {
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// The address as Postfix's `smtpd_milters` and the daemons' own configuration write it.
+    pub fn socket(&self) -> String {
+        socket(&self.address)
+    }
+
+    /// deskmilter, the program `program`, judging mail for acme.example.
+    pub fn deskmilter(program: &Path, transport: Transport, names: &NameServer) -> Self {
+        let folder = folder("bench");
+        let address = address(transport, folder.path());
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let mut text = String::new();
+        let _ = write!(
+            text,
+            r#"
+[daemon]
+hostname = "mx.acme.example"
+state_directory = "{state}"
+[milter]
+listen = ["{socket}"]
+socket_group = "postfix"
+[authentication]
+authserv_id = "mx.acme.example"
+name_servers = ["{names}"]
+[limits]
+milter_connections = 400
+[[connector]]
+name = "acme"
+system = "generic"
+domain = "acme.example"
+addresses = ["support@acme.example"]
+mode = "outbound-only"
+"#,
+            state = at("state"),
+            socket = socket(&address),
+            names = names.address(),
+        );
+        let configuration = folder.path().join("deskmilter.toml");
+        std::fs::write(&configuration, text).expect("the configuration");
+        let name = version(Command::new(program).arg("--version"));
+        let mut command = Command::new(program);
+        command.arg("serve").arg("-c").arg(&configuration);
+        Self::start(name, &mut command, address, folder)
+    }
+
+    /// OpenDKIM as a verifier.
+    pub fn opendkim_verifying(transport: Transport, names: &NameServer) -> Self {
+        Self::opendkim(transport, names, "Mode v\n")
+    }
+
+    fn opendkim(transport: Transport, names: &NameServer, mode: &str) -> Self {
+        let folder = folder("bench");
+        let address = address(transport, folder.path());
+        let configuration = folder.path().join("opendkim.conf");
+        // QueryCache, so that it keeps keys as we do. With `ResolverConfiguration` instead of `Nameservers` OpenDKIM 2.11 of
+        // Debian 12 dies of a general protection fault under 16 connections.
+        let text = format!(
+            "{mode}Socket {}\nAuthservID mx.acme.example\nBackground no\nSyslog no\nUMask 000\nQueryCache yes\nNameservers {}@{}\n",
+            opendkim_socket(&address),
+            names.address().ip(),
+            names.address().port(),
+        );
+        std::fs::write(&configuration, text).expect("the configuration");
+        let name = version(Command::new("/usr/sbin/opendkim").arg("-V"));
+        let mut command = Command::new("/usr/sbin/opendkim");
+        command.arg("-f").arg("-x").arg(&configuration);
+        Self::start(name, &mut command, address, folder)
+    }
+
+    fn start(name: String, command: &mut Command, address: Address, folder: TempDir) -> Self {
+        let mut process = Process::start(&name, command, &folder.path().join("log"));
+        process.wait_until("a listening socket", || match &address {
+            Address::Unix(path) => UnixStream::connect(path).is_ok(),
+            Address::Tcp(address) => TcpStream::connect(address).is_ok(),
+        });
+        Self { name, address, process, _folder: folder }
+    }
+}
+
+fn address(transport: Transport, folder: &Path) -> Address {
+    match transport {
+        Transport::Unix => Address::Unix(folder.join("milter.sock")),
+        Transport::Tcp => Address::Tcp(free_address()),
+    }
+}
+
+fn socket(address: &Address) -> String {
+    match address {
+        Address::Unix(path) => format!("unix:{}", path.display()),
+        Address::Tcp(address) => format!("inet:{}:{}", address.ip(), address.port()),
+    }
+}
+
+fn opendkim_socket(address: &Address) -> String {
+    match address {
+        Address::Unix(path) => format!("local:{}", path.display()),
+        Address::Tcp(address) => format!("inet:{}@{}", address.port(), address.ip()),
+    }
+}
+
+/// The first line that a program says about itself.
+fn version(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}; run tests/peers/install.sh"));
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    text.lines().next().unwrap_or_default().replace("opendkim: ", "").replace(" Filter v", " ").trim().to_owned()
+}
