@@ -2,7 +2,6 @@
 //! asked for, and the end user's mail server beyond it.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -107,7 +106,7 @@ impl OutboundSite {
             let filter = ContentFilter::start(second_pass);
             let (ip, port) = (filter.address().ip(), filter.address().port());
             settings.push(format!("content_filter=smtp:[{ip}]:{port}"));
-            (filter, second_pass)
+            filter
         });
         let logins = [SUPPORT_LOGIN, BILLING_LOGIN, EMPLOYEE_LOGIN];
         let submission = Submission::add(&postfix, &logins, &settings);
@@ -178,7 +177,7 @@ pub struct PreparedSite {
     customer: SmtpSink,
     old: SmtpSink,
     zendesk: Signer,
-    filter: Option<(ContentFilter, SocketAddr)>,
+    filter: Option<ContentFilter>,
     /// The daemon's configuration file.
     pub configuration: PathBuf,
     folder: TempDir,
@@ -197,12 +196,7 @@ impl PreparedSite {
     pub fn run(self, daemon: Daemon) -> OutboundSite {
         let Self { mut postfix, submission, desk, names, customer, old, zendesk, filter, folder, .. } = self;
         postfix.resume();
-        submission.wait(&postfix);
-        if let Some((_, second_pass)) = &filter {
-            crate::wait_until("the second pass", || postfix.log(), || TcpStream::connect(second_pass).is_ok());
-        }
-        let _filter = filter.map(|(filter, _)| filter);
-        OutboundSite { postfix, submission, daemon, desk, names, customer, old, zendesk, _filter, folder }
+        OutboundSite { postfix, submission, daemon, desk, names, customer, old, zendesk, _filter: filter, folder }
     }
 }
 

@@ -1,9 +1,9 @@
 //! A submission service of a private Postfix: TLS, SASL by Dovecot, a milter, and a client that uses it.
 
 use std::fmt::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
-use crate::{Client, Dovecot, PrivatePostfix, Reply, SmtpSession, TlsIdentity, free_address, wait_until};
+use crate::{Client, Dovecot, PrivatePostfix, Reply, SmtpSession, TlsIdentity, free_address};
 
 /// master.cf options that a postmaster gives a submission service for a ticket system.
 const OPTIONS: &[&str] = &[
@@ -47,11 +47,6 @@ impl Submission {
         }
         postfix.add_service(&service);
         Self { address, identity, users, dovecot }
-    }
-
-    /// Waits until it greets.
-    pub(crate) fn wait(&self, postfix: &PrivatePostfix) {
-        wait_until("the submission service", || postfix.log(), || TcpStream::connect(self.address).is_ok());
     }
 
     /// Where it listens.
