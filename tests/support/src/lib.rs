@@ -32,7 +32,7 @@ pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, fields, received_as_sent};
 pub use name_server::{NameServer, Zone};
 pub use outbound_site::{
-    BILLING_LOGIN, EMPLOYEE_LOGIN, OutboundSite, PreparedSite, SUPPORT_LOGIN, Terms, notification,
+    BILLING_LOGIN, EMPLOYEE_LOGIN, Filter, OutboundSite, PreparedSite, SUPPORT_LOGIN, Terms, notification,
 };
 pub use ports::{free_address, free_port};
 pub use postfix::{Mailbox, PrivatePostfix, Queued, postfix_program, write_settled};

@@ -2,14 +2,15 @@
 //! asked for, and the end user's mail server beyond it.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
 use crate::process::folder;
 use crate::{
-    Client, ContentFilter, Daemon, NameServer, PrivateKey, PrivatePostfix, Reply, SandboxEndpoint, Signer, SmtpSink,
-    Submission, Transaction, Zone, free_address,
+    Client, ContentFilter, Daemon, NameServer, PrivateKey, PrivatePostfix, Reply, SandboxEndpoint, Signer, SmtpSession,
+    SmtpSink, Submission, Transaction, Zone, free_address,
 };
 
 /// The login that the ticket system has for support@acme.example.
@@ -34,12 +35,24 @@ pub struct Terms {
     pub limits: &'static str,
     /// Whole tables at the end. `KEYS` stands for the keys' folder.
     pub tables: &'static str,
-    /// Whether a content filter stands between two passes of the milter.
-    pub filter: bool,
+    /// What stands between two passes of the milter.
+    pub filter: Filter,
     /// More `name=value` settings of the submission service.
     pub service: &'static [&'static str],
     /// More lines of main.cf.
     pub main_cf: &'static str,
+}
+
+/// What stands between two passes of the milter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Filter {
+    /// Nothing: there is one pass.
+    #[default]
+    None,
+    /// A [`ContentFilter`].
+    Real,
+    /// A sink ([`OutboundSite::between`]): the test itself hands back ([`OutboundSite::hand_back`]).
+    Test,
 }
 
 /// acme.example: `support@` and `billing@` belong to the ticket system, `sales@` and `boss@` are people. The company publishes
@@ -62,6 +75,10 @@ pub struct OutboundSite {
     pub old: SmtpSink,
     /// Signs as Zendesk does for the company.
     pub zendesk: Signer,
+    /// What came out of the first pass, with [`Filter::Test`].
+    pub between: SmtpSink,
+    /// The second pass, with a [`Filter`].
+    pub second_pass: SocketAddr,
     _filter: Option<ContentFilter>,
     folder: TempDir,
 }
@@ -96,25 +113,37 @@ impl OutboundSite {
         let postfix = PrivatePostfix::new(&mailboxes, &main_cf, false);
         postfix.socket_folder("deskmilter");
         let mut settings: Vec<String> = terms.service.iter().map(|&setting| setting.to_owned()).collect();
-        let filter = terms.filter.then(|| {
-            let second_pass = free_address();
+        let (between, second_pass) = (SmtpSink::modern(), free_address());
+        let filter = (terms.filter == Filter::Real).then(|| ContentFilter::start(second_pass));
+        if terms.filter != Filter::None {
             postfix.add_service(&format!(
                 "{second_pass} inet n - n - - smtpd\n  -o content_filter=\n  -o smtpd_sasl_auth_enable=no\n\
                  \x20 -o receive_override_options=no_unknown_recipient_checks\n\
                  \x20 -o {{ smtpd_milters = {{ unix:deskmilter/milter.sock, default_action=tempfail }} }}",
             ));
-            let filter = ContentFilter::start(second_pass);
-            let (ip, port) = (filter.address().ip(), filter.address().port());
-            settings.push(format!("content_filter=smtp:[{ip}]:{port}"));
-            filter
-        });
+            let next = filter.as_ref().map_or(between.address(), ContentFilter::address);
+            settings.push(format!("content_filter=smtp:[{}]:{}", next.ip(), next.port()));
+        }
         let logins = [SUPPORT_LOGIN, BILLING_LOGIN, EMPLOYEE_LOGIN];
         let submission = Submission::add(&postfix, &logins, &settings);
         write_keys(folder.path());
         let configuration = folder.path().join("deskmilter.toml");
         fs::write(&configuration, deskmilter_toml(terms, &postfix, &names, &desk, folder.path()))
             .expect("the configuration");
-        PreparedSite { postfix, submission, desk, names, customer, old, zendesk, filter, configuration, folder }
+        PreparedSite {
+            postfix,
+            submission,
+            desk,
+            names,
+            customer,
+            old,
+            zendesk,
+            between,
+            second_pass,
+            filter,
+            configuration,
+            folder,
+        }
     }
 
     /// The folder of the company's keys: `desk2026.pem`, `ed2026.pem`, `mail2026.pem`.
@@ -153,6 +182,13 @@ impl OutboundSite {
         self.delivered(before + 1).message
     }
 
+    /// Hands a message to the second pass as a content filter on this host does.
+    pub fn hand_back(&self, sender: &str, to: &[&str], message: &[u8]) -> Reply {
+        let mut session = SmtpSession::connect(self.second_pass);
+        session.expect(250, "EHLO filter.acme.example");
+        session.send(sender, to, message)
+    }
+
     /// The last of `count` messages that reached customer.example.
     ///
     /// # Panics
@@ -177,6 +213,8 @@ pub struct PreparedSite {
     customer: SmtpSink,
     old: SmtpSink,
     zendesk: Signer,
+    between: SmtpSink,
+    second_pass: SocketAddr,
     filter: Option<ContentFilter>,
     /// The daemon's configuration file.
     pub configuration: PathBuf,
@@ -193,10 +231,22 @@ impl PreparedSite {
     ///
     /// # Panics
     /// When Postfix does not start; shows its log.
-    pub fn run(self, daemon: Daemon) -> OutboundSite {
-        let Self { mut postfix, submission, desk, names, customer, old, zendesk, filter, folder, .. } = self;
-        postfix.resume();
-        OutboundSite { postfix, submission, daemon, desk, names, customer, old, zendesk, _filter: filter, folder }
+    pub fn run(mut self, daemon: Daemon) -> OutboundSite {
+        self.postfix.resume();
+        OutboundSite {
+            postfix: self.postfix,
+            submission: self.submission,
+            daemon,
+            desk: self.desk,
+            names: self.names,
+            customer: self.customer,
+            old: self.old,
+            zendesk: self.zendesk,
+            between: self.between,
+            second_pass: self.second_pass,
+            _filter: self.filter,
+            folder: self.folder,
+        }
     }
 }
 

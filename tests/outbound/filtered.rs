@@ -1,0 +1,171 @@
+//! A content filter between two passes of the milter.
+
+use support::{Client, DISCLAIMER, Filter, Message, OutboundSite, SmtpSession, Terms, fields, notification};
+
+use super::{JANE, PRESERVED, SUPPORT, assert_preserved, assert_signed, replaced, verdicts};
+
+const HERE: &str = "reinjection_networks = [\"127.0.0.1/32\"]";
+
+/// The field that carries the values past the filter.
+const SEAL: &str = "X-Deskmilter-Seal";
+
+fn sealed(filter: Filter) -> OutboundSite {
+    OutboundSite::start(&Terms { filter, outbound: HERE, ..Terms::default() })
+}
+
+/// A notification as it comes out of the first pass.
+fn between(site: &OutboundSite, message: &[u8]) -> Vec<u8> {
+    let before = site.between.transactions().len();
+    let reply = site.submit(&[JANE], message);
+    assert_eq!(reply.code, 250, "{reply}");
+    let sealed = site.between.wait_for(before + 1, || site.logs()).pop().unwrap().message;
+    assert_eq!(fields(&sealed, SEAL).len(), 1, "{}", String::from_utf8_lossy(&sealed));
+    sealed
+}
+
+/// What a thorough filter does to the preserved fields.
+fn mangled(message: &[u8]) -> Vec<u8> {
+    let message = replaced(message, "X-Mailer: Zendesk Mailer\r\n", "");
+    let message = replaced(&message, "X-Zendesk-Email-Id: 01HRZJ3V4K8M2QWXY6T9ABCDEF\r\n", "");
+    replaced(&message, "Auto-Submitted: auto-generated", "Auto-Submitted: no")
+}
+
+#[test]
+fn what_a_content_filter_did_to_preserved_fields_is_undone_and_the_signature_is_made_after_it() {
+    let site = sealed(Filter::Real);
+    let sent = site.notification();
+    let received = site.deliver(&sent);
+    assert_preserved(&sent, &received);
+    assert_signed(&site, &received);
+    // The filter's own work stays.
+    assert_eq!(fields(&received, "X-Scanned-By").len(), 1);
+    assert!(received.ends_with(DISCLAIMER.as_bytes()), "{}", String::from_utf8_lossy(&received));
+    assert!(fields(&received, SEAL).is_empty());
+    let log = site.daemon.log();
+    assert!(log.contains("X-Mailer") && log.contains("Auto-Submitted"), "repairs are told: {log}");
+}
+
+#[test]
+fn a_content_filter_without_a_seal_leaves_a_breach_that_is_reported() {
+    let site = OutboundSite::start(&Terms { filter: Filter::Real, ..Terms::default() });
+    let received = site.deliver(&site.notification());
+    assert!(fields(&received, "X-Mailer").is_empty());
+    let log = site.daemon.log();
+    let told = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR") || line.contains("breach"));
+    let told: Vec<&str> = told.filter(|line| line.contains("X-Mailer")).collect();
+    assert!(!told.is_empty(), "{log}");
+}
+
+#[test]
+fn an_honest_filter_changes_nothing_and_nothing_is_repaired() {
+    let site = sealed(Filter::Test);
+    let sent = site.notification();
+    let sealed = between(&site, &sent);
+    assert_eq!(site.hand_back(SUPPORT, &[JANE], &sealed).code, 250);
+    let received = site.delivered(1).message;
+    assert_preserved(&sent, &received);
+    let verdicts = assert_signed(&site, &received);
+    assert!(verdicts.all_valid("acme.example", "zendesk2"), "{verdicts:?}");
+    assert!(fields(&received, SEAL).is_empty());
+}
+
+#[test]
+fn guarded_fields_that_a_filter_rewrote_come_back_too() {
+    let site = sealed(Filter::Test);
+    let sent = site.notification();
+    let sealed = between(&site, &sent);
+    let touched = replaced(&sealed, "\r\n\t<second@customer.example>", "");
+    let touched = replaced(&touched, "Cc: Colleague <colleague@customer.example>\r\n", "");
+    let touched = replaced(&mangled(&touched), "Reply-To: Acme", "Reply-To: Somebody");
+    assert_eq!(site.hand_back(SUPPORT, &[JANE], &touched).code, 250);
+    let received = site.delivered(1).message;
+    assert_preserved(&sent, &received);
+    assert_signed(&site, &received);
+}
+
+#[test]
+fn a_seal_that_was_touched_is_worth_nothing() {
+    let site = sealed(Filter::Test);
+    let sealed = between(&site, &site.notification());
+    let seal = String::from_utf8(fields(&sealed, SEAL).remove(0)).unwrap();
+    let forged = ["mac=", "h="].iter().find_map(|tag| seal.split_once(tag).map(|(a, b)| format!("{a}{tag}AAAA{b}")));
+    let short = format!("{}\r\n", seal.trim_end().split_at(seal.trim_end().len() / 2).0);
+    for (n, touched) in [forged.unwrap_or_else(|| seal.replacen('a', "b", 1)), short].iter().enumerate() {
+        let message = mangled(&replaced(&sealed, &seal, touched));
+        let reply = site.hand_back(SUPPORT, &[JANE], &message);
+        assert_eq!(reply.code, 250, "{reply}");
+        let received = site.delivered(n + 1).message;
+        assert!(fields(&received, "X-Mailer").is_empty(), "{}", String::from_utf8_lossy(&received));
+        assert!(fields(&received, SEAL).is_empty());
+        assert!(verdicts(&site, &received).none_valid("acme.example", "desk2026"));
+    }
+    assert!(site.daemon.log().contains("seal"), "{}", site.daemon.log());
+}
+
+#[test]
+fn a_seal_of_another_message_is_worth_nothing() {
+    let site = sealed(Filter::Test);
+    let sealed = between(&site, &site.notification());
+    let seal = String::from_utf8(fields(&sealed, SEAL).remove(0)).unwrap();
+    let other = Message::zendesk_notification(SUPPORT, JANE, "Another").octets();
+    let replay = super::under(&seal, &mangled(&other));
+    assert_eq!(site.hand_back(SUPPORT, &[JANE], &replay).code, 250);
+    let received = site.delivered(1).message;
+    assert!(fields(&received, "X-Mailer").is_empty() && fields(&received, SEAL).is_empty());
+    assert!(verdicts(&site, &received).none_valid("acme.example", "desk2026"));
+}
+
+#[test]
+fn a_good_seal_counts_from_nowhere_but_the_reinjection_networks() {
+    let site = sealed(Filter::Test);
+    let sealed = between(&site, &site.notification());
+    let stranger = Client::new("198.51.100.66", "stranger.example");
+    // Over the public service, to a mailbox of the company.
+    let reply = site.postfix.submit_as(&stranger, SUPPORT, &["sales@acme.example"], &sealed);
+    assert_eq!(reply.code, 250, "{reply}");
+    let received = site.postfix.wait_for_mail("sales@acme.example", 1).remove(0);
+    assert!(fields(&received, SEAL).is_empty(), "{}", String::from_utf8_lossy(&received));
+    assert!(fields(&received, "DKIM-Signature").iter().all(|f| !String::from_utf8_lossy(f).contains("desk2026")));
+    // At the second pass itself, from another address.
+    let mut session = SmtpSession::connect_as(site.second_pass, &stranger);
+    let reply = session.send(SUPPORT, &["sales@acme.example"], &sealed);
+    assert_eq!(reply.code, 250, "{reply}");
+    let received = site.postfix.wait_for_mail("sales@acme.example", 2).remove(1);
+    assert!(fields(&received, SEAL).is_empty(), "{}", String::from_utf8_lossy(&received));
+    assert!(fields(&received, "DKIM-Signature").iter().all(|f| !String::from_utf8_lossy(f).contains("desk2026")));
+}
+
+#[test]
+fn a_seal_that_the_ticket_system_or_an_employee_writes_is_removed() {
+    let site = sealed(Filter::Test);
+    let first = between(&site, &site.notification());
+    let seal = String::from_utf8(fields(&first, SEAL).remove(0)).unwrap();
+    let second = between(&site, &super::under(&seal, &notification().octets()));
+    assert_ne!(fields(&second, SEAL), fields(&first, SEAL));
+}
+
+#[test]
+fn policy_reject_refuses_what_lost_a_preserved_field_that_nobody_knows() {
+    let strict = Terms { preserve: "policy = \"reject\"", ..Terms::default() };
+    let site = OutboundSite::start(&strict);
+    let reply = site.submit(&[JANE], &notification().without("X-Zendesk-Email-Id").octets());
+    assert!(reply.code >= 500 && reply.text.contains("X-Zendesk-Email-Id"), "{reply}");
+    let sent = notification().octets();
+    assert_preserved(&sent, &site.deliver(&sent));
+}
+
+#[test]
+fn a_constant_that_was_dropped_before_us_is_put_back_and_an_unknown_value_is_reported() {
+    let site = OutboundSite::start(&Terms::default());
+    let whole = notification().octets();
+    let sent = notification().without("X-Mailer").without("X-Zendesk-Email-Id").set("Auto-Submitted", "no").octets();
+    let received = site.deliver(&sent);
+    for name in &PRESERVED[..3] {
+        let value = |field: Vec<Vec<u8>>| field.iter().map(|f| f.trim_ascii().to_vec()).collect::<Vec<_>>();
+        assert_eq!(value(fields(&received, name)), value(fields(&whole, name)), "{name}");
+    }
+    assert!(fields(&received, "X-Zendesk-Email-Id").is_empty());
+    assert_signed(&site, &received);
+    let log = site.daemon.log();
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains("X-Zendesk-Email-Id")), "{log}");
+}
