@@ -1,6 +1,8 @@
 //! Notifications on their way out, on a real Postfix with TLS, SASL by Dovecot and, where a test says so, a content filter: what
 //! reaches the end user is what the ticket system sent, signed by the company, and nothing else gets that signature.
 
+#![cfg(test)]
+
 mod delivered;
 mod filtered;
 mod ordinary;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use support::{Message, OutboundSite, Reply, SUPPORT_LOGIN, Terms, fields, notification};
 
-use super::{JANE, SUPPORT, assert_preserved, assert_signed};
+use super::{JANE, SUPPORT, assert_preserved, assert_signed, verdicts};
 
 /// Submits with parameters of MAIL and expects it at customer.example.
 fn deliver_with(site: &OutboundSite, parameters: &str, message: &[u8]) -> Vec<u8> {
@@ -41,16 +41,24 @@ fn bodies_of_every_ending_arrive_with_valid_signatures() {
         ("dots", ".\r\n..\r\n.text\r\n"),
         ("runs of white space", "a  b\t\tc   d\r\n"),
         ("a line of 998 octets", &format!("{}\r\n", "x".repeat(998))),
-        ("a NUL", "a\0b\r\n"),
     ];
     for (what, body) in bodies {
         let sent = site.zendesk.sign(&with_body(body));
         let received = site.deliver(&sent);
         assert_preserved(&sent, &received);
         let verdicts = assert_signed(&site, &received);
-        if what != "a NUL" {
-            assert!(verdicts.all_valid("acme.example", "zendesk2"), "{what}: {verdicts:?}");
-        }
+        assert!(verdicts.all_valid("acme.example", "zendesk2"), "{what}: {verdicts:?}");
+    }
+}
+
+#[test]
+fn a_nul_in_the_body_is_signed_as_it_is() {
+    let site = OutboundSite::start(&Terms::default());
+    let received = site.deliver(&with_body("a\0b\r\n"));
+    // OpenDKIM reads a message from a file by lines of C: it would see the message end here.
+    let verdicts = verdicts(&site, &received);
+    for found in [&verdicts.dkimpy, &verdicts.mail_auth] {
+        assert!(!found.is_empty() && found.iter().all(|signature| signature.valid), "{verdicts:?}");
     }
 }
 
