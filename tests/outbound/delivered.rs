@@ -1,6 +1,8 @@
 //! What the end user's server gets.
 
-use support::{BILLING_LOGIN, EMPLOYEE_LOGIN, Message, OutboundSite, Terms, fields, notification, received_as_sent};
+use support::{
+    BILLING_LOGIN, EMPLOYEE_LOGIN, Message, OutboundSite, SUPPORT_LOGIN, Terms, fields, notification, received_as_sent,
+};
 
 use super::{JANE, PRESERVED, SUPPORT, assert_preserved, assert_signed, replaced, signatures, under, verdicts};
 
@@ -149,4 +151,21 @@ fn an_employees_own_mail_is_not_taken_for_a_notification() {
     let received = site.delivered(1).message;
     assert_eq!(fields(&received, "DKIM-Signature").len(), 0);
     assert!(received_as_sent(&received, &sent));
+}
+
+#[test]
+fn one_session_carries_many_messages_refused_ones_among_them() {
+    let site = OutboundSite::start(&Terms::default());
+    let mut session = site.submission.login(&OutboundSite::zendesk_host(), SUPPORT_LOGIN);
+    for n in 0..20 {
+        let author = if n % 4 == 3 { "boss@acme.example" } else { SUPPORT };
+        let message = Message::zendesk_notification(author, JANE, &format!("message {n}")).octets();
+        let reply = session.send(SUPPORT, &[JANE], &message);
+        assert_eq!(reply.code, if n % 4 == 3 { 550 } else { 250 }, "{n}: {reply}");
+    }
+    let arrived = site.customer.wait_for(15, || site.logs());
+    assert_eq!(arrived.len(), 15);
+    for transaction in arrived.iter().step_by(5) {
+        assert_signed(&site, &transaction.message);
+    }
 }

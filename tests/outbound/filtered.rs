@@ -145,6 +145,31 @@ fn a_seal_that_the_ticket_system_or_an_employee_writes_is_removed() {
 }
 
 #[test]
+fn a_seal_outlives_a_change_of_the_site_key_but_not_the_end_of_the_old_one() {
+    let mut site = sealed(Filter::Test);
+    let sent = site.notification();
+    let out = mangled(&between(&site, &sent));
+    let path = site.keys().join("state/site.key");
+    let old = std::fs::read_to_string(&path).unwrap();
+    let new = "BgkOEhcbICUpLjM3PEFFSk9TWF1haGxxdnp_hIiNkpc\n";
+    restart_with_site_key(&mut site, &path, &format!("{new}{old}"));
+    assert_eq!(site.hand_back(SUPPORT, &[JANE], &out).code, 250);
+    let received = site.delivered(1).message;
+    assert_preserved(&sent, &received);
+    assert_signed(&site, &received);
+    restart_with_site_key(&mut site, &path, new);
+    assert_eq!(site.hand_back(SUPPORT, &[JANE], &out).code, 250);
+    let received = site.delivered(2).message;
+    assert!(fields(&received, "X-Mailer").is_empty() && fields(&received, SEAL).is_empty());
+}
+
+fn restart_with_site_key(site: &mut OutboundSite, path: &std::path::Path, keys: &str) {
+    std::fs::write(path, keys).unwrap();
+    site.daemon.stop();
+    site.daemon.resume();
+}
+
+#[test]
 fn policy_reject_refuses_what_lost_a_preserved_field_that_nobody_knows() {
     let strict = Terms { preserve: "policy = \"reject\"", ..Terms::default() };
     let site = OutboundSite::start(&strict);

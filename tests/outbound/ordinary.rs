@@ -67,3 +67,14 @@ fn a_notification_is_signed_by_the_connectors_keys_and_not_by_the_domains_again(
     super::assert_signed(&site, &received);
     assert_eq!(signatures(&received, "mail2026"), 0, "{}", String::from_utf8_lossy(&received));
 }
+
+#[test]
+fn mail_from_a_native_address_to_the_companys_people_flows() {
+    let site = OutboundSite::start(&Terms { tables: SIGNING, ..Terms::default() });
+    let native = "noreply@acme.zendesk.com";
+    let sent = Message::zendesk_notification(native, "boss@acme.example", "New sign-in").octets();
+    let reply = site.postfix.submit_as(&OutboundSite::zendesk_host(), native, &["boss@acme.example"], &sent);
+    assert_eq!(reply.code, 250, "{reply}");
+    let received = site.postfix.wait_for_mail("boss@acme.example", 1).remove(0);
+    assert!(received_as_sent(&received, &sent), "{}", String::from_utf8_lossy(&received));
+}
