@@ -32,6 +32,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// What kept it from starting, with the object and the remedy.
 pub fn run(config: Config) -> Result<(), String> {
     privileges::forbid_core_dumps()?;
+    privileges::raise_descriptor_limit();
     let user = config.daemon.user.as_deref().map(privileges::find_user).transpose()?;
     state::prepare(&config.daemon.state_directory, user.as_ref())?;
     let sockets = Sockets::bind(&config, user.as_ref())?;
@@ -122,6 +123,7 @@ async fn serve(config: Config, sockets: Sockets) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("a socket cannot be used: {error}");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
 
     let site_key = state::site_key(&config.daemon.site_key_file)?;
     let services = Services::new(&config, site_key)?;
@@ -152,9 +154,13 @@ async fn serve(config: Config, sockets: Sockets) -> Result<(), String> {
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), connectors = config.connectors.len(), "ready");
 
-    let reason = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    let reason = loop {
+        tokio::select! {
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+            // A terminal that closes, or a habit from other daemons, must not end the service.
+            _ = hangup.recv() => tracing::warn!("SIGHUP: the configuration is read at start only; restart to apply changes"),
+        }
     };
     tracing::info!(reason, "stopping");
     shutdown.cancel();

@@ -1,12 +1,22 @@
 //! What the process may do: never dump its memory, and be root no longer than it must.
 
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{User, geteuid, initgroups, setgroups, setresgid, setresuid};
 
 /// No core dumps, and no other process of our user may look into our memory: secrets are in it.
 pub(super) fn forbid_core_dumps() -> Result<(), String> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|error| format!("core dumps cannot be switched off: {error}"))?;
     nix::sys::prctl::set_dumpable(false).map_err(|error| format!("the process cannot be made undumpable: {error}"))
+}
+
+/// As many file descriptors as we may have: a connection takes one or two, and the usual soft limit is 1,024.
+pub(super) fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, soft, "the limit on file descriptors cannot be raised");
+    }
 }
 
 /// The user of that name.

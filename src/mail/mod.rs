@@ -22,7 +22,7 @@ pub use envelope::{Envelope, Path, PathError};
 pub use header::{Header, HeaderBlock, Headers, HeadersBuilder, HeadersError};
 pub use line_ending::StrayLineEndings;
 pub use reply::{EnhancedCode, Reply};
-pub use verdict::{Disposition, HeaderEdit, Verdict};
+pub use verdict::{Disposition, HeaderEdit, RecipientEdit, Verdict};
 
 use std::sync::Arc;
 

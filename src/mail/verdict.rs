@@ -1,6 +1,6 @@
 //! What the pipeline decided: the only thing an attachment acts on.
 
-use super::{Header, Reply};
+use super::{Header, Path, Reply};
 
 /// The outcome of judging a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +9,18 @@ pub struct Verdict {
     pub disposition: Disposition,
     /// Edits to its header section; meaningless unless the message goes on.
     pub edits: Vec<HeaderEdit>,
+    /// Edits to its recipients; meaningless unless the message goes on.
+    pub recipients: Vec<RecipientEdit>,
+}
+
+/// One change to the recipients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecipientEdit {
+    /// One more recipient.
+    Add(Path),
+    /// One of the envelope's recipients, spelled as there, gets no copy. Where it was the last one nobody gets one, but those
+    /// whom the MTA itself adds (`always_bcc`): the message is not discarded.
+    Remove(Path),
 }
 
 /// What becomes of a message.
@@ -35,11 +47,11 @@ pub enum HeaderEdit {
 impl Verdict {
     /// The message goes on unchanged.
     pub fn pass() -> Self {
-        Self { disposition: Disposition::Continue, edits: Vec::new() }
+        Self { disposition: Disposition::Continue, edits: Vec::new(), recipients: Vec::new() }
     }
 
     /// The message is refused with `reply`.
     pub fn refuse(reply: Reply) -> Self {
-        Self { disposition: Disposition::Refuse(reply), edits: Vec::new() }
+        Self { disposition: Disposition::Refuse(reply), ..Self::pass() }
     }
 }

@@ -13,9 +13,11 @@ use mail_auth::hickory_resolver::net::runtime::TokioRuntimeProvider;
 use mail_auth::hickory_resolver::proto::rr::{Name, RData, Record};
 use mail_auth::hickory_resolver::system_conf::read_system_conf;
 use mail_auth::spf::SpfRecord;
-use mail_auth::{DnsCache, MessageAuthenticator, Mx, Negative, RecordSet, ResolverCache, SpfResult, TxtRecord};
+use mail_auth::{
+    DnsCache, DnsError, Error, MessageAuthenticator, Mx, Negative, RecordSet, ResolverCache, SpfResult, TxtRecord,
+};
 
-use super::{acceptable, spf_record};
+use super::{acceptable, dmarc_record, spf_record};
 
 /// One query to one name server.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
@@ -179,6 +181,21 @@ impl Texts {
         Ok(objection)
     }
 
+    /// Puts the DMARC record at `name` (`_dmarc.`, ending with a dot) into `cache`, as the library would find it if it read
+    /// records as RFC 9989 says. Where there is no answer the library asks again, and sees.
+    /// It stays until `deadline` at least, whatever its TTL says: as long as this message is judged.
+    pub(super) async fn fetch_dmarc(&self, name: &str, cache: &Cache, deadline: Instant) {
+        if cache.txt.get(name).is_some() {
+            return;
+        }
+        let Ok(Some(found)) = self.look_up(name).await else { return };
+        let record = match dmarc_record::select(&found.texts) {
+            Some(record) => TxtRecord::Dmarc(Arc::new(record)),
+            None => TxtRecord::Error(Error::Dns(DnsError::InvalidRecordType)),
+        };
+        cache.txt.insert(name.into(), record, found.valid_until.max(deadline));
+    }
+
     async fn look_up(&self, name: &str) -> Result<Option<TextSet>, SpfResult> {
         let Ok(asked) = Name::from_str_relaxed(name) else { return Ok(None) };
         let answer = match self.resolver.txt_lookup(asked).await {
@@ -200,7 +217,7 @@ type Answer<T> = Result<RecordSet<T>, Negative>;
 /// The caches of one method.
 #[derive(Default)]
 pub(super) struct Cache {
-    txt: Records<Box<str>, TxtRecord>,
+    pub(super) txt: Records<Box<str>, TxtRecord>,
     pub(super) mx: Records<Box<str>, Answer<Mx>>,
     pub(super) ipv4: Records<Box<str>, Answer<Ipv4Addr>>,
     pub(super) ipv6: Records<Box<str>, Answer<Ipv6Addr>>,

@@ -9,6 +9,7 @@ mod authenticate;
 mod authentication_results;
 mod author;
 mod classify;
+mod dmarc_record;
 mod dns;
 mod forged;
 mod hops;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deskmilter::attach::milter::Patience;
-use deskmilter::mail::{Header, HeaderEdit, Reply, Verdict};
+use deskmilter::mail::{Header, HeaderEdit, RecipientEdit, Reply, Verdict};
 
 use crate::daemon::{Act, Daemon, TestJudge, edit, limits};
+use crate::mta::PROTOCOL;
 
 #[tokio::test]
 async fn fields_are_deleted_from_the_last_to_the_first_before_any_is_inserted() {
@@ -108,4 +109,35 @@ async fn a_judge_that_is_replaced_finishes_the_message_it_began() {
     mta.message().await;
     mta.expect('c').await;
     assert_eq!(daemon.seen().await.judge, "second");
+}
+
+fn taken() -> Act {
+    let path = |text: &str| deskmilter::mail::Path::parse(text.as_bytes()).unwrap();
+    let recipients =
+        vec![RecipientEdit::Remove(path("<support@acme.example>")), RecipientEdit::Add(path("archive@acme.example"))];
+    Act::Give(Verdict { recipients, ..Verdict::pass() })
+}
+
+#[tokio::test]
+async fn recipients_are_removed_and_added_with_their_brackets_before_the_last_answer() {
+    let daemon = Daemon::new(taken());
+    let mut mta = daemon.unix().await;
+    mta.begin().await;
+    mta.message().await;
+    assert_eq!(mta.receive().await, ('-', b"<support@acme.example>\0".to_vec()));
+    assert_eq!(mta.receive().await, ('+', b"<archive@acme.example>\0".to_vec()));
+    mta.expect('c').await;
+}
+
+#[tokio::test]
+async fn where_recipients_may_not_be_edited_such_a_verdict_defers_and_nothing_is_done_by_halves() {
+    let daemon = Daemon::new(taken());
+    let mut mta = daemon.unix().await;
+    // Only header edits are offered.
+    let offer: Vec<u8> = [6_u32, 0x11, PROTOCOL].iter().flat_map(|n| n.to_be_bytes()).collect();
+    mta.send(b'O', &offer).await;
+    let (_, agreed) = mta.receive().await;
+    assert_eq!(agreed[4..8], 0x11_u32.to_be_bytes());
+    mta.message().await;
+    mta.expect_reply("451 4.3.5 ").await;
 }

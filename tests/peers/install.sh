@@ -10,13 +10,13 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 peers=${CARGO_TARGET_DIR:-$root/target}/peers
 
-# What they are for: name server; SASL for Postfix; independent verifiers; OpenDKIM and OpenDMARC as neighbours;
-# certificates and keys; Sendmail's configuration language and the libraries of its unpacked binary; setpriv and pgrep; the
-# build.
+# What they are for: name server; SASL for Postfix; independent verifiers, OpenDKIM and OpenDMARC's library among them;
+# certificates and keys; Sendmail's configuration language and the libraries of its unpacked binary; setpriv and pgrep;
+# the build.
 packages=(
-    dnsmasq-base swaks
+    dnsmasq-base
     dovecot-core
-    python3 python3-dkim python3-spf python3-dnspython opendmarc opendkim opendkim-tools
+    python3 python3-dkim python3-nacl python3-spf python3-dnspython libopendmarc2 publicsuffix opendkim opendkim-tools
     openssl ca-certificates m4 libwrap0 libldap-2.5-0 libsasl2-2 libdb5.3
     util-linux procps gcc libc6-dev make
 )

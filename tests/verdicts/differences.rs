@@ -30,7 +30,7 @@ pub const DIFFERENCES: &[Difference] = &[
         method: "dkim",
         ours: "fail",
         theirs: "pass",
-        argument: "RFC 5322 section 2.3: a bare CR must not occur; on the way in it becomes a space, and a changed body fails",
+        argument: "RFC 5322 section 2.3: a bare CR must not occur, so it has no canonical form; the intake makes it a space before judging",
     },
     Difference {
         case: "bare CR in the body, relaxed",
@@ -44,7 +44,7 @@ pub const DIFFERENCES: &[Difference] = &[
         method: "dkim",
         ours: "fail",
         theirs: "pass",
-        argument: "RFC 5322 section 2.3: a bare CR must not occur; on the way in it becomes a space, and a changed body fails",
+        argument: "RFC 5322 section 2.3: a bare CR must not occur, so it has no canonical form; the intake makes it a space before judging",
     },
     Difference {
         case: "bare CR in the body, simple",
@@ -229,11 +229,18 @@ pub const DIFFERENCES: &[Difference] = &[
         argument: "RFC 9989 section 4.7: t=y asks for the next milder policy; the peer does not know it",
     },
     Difference {
-        case: "unknown policy",
+        case: "unknown alignment mode, policy reject",
         method: "dmarc",
-        ours: "permerror",
+        ours: "fail p=reject",
         theirs: "none",
-        argument: "RFC 7489 section 11.2: permerror is for a record that is syntactically incorrect; neither applies a policy",
+        argument: "RFC 9989 section 4.7: a syntax error after the version loses that tag, not the record",
+    },
+    Difference {
+        case: "two DMARC records",
+        method: "dmarc",
+        ours: "none",
+        theirs: "fail p=reject",
+        argument: "RFC 7489 section 6.6.3: where several records remain, DMARC does not apply",
     },
     Difference {
         case: "no policy but rua",

@@ -36,20 +36,23 @@ impl NameServer {
             let directory = tempfile::tempdir().unwrap();
             let file = directory.path().join("dnsmasq.conf");
             std::fs::write(&file, configuration(records, address, trouble)).unwrap();
-            let mut child = Command::new("dnsmasq")
+            let child = Command::new("dnsmasq")
                 .arg("--keep-in-foreground")
                 .arg(format!("--conf-file={}", file.display()))
                 .stdin(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap_or_else(|error| panic!("dnsmasq: {error}; run tests/peers/install.sh"));
+            let mut server = Self { address, child, _configuration: directory };
             while Instant::now() < deadline {
-                if TcpStream::connect(address).is_ok() {
-                    return Self { address, child, _configuration: directory };
-                }
-                // Another process may have taken the port in between.
-                if child.try_wait().unwrap().is_some() {
+                // Another process may have taken the port in between; then this one's dnsmasq ends.
+                let answers = TcpStream::connect(address).is_ok();
+                let ended = server.child.try_wait().unwrap().is_some();
+                if ended {
                     break;
+                }
+                if answers {
+                    return server;
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }

@@ -267,8 +267,12 @@ where
             None => self.judge(Mail { connection, envelope, headers, body, shortfall, queue_id }).await?,
         };
         match outcome {
-            Ok((Verdict { disposition: Disposition::Continue, edits }, headers)) => {
+            Ok((Verdict { disposition: Disposition::Continue, edits, recipients }, headers)) => {
+                if !recipients.is_empty() && !self.session.agreement().is_some_and(negotiate::Agreement::recipients) {
+                    return Ok(self.refuse_recipient_edits());
+                }
                 edits::write(&edits, &headers, leading_space, &mut self.outgoing);
+                edits::write_recipients(&recipients, &mut self.outgoing);
                 Response::Continue.write(&mut self.outgoing);
             }
             Ok((Verdict { disposition: Disposition::Refuse(reply), .. }, _)) | Err(reply) => {
@@ -276,6 +280,16 @@ where
             }
         }
         Ok(())
+    }
+
+    /// Half a verdict is none: the message waits until the MTA lets us carry it out.
+    fn refuse_recipient_edits(&mut self) {
+        error!(
+            peer = self.peer,
+            "the MTA does not let milters edit recipients, as the verdict asks; the message is deferred"
+        );
+        Response::Refuse(&Reply::new(451, 3, 5, "this mail server does not let its filter edit recipients"))
+            .write(&mut self.outgoing);
     }
 
     /// The judge's verdict, or our own reply when there is none. Tells the MTA from time to time that we are at work.

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use bytes::BytesMut;
 
 use super::response::Response;
-use crate::mail::{HeaderEdit, Headers};
+use crate::mail::{HeaderEdit, Headers, RecipientEdit};
 
 /// Appends the responses for `edits`, whose indices mean `headers`.
 pub fn write(edits: &[HeaderEdit], headers: &Headers, leading_space: bool, wire: &mut BytesMut) {
@@ -23,6 +23,16 @@ pub fn write(edits: &[HeaderEdit], headers: &Headers, leading_space: bool, wire:
     for edit in edits {
         if let HeaderEdit::Prepend(field) = edit {
             Response::PrependHeader { field, leading_space }.write(wire);
+        }
+    }
+}
+
+/// Appends the responses for edits to the recipients.
+pub fn write_recipients(edits: &[RecipientEdit], wire: &mut BytesMut) {
+    for edit in edits {
+        match edit {
+            RecipientEdit::Add(path) => Response::AddRecipient(path).write(wire),
+            RecipientEdit::Remove(path) => Response::RemoveRecipient(path).write(wire),
         }
     }
 }

@@ -40,7 +40,15 @@ pub const NO_REPLY_END_OF_HEADERS: u32 = 0x4_0000;
 /// `SMFIP_NR_BODY`.
 pub const NO_REPLY_BODY: u32 = 0x8_0000;
 
+/// `SMFIF_ADDRCPT`: add recipients.
+pub const ADD_RECIPIENTS: u32 = 0x04;
+/// `SMFIF_DELRCPT`: remove recipients.
+pub const REMOVE_RECIPIENTS: u32 = 0x08;
+
+/// What we cannot do without.
 const ACTIONS: u32 = ADD_HEADERS | CHANGE_HEADERS;
+/// What we take where it is offered.
+const RECIPIENTS: u32 = ADD_RECIPIENTS | REMOVE_RECIPIENTS;
 
 /// What both sides agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +132,8 @@ impl Agreement {
         if version >= VERSION_DATA {
             wanted |= NO_REPLY_END_OF_HEADERS;
         }
-        Ok(Self { version, actions: ACTIONS, protocol: protocol & wanted })
+        let actions = ACTIONS | (actions & RECIPIENTS);
+        Ok(Self { version, actions, protocol: protocol & wanted })
     }
 
     /// Whether the MTA awaits an answer to this event. An answer too many or one too few leaves the two sides out of step.
@@ -148,6 +157,11 @@ impl Agreement {
         self.protocol & LEADING_SPACE != 0
     }
 
+    /// Whether recipients may be added and removed.
+    pub fn recipients(self) -> bool {
+        self.actions & RECIPIENTS == RECIPIENTS
+    }
+
     /// Whether we may ask for no more events of a kind.
     pub fn skip(self) -> bool {
         self.protocol & SKIP != 0
@@ -168,7 +182,8 @@ mod tests {
     fn of_what_todays_mtas_offer_we_take_what_spares_round_trips() {
         let agreed = Agreement::reach(Offer { version: 6, actions: 0x1ff, protocol: 0x301f_ffff }).unwrap();
         assert_eq!(agreed.version, 6);
-        assert_eq!(agreed.actions, ADD_HEADERS | CHANGE_HEADERS);
+        assert_eq!(agreed.actions, ADD_HEADERS | CHANGE_HEADERS | ADD_RECIPIENTS | REMOVE_RECIPIENTS);
+        assert!(agreed.recipients());
         assert!(agreed.leading_space() && agreed.skip() && agreed.answers(Event::Data));
         for event in
             [Event::Connect, Event::Helo, Event::Mail, Event::Rcpt, Event::Header, Event::EndOfHeaders, Event::Body]
@@ -203,6 +218,7 @@ mod tests {
             if let Ok(agreed) = Agreement::reach(Offer { version, actions: actions | ACTIONS, protocol }) {
                 prop_assert!((VERSION_MIN..=VERSION_MAX).contains(&agreed.version) && agreed.version <= version);
                 prop_assert_eq!(agreed.protocol & !protocol, 0);
+                prop_assert_eq!(agreed.actions & !(actions | ACTIONS), 0);
                 prop_assert_eq!(agreed.protocol & (RCPT_REJ | NO_REPLY_DATA | EVENTS_LEFT_OUT | SIZES), 0);
                 prop_assert_eq!(agreed.leading_space(), protocol & LEADING_SPACE != 0);
             } else {

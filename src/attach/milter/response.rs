@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::negotiate::Agreement;
-use crate::mail::{Header, Reply};
+use crate::mail::{Header, Path, Reply};
 
 /// A response (`SMFIR_*` in Sendmail's `mfdef.h`). Those that edit are only for the end of a message, before the last one.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,10 @@ pub enum Response<'a> {
         /// Whether values go with the white space after the colon; if not, the MTA puts one space there.
         leading_space: bool,
     },
+    /// `+`: one more recipient. Only where agreed on.
+    AddRecipient(&'a Path),
+    /// `-`: one recipient less. Only where agreed on.
+    RemoveRecipient(&'a Path),
 }
 
 impl Response<'_> {
@@ -55,6 +59,14 @@ impl Response<'_> {
             Self::Refuse(reply) => {
                 wire.put_u8(b'y');
                 put_reply(wire, reply);
+            }
+            Self::AddRecipient(path) => {
+                wire.put_u8(b'+');
+                put_string(wire, path.to_string().as_bytes());
+            }
+            Self::RemoveRecipient(path) => {
+                wire.put_u8(b'-');
+                put_string(wire, path.to_string().as_bytes());
             }
             Self::DeleteHeader { ordinal, name } => {
                 wire.put_u8(b'm');

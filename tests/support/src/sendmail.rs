@@ -66,11 +66,20 @@ impl PrivateSendmail {
 
     /// The messages in its queue as it would send them on: header section (from the `qf` file) and body.
     pub fn queued(&self) -> Vec<String> {
+        self.control_paths().iter().map(|path| message(path)).collect()
+    }
+
+    /// The control files of the messages in its queue, recipients among them.
+    pub fn control_files(&self) -> Vec<String> {
+        self.control_paths().iter().map(|path| read(path)).collect()
+    }
+
+    fn control_paths(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.folder.path().join("queue")).into_iter().flatten().filter_map(Result::ok);
         let mut control: Vec<PathBuf> =
             entries.map(|entry| entry.path()).filter(|path| name_starts(path, "qf")).collect();
         control.sort();
-        control.iter().map(|path| message(path)).collect()
+        control
     }
 
     /// The SMTP traffic and what it printed.
