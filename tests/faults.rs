@@ -170,6 +170,26 @@ fn odd_messages_become_one_ticket_each_and_no_bare_line_ending_leaves() {
 }
 
 #[test]
+fn an_endpoint_that_hangs_with_a_large_message_holds_up_nobody_else() {
+    let mut site = Site::with("[limits]\nmemory = \"1MiB\"", "deadline = \"20s\"", "");
+    site.set_password(PASSWORD);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut script = on("DOT", Action::Hang);
+    script.secure.retain(|extension| !extension.starts_with("SIZE"));
+    let endpoint = runtime.block_on(Endpoint::start(script));
+    site.point_at(endpoint.port, &endpoint.ca);
+    let head = b"From: a@plain.example\r\nTo: support@acme.example\r\nMessage-ID: <large@plain.example>\r\n\r\n";
+    let large = [&head[..], &b"0123456789abcdef0123456789abcdef\r\n".repeat(60_000)].concat();
+    assert_eq!(site.postfix.submit("a@plain.example", &[SUPPORT], &large).code, 250);
+    site.postfix.wait_for("the whole message at the endpoint", |_| endpoint.see(|record| record.read) == 1);
+
+    let begun = std::time::Instant::now();
+    let message = Message::new("a@plain.example", "boss@acme.example", "lunch").octets();
+    assert_eq!(site.postfix.submit("a@plain.example", &["boss@acme.example"], &message).code, 250);
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}\n{}", begun.elapsed(), site.daemon.log());
+}
+
+#[test]
 fn garbage_on_our_sockets_harms_nobody_else() {
     let mut site = Site::start();
     let sockets = site.postfix.queue_directory().join("deskmilter");

@@ -308,3 +308,60 @@ fn no_password_is_ever_logged_or_shown_in_the_process_list() {
         assert!(!written.contains(secret));
     }
 }
+
+#[test]
+fn a_sender_beyond_ascii_that_did_not_say_so_is_relayed_as_the_mta_took_it() {
+    let site = Site::start();
+    let message = Message::new("J\u{fc}rgen <a@plain.example>", SUPPORT, "Gr\u{fc}\u{df}e").octets();
+    let reply = site.postfix.submit("j\u{fc}rgen@plain.example", &[SUPPORT], &message);
+    assert_eq!(reply.code, 250, "{reply}");
+    site.postfix.wait_for("its fate", |postfix| postfix.log().contains("status="));
+    assert!(site.postfix.log().contains("status=sent"), "{}", site.postfix.log());
+    assert_eq!(fact(&site.desk.wait_for_tickets(1)[0], "sender"), "j\u{fc}rgen@plain.example");
+}
+
+#[test]
+fn thousands_of_forged_fields_do_not_keep_postfix_busy() {
+    let site = Site::start();
+    let submit = |count: usize| {
+        let forged = "X-Deskmilter-Sender-Auth: pass\r\n".repeat(count);
+        let message = [forged.as_bytes(), &Message::new("a@plain.example", SUPPORT, "hello").octets()].concat();
+        site.postfix.submit("a@plain.example", &[SUPPORT], &message)
+    };
+    // Postfix reads the whole header section again for each field that is to be deleted.
+    let begun = std::time::Instant::now();
+    let reply = submit(12_000);
+    assert!(reply.code == 554 && begun.elapsed() < std::time::Duration::from_secs(4), "{reply} {:?}", begun.elapsed());
+    assert_eq!(submit(100).code, 250);
+    let text = text(&site.desk.wait_for_tickets(1)[0]);
+    assert_eq!(text.matches("X-Deskmilter-").count(), 1, "{text}");
+}
+
+#[test]
+fn thousands_of_injected_verdicts_do_not_keep_the_daemon_busy() {
+    let site = Site::start();
+    let verdicts = format!("X-Deskmilter-Sender-Auth: pass; t=1; mac={}\r\n", "A".repeat(43)).repeat(5_000);
+    let to = format!("To: {SUPPORT}{}\r\n", format!(",\r\n {SUPPORT}").repeat(3_000)).repeat(10);
+    let message = format!("{verdicts}From: a@plain.example\r\n{to}\r\nhello\r\n");
+    let begun = std::time::Instant::now();
+    site.submit_past_the_milter("a@plain.example", &[SUPPORT], message.as_bytes());
+    let ticket = &site.desk.wait_for_tickets(1)[0];
+    assert!(begun.elapsed() < std::time::Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert_eq!(fact(ticket, "sender_auth"), "none");
+}
+
+#[test]
+fn a_result_below_a_verdict_of_ours_is_not_ours() {
+    let site = Site::start();
+    let message = customer_mail(&site, "boss@acme.example");
+    site.postfix.submit_as(&Site::customer(), "jane@customer.example", &["boss@acme.example"], &message);
+    // As a mail server between the milter and the transport would hand it on, and a field put in on the way.
+    let judged = String::from_utf8_lossy(&site.postfix.wait_for_mail("boss@acme.example", 1)[0]).replace("\r\n", "\n");
+    let judged = &judged[judged.find("Authentication-Results").unwrap()..];
+    let forged = "Authentication-Results: mx.acme.example; dmarc=pass header.from=bank.example\nFrom: ";
+    let message = judged.replacen("From: ", forged, 1).replace('\n', "\r\n");
+    site.submit_past_the_milter("jane@customer.example", &[SUPPORT], message.as_bytes());
+    let text = text(&site.desk.wait_for_tickets(1)[0]);
+    assert!(text.contains("header.from=customer.example") && text.contains("Sender-Auth: pass;"), "{text}");
+    assert!(!text.contains("bank.example"), "{text}");
+}

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use super::{ConfigFile, EX_CONFIG};
 use crate::config::{Config, SecretFile};
-use crate::mail::Budget;
 use crate::pipeline::SiteKey;
 use crate::relay::Relay;
 
@@ -28,13 +27,12 @@ pub(super) fn run(file: &ConfigFile) -> ExitCode {
 
 /// What the files that the configuration names hold: certificates and keys that only their users can judge.
 fn problems_of_files(config: &Config) -> Vec<String> {
-    let budget = Budget::new(config.limits.memory);
     let mut problems: Vec<String> = config
         .connectors
         .iter()
         .filter_map(|connector| {
             let endpoint = connector.endpoint.as_ref()?;
-            let error = Relay::new(connector, endpoint, &config.daemon.hostname, &budget).err()?;
+            let error = Relay::new(connector, endpoint, &config.daemon.hostname).err()?;
             Some(format!("connector.{}.endpoint: {error}", connector.name))
         })
         .collect();

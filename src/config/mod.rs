@@ -137,7 +137,7 @@ pub struct Limits {
     pub message_size: u64,
     /// Octets of a header section at most.
     pub header_size: usize,
-    /// Octets of memory for whole messages, shared by all sessions.
+    /// Octets of memory for whole messages while they are verified, shared by all sessions.
     pub memory: u64,
     /// Milter connections at a time.
     pub milter_connections: usize,

@@ -1,12 +1,14 @@
 //! Listening sockets with the right owner, group and mode from their first moment on.
 
-use std::fs::{DirBuilder, Permissions};
+use std::fs::DirBuilder;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, chown, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::unistd::{Group, User};
 
 use crate::config::{Listen, SocketAccess};
@@ -76,8 +78,7 @@ pub(super) fn unix(path: &Path, access: &SocketAccess, user: Option<&User>) -> R
     let _ = std::fs::remove_file(&aside);
     let bind = || {
         let listener = UnixListener::bind(&aside)?;
-        std::fs::set_permissions(&aside, Permissions::from_mode(access.mode))?;
-        chown(&aside, owner, group)?;
+        give(&aside, access.mode, owner, group)?;
         listener.set_nonblocking(true)?;
         std::fs::rename(&aside, path)?;
         Ok(listener)
@@ -89,6 +90,13 @@ pub(super) fn unix(path: &Path, access: &SocketAccess, user: Option<&User>) -> R
             Err(failed(error))
         }
     }
+}
+
+/// Sets mode, then owner and group. The folder may belong to the user that we will run as, who could put a link in the socket's
+/// place: none is followed.
+fn give(socket: &Path, mode: u32, owner: Option<u32>, group: Option<u32>) -> io::Result<()> {
+    fchmodat(AT_FDCWD, socket, Mode::from_bits_truncate(mode), FchmodatFlags::NoFollowSymlink)?;
+    lchown(socket, owner, group)
 }
 
 /// Makes a folder for sockets where there is none: owner and group may enter, others not. One that exists is left as it is.
@@ -110,6 +118,8 @@ pub(super) fn unlink(sockets: &[PathBuf]) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const ACCESS: SocketAccess = SocketAccess { group: None, mode: 0o660 };
@@ -128,5 +138,16 @@ mod tests {
         assert!(unix(&path, &ACCESS, None).is_err_and(|error| error.contains("no socket")));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_socket_gives_nothing_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let (victim, link) = (folder.path().join("victim"), folder.path().join("link"));
+        std::fs::write(&victim, "").unwrap();
+        std::fs::set_permissions(&victim, PermissionsExt::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&victim, &link).unwrap();
+        let _ = give(&link, 0o666, None, None);
+        assert_eq!(std::fs::metadata(&victim).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

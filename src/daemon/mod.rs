@@ -23,8 +23,9 @@ use crate::mail::{Budget, Spool};
 use crate::pipeline::{Pipeline, SiteKey};
 use crate::relay::Relay;
 
-/// How long work in flight may take after SIGTERM.
-const DRAIN: Duration = Duration::from_secs(30);
+/// How long work in flight may take after SIGTERM: a little longer than each session gives itself (30 s), so that those that
+/// run out of time can still say so to the MTA.
+const DRAIN: Duration = Duration::from_secs(35);
 
 /// Runs the daemon in the foreground until it is told to stop.
 ///
@@ -32,7 +33,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// What kept it from starting, with the object and the remedy.
 pub fn run(config: Config) -> Result<(), String> {
     privileges::forbid_core_dumps()?;
-    privileges::raise_descriptor_limit();
+    privileges::allow_open_files();
     let user = config.daemon.user.as_deref().map(privileges::find_user).transpose()?;
     state::prepare(&config.daemon.state_directory, user.as_ref())?;
     let sockets = Sockets::bind(&config, user.as_ref())?;
@@ -83,7 +84,6 @@ impl Sockets {
 struct Services {
     pipeline: Arc<ArcSwap<Pipeline>>,
     milter: Arc<milter::Service<Pipeline>>,
-    budget: Budget,
     spool: Spool,
 }
 
@@ -93,7 +93,7 @@ impl Services {
         let spool = Spool::new(state::spool_directory(&config.daemon.state_directory));
         let pipeline = Arc::new(ArcSwap::from_pointee(Pipeline::new(config, site_key, &budget)?));
         let milter = Arc::new(milter::Service::new(Arc::clone(&pipeline), spool.clone(), &config.limits));
-        Ok(Self { pipeline, milter, budget, spool })
+        Ok(Self { pipeline, milter, spool })
     }
 
     fn transport(
@@ -102,7 +102,7 @@ impl Services {
         connector: Arc<Connector>,
         endpoint: &Endpoint,
     ) -> Result<Arc<ArcSwap<lmtp::Service>>, String> {
-        let relay = Relay::new(&connector, endpoint, &config.daemon.hostname, &self.budget)
+        let relay = Relay::new(&connector, endpoint, &config.daemon.hostname)
             .map_err(|error| format!("connector.{}.endpoint: {error}", connector.name))?;
         let peers = config.transport.iter().flat_map(|transport| &transport.peers);
         Ok(Arc::new(ArcSwap::from_pointee(lmtp::Service {

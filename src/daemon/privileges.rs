@@ -9,13 +9,13 @@ pub(super) fn forbid_core_dumps() -> Result<(), String> {
     nix::sys::prctl::set_dumpable(false).map_err(|error| format!("the process cannot be made undumpable: {error}"))
 }
 
-/// As many file descriptors as we may have: a connection takes one or two, and the usual soft limit is 1,024.
-pub(super) fn raise_descriptor_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        tracing::warn!(%error, soft, "the limit on file descriptors cannot be raised");
+/// As many open files as the system lets us have: the usual first limit of 1,024 is less than the connections that the default
+/// configuration allows, and when descriptors run out, DNS fails with them and senders go unjudged.
+pub(super) fn allow_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
     }
 }
 
@@ -51,4 +51,17 @@ pub(super) fn become_user(user: &User) -> Result<(), String> {
     }
     // Changing ids makes a process dumpable again.
     forbid_core_dumps()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_system_allows() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard.min(512), hard).unwrap();
+        allow_open_files();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+    }
 }

@@ -2,9 +2,10 @@
 
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::unistd::User;
 
 use crate::config::SecretFile;
@@ -16,22 +17,32 @@ pub(super) fn spool_directory(state: &Path) -> PathBuf {
 }
 
 /// Makes the state directory and the spool, mode 0700, for the user that we will run as.
+///
+/// The spool lies in a folder that belongs to that user, who could put a link in its place and be given what it points to: it
+/// is handed over only where it is a folder itself. Where the state directory leads is the administrator's to say.
 pub(super) fn prepare(state: &Path, user: Option<&User>) -> Result<(), String> {
-    for directory in [state.to_owned(), spool_directory(state)] {
-        let failed = |error: std::io::Error| {
+    let user = user.filter(|_| nix::unistd::geteuid().is_root());
+    for (directory, follow) in [(state.to_owned(), OFlag::empty()), (spool_directory(state), OFlag::O_NOFOLLOW)] {
+        hand_over(&directory, follow, user).map_err(|error| {
             format!(
                 "{}: {error}; the state directory must be ours alone, see daemon.state_directory",
                 directory.display()
             )
-        };
-        DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(failed)?;
-        if let Some(user) = user.filter(|_| nix::unistd::geteuid().is_root()) {
-            std::os::unix::fs::chown(&directory, Some(user.uid.as_raw()), Some(user.gid.as_raw())).map_err(failed)?;
-        }
-        let facts = std::fs::metadata(&directory).map_err(failed)?;
-        if facts.mode() & 0o077 != 0 {
-            std::fs::set_permissions(&directory, Permissions::from_mode(0o700)).map_err(failed)?;
-        }
+        })?;
+    }
+    Ok(())
+}
+
+/// Makes one folder where there is none; owner and mode are set on the open folder, so that nobody can swap it in between.
+fn hand_over(directory: &Path, follow: OFlag, user: Option<&User>) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let flags = OFlag::O_DIRECTORY | follow;
+    let folder = OpenOptions::new().read(true).custom_flags(flags.bits()).open(directory)?;
+    if let Some(user) = user {
+        fchown(&folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+    }
+    if folder.metadata()?.mode() & 0o077 != 0 {
+        folder.set_permissions(Permissions::from_mode(0o700))?;
     }
     Ok(())
 }
@@ -61,4 +72,23 @@ pub(super) fn site_key(file: &SecretFile) -> Result<SiteKey, String> {
         }
     }
     SiteKey::load(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_in_the_place_of_the_spool_gives_nothing_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, victim) = (folder.path().join("state"), folder.path().join("victim"));
+        prepare(&state, None).unwrap();
+        std::fs::remove_dir(spool_directory(&state)).unwrap();
+        std::fs::create_dir(&victim).unwrap();
+        std::fs::set_permissions(&victim, Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink(&victim, spool_directory(&state)).unwrap();
+        let user = User::from_uid(nix::unistd::geteuid()).unwrap();
+        assert!(prepare(&state, user.as_ref()).is_err_and(|error| error.contains("spool")));
+        assert_eq!(std::fs::metadata(&victim).unwrap().mode() & 0o777, 0o755);
+    }
 }

@@ -120,6 +120,29 @@ impl Body {
         }
     }
 
+    /// The octets from `offset` on: `length` of them, fewer where the body ends, none beyond.
+    ///
+    /// # Errors
+    /// The spool file could not be read.
+    pub async fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let left = usize::try_from(self.wire_len().saturating_sub(offset)).unwrap_or(usize::MAX);
+        let length = length.min(left);
+        match &self.0 {
+            Storage::Memory(octets) => {
+                let rest = octets.iter().skip(usize::try_from(offset).unwrap_or(usize::MAX));
+                Ok(rest.take(length).copied().collect())
+            }
+            Storage::File { file, .. } => {
+                let file = Arc::clone(file);
+                blocking(move || {
+                    let mut octets = vec![0; length];
+                    file.read_exact_at(&mut octets, offset).map(|()| octets)
+                })
+                .await
+            }
+        }
+    }
+
     /// Appends the body to `wire`.
     ///
     /// # Errors
@@ -167,6 +190,15 @@ mod tests {
             body.append_to(&mut wire).await.unwrap();
             assert_eq!(body.wire_len(), size as u64);
             assert_eq!(wire.get(4..).unwrap(), octets);
+            let mut pieces = Vec::new();
+            loop {
+                let piece = body.read_at(pieces.len() as u64, 10_007).await.unwrap();
+                if piece.is_empty() {
+                    break;
+                }
+                pieces.extend(piece);
+            }
+            assert_eq!(pieces, octets);
             assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         }
     }

@@ -28,6 +28,10 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::{Config, Connector, OnTempError};
 use crate::mail::{Budget, Domain, Envelope, Header, HeaderEdit, Mail, Reply, Shortfall, Verdict};
 
+/// Verdict fields of a message that are looked at, from the top: ours is the first, for the milter takes all others away. Each
+/// costs a MAC over the bound fields, which may be megabytes: of thousands, one message would keep a thread for minutes.
+const VERDICTS_MAX: usize = 3;
+
 /// Who judges mail before it is queued: the [`Pipeline`]. A trait, so that an attachment's protocol can be tested with
 /// any verdict.
 pub trait Judge: Send + Sync + 'static {
@@ -56,13 +60,17 @@ impl Judge for Pipeline {
         self.classifier.concerns(envelope)
     }
 
-    /// Classify, authenticate, strip, tag. Mail is never refused for what it is: the ticket system decides what to do with
-    /// unauthenticated mail. It is only ever deferred, and only where it is for a support address.
+    /// Classify, authenticate, strip, tag. Mail is never refused for what it says of its sender: the ticket system decides what to
+    /// do with unauthenticated mail. It is deferred where it is for a support address, and refused for a flood of forged fields.
     async fn judge(&self, mail: &Mail) -> Verdict {
         let started = Instant::now();
         let class = self.classifier.classify(&mail.envelope);
-        let (sender, results) = self.authenticate(mail, &class).await;
         let forged = forged::fields(&mail.headers, &self.authserv_id);
+        if let Some(reply) = forged::refuse_flood(forged.len()) {
+            tracing::warn!(queue_id = mail.queue_id, sender = %mail.envelope.sender, forged = forged.len(), %reply, "message refused");
+            return Verdict::refuse(reply);
+        }
+        let (sender, results) = self.authenticate(mail, &class).await;
         let deferral = self.deferral(&class, &sender);
 
         log_judgement(mail, &class, &sender, forged.len(), deferral.is_some(), started);
@@ -78,7 +86,7 @@ impl Judge for Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline for this configuration; `budget` is shared with the relays.
+    /// A pipeline for this configuration; `budget` is for the messages that are verified.
     ///
     /// # Errors
     /// The resolver cannot be set up.
@@ -149,16 +157,18 @@ impl Pipeline {
     pub fn hand_over(&self, connector: &Connector, mail: &mut Mail) -> Result<String, Reply> {
         hops::refuse_loop(&mail.headers, &self.hostname, &connector.name, self.hops)?;
         let now = seconds_since_1970();
-        let verdict = mail
-            .headers
-            .named(site_key::FIELD)
-            .find_map(|field| self.site_key.open(field, &mail.headers, now, self.verdict_lifetime));
-        // Without a verdict of ours the message came past the milter, so no Authentication-Results in it is ours either.
-        let forged = match verdict {
-            Some(_) => forged::named_ours(&mail.headers),
-            None => forged::fields(&mail.headers, &self.authserv_id),
-        };
-        let verdict = verdict.unwrap_or_else(|| SenderAuth::unknown("not-judged", None).to_string());
+        let mut fields =
+            mail.headers.iter().enumerate().filter(|(_, field)| field.is(site_key::FIELD)).take(VERDICTS_MAX);
+        let verdict = fields.find_map(|(index, field)| {
+            let verdict = self.site_key.open(field, &mail.headers, now, self.verdict_lifetime)?;
+            Some((verdict, index))
+        });
+        // Our Authentication-Results stands right above our verdict: what claims to be ours below is not, and without a verdict of
+        // ours, when the message came past the milter, none is.
+        let genuine = verdict.as_ref().map_or(0, |(_, index)| *index);
+        let forged = forged::fields_below(&mail.headers, &self.authserv_id, genuine);
+        let verdict =
+            verdict.map_or_else(|| SenderAuth::unknown("not-judged", None).to_string(), |(verdict, _)| verdict);
         let trace = hops::received(mail, &self.hostname, &connector.name, time::OffsetDateTime::now_utc());
         let mut edits: Vec<HeaderEdit> = forged.into_iter().map(|index| HeaderEdit::Remove { index }).collect();
         edits.push(HeaderEdit::Prepend(Header::written(site_key::FIELD, &verdict)));

@@ -72,7 +72,7 @@ impl Default for Bounds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Slot,
-    Memory,
+    Spool,
     Password,
     Resolve,
     Connect,
@@ -94,7 +94,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Slot => "waiting for a free connection",
-            Self::Memory => "waiting for memory and reading the message",
+            Self::Spool => "reading the message from the spool",
             Self::Password => "reading the password file",
             Self::Resolve => "looking up its address",
             Self::Connect => "connecting",
@@ -136,7 +136,7 @@ impl Clock {
     pub fn until(&self, step: Step) -> Instant {
         let bounds = &self.bounds;
         let bound = match step {
-            Step::Slot | Step::Memory | Step::Password => return self.deadline,
+            Step::Slot | Step::Spool | Step::Password => return self.deadline,
             Step::Resolve => bounds.resolve,
             Step::Connect => bounds.connect,
             Step::Greeting => bounds.greeting,

@@ -39,6 +39,11 @@ impl<S: Stream> Dialogue<S> {
         self.clock = clock;
     }
 
+    /// The clock of the hand-over at hand.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
     /// `host[address]`.
     pub fn peer(&self) -> &Arc<str> {
         &self.peer

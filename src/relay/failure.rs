@@ -66,7 +66,7 @@ impl Failure {
             Cause::Temporary(reply) => return reply.passed_back(&self.peer),
             Cause::Resolve(_) => (4, 3),
             Cause::Connect(_) | Cause::Timeout(Step::Connect) => (4, 1),
-            Cause::Timeout(Step::Slot | Step::Memory | Step::Password) => (3, 2),
+            Cause::Timeout(Step::Slot | Step::Spool | Step::Password) => (3, 2),
             Cause::Password(_) => (3, 5),
             Cause::Timeout(_) | Cause::Lost(..) => (4, 2),
             Cause::Nonsense(..) => (5, 0),
@@ -91,6 +91,11 @@ impl Failure {
             | Cause::Temporary(_) => Level::WARN,
             _ => Level::ERROR,
         }
+    }
+
+    /// Whether it has nothing to do with the endpoint: our spool.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.cause, Cause::Spool(_) | Cause::Timeout(Step::Spool))
     }
 
     /// Whether a connection that had lain idle may just have been closed by the other side meanwhile.

@@ -5,11 +5,12 @@
 //! Nothing is sent, and no password read, before TLS with a verified certificate stands. Knows nothing of milters,
 //! classification or tickets.
 //!
-//! [`Relay::send`] is the story: a slot of the `pool`, an idle connection or a new one (`connect`, `login`), memory for
-//! the message, the `transaction`, and the connection back into the pool.
+//! [`Relay::send`] is the story: a slot of the `pool`, an idle connection or a new one (`connect`, `login`), the
+//! `transaction` with the message's `content`, and the connection back into the pool.
 
 mod clock;
 mod connect;
+mod content;
 mod dialogue;
 mod dot_stuffing;
 mod failure;
@@ -27,9 +28,9 @@ use std::time::Duration;
 use tracing::Level;
 
 use crate::config::{Connector, Endpoint};
-use crate::mail::{Budget, Domain, Mail, Permit, Reply};
-use clock::{Clock, Step};
-use failure::{Cause, Failure};
+use crate::mail::{Domain, Mail, Reply};
+use clock::Clock;
+use failure::Failure;
 use login::{Refusals, login};
 use pool::Pool;
 use route::Route;
@@ -41,7 +42,6 @@ pub struct Relay {
     route: Route,
     deadline: Duration,
     bounds: Bounds,
-    budget: Budget,
     pool: Pool,
     refusals: Refusals,
 }
@@ -76,13 +76,8 @@ impl Relay {
     ///
     /// # Errors
     /// Names the object and the remedy.
-    pub fn new(
-        connector: &Connector,
-        endpoint: &Endpoint,
-        hello: &Domain,
-        budget: &Budget,
-    ) -> Result<Self, RelayError> {
-        Self::with_bounds(connector, endpoint, hello, budget, Bounds::default())
+    pub fn new(connector: &Connector, endpoint: &Endpoint, hello: &Domain) -> Result<Self, RelayError> {
+        Self::with_bounds(connector, endpoint, hello, Bounds::default())
     }
 
     /// As [`Self::new`], with other bounds for the steps.
@@ -93,14 +88,12 @@ impl Relay {
         connector: &Connector,
         endpoint: &Endpoint,
         hello: &Domain,
-        budget: &Budget,
         bounds: Bounds,
     ) -> Result<Self, RelayError> {
         Ok(Self {
             route: Route::check(connector, endpoint, hello)?,
             deadline: endpoint.deadline,
             bounds,
-            budget: budget.clone(),
             pool: Pool::new(endpoint.max_connections, bounds),
             refusals: Refusals::default(),
         })
@@ -116,7 +109,7 @@ impl Relay {
             return Delivery { replies: Vec::new(), trace };
         }
         let clock = Clock::start(self.deadline, self.bounds);
-        let mut transaction = Transaction::new(&mail.envelope, mail.size());
+        let mut transaction = Transaction::new(mail);
         let failure = self.hand_over(mail, clock, &mut transaction, &mut trace).await.err();
         if let Some(trouble) = failure.as_ref().or(transaction.trouble.as_ref()) {
             self.log(mail, trouble);
@@ -132,7 +125,6 @@ impl Relay {
         trace: &mut Trace,
     ) -> Result<(), Failure> {
         let slot = self.pool.slot(&self.route, clock).await?;
-        let mut message = None;
         let mut idle = self.pool.take(&self.route, clock).await;
         loop {
             let reused = idle.is_some();
@@ -144,12 +136,7 @@ impl Relay {
             trace.tls = Some(session.tls.clone());
             trace.credential = self.route.credentials.get(session.set).map(|set| set.username.clone());
             trace.reused = reused;
-            // Memory is asked for only now: messages that wait for an endpoint in trouble take none.
-            let (octets, _) = match &mut message {
-                Some(message) => message,
-                none => none.insert(self.assemble(mail, clock).await?),
-            };
-            match transaction.run(&mut session, octets).await {
+            match transaction.run(&mut session).await {
                 Ok(After::Spent) => return Ok(()),
                 Ok(After::Reusable) => {
                     session.messages = session.messages.saturating_add(1);
@@ -159,23 +146,10 @@ impl Relay {
                 // The endpoint closed a connection that lay idle: nothing was sent, so a new one may try, once.
                 Err(failure) if reused && failure.may_be_stale() && transaction.is_repeatable() => {
                     tracing::debug!(connector = %self.route.connector, reason = %failure, "idle connection was stale");
-                    *transaction = Transaction::new(&mail.envelope, mail.size());
+                    *transaction = Transaction::new(mail);
                 }
                 Err(failure) => return Err(failure),
             }
-        }
-    }
-
-    /// The whole message, and the share of the budget that it takes.
-    async fn assemble(&self, mail: &Mail, clock: Clock) -> Result<(Vec<u8>, Permit), Failure> {
-        let reading = clock.within(Step::Memory, async {
-            let permit = self.budget.acquire(mail.size()).await;
-            mail.assemble().await.map(|octets| (octets, permit))
-        });
-        match reading.await {
-            Ok(Ok(message)) => Ok(message),
-            Ok(Err(error)) => Err(Failure::new(&self.route.host, Cause::Spool(error.to_string()))),
-            Err(elapsed) => Err(Failure::timeout(&self.route.host, elapsed)),
         }
     }
 

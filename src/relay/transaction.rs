@@ -2,17 +2,19 @@
 //!
 //! What the endpoint says of the message or of a recipient is its verdict and is passed back. What it says of our session
 //! is a [`Failure`] and stays temporary: 530, 534, 535 and 538 (RFC 4954 section 6) mean that TLS or the login is not
-//! to its taste, 500 to 504 that it does not understand us. Of those an enhanced code `5.1.x` is a verdict again, for servers
-//! refuse addresses with `501 5.1.3` and the like. A verdict taken for a quarrel costs time: the MTA gives the sender
-//! the endpoint's words when its queue lifetime ends. The reverse would bounce good mail at once.
+//! to its taste, and so does an enhanced code from `5.7.8` to `5.7.13`; 500 to 504 that it does not understand us. Of those
+//! an enhanced code `5.1.x` is a verdict again, for servers refuse addresses with `501 5.1.3` and the like. A verdict taken
+//! for a quarrel costs time: the MTA gives the sender the endpoint's words when its queue lifetime ends. The reverse would
+//! bounce good mail at once.
 
 use super::clock::Step;
+use super::content::Content;
 use super::dialogue::{Dialogue, Stream};
 use super::dot_stuffing::DotStuffing;
 use super::failure::{Cause, Failure};
 use super::login::Session;
 use super::reply::{Extensions, RemoteReply};
-use crate::mail::{Envelope, Path, Reply};
+use crate::mail::{Envelope, Mail, Path, Reply};
 
 /// Commands sent ahead of their replies at most: neither side's TCP buffers can fill up with both of them writing
 /// (RFC 2920 section 3.1).
@@ -23,6 +25,7 @@ const BLOCK: usize = 64 * 1024;
 /// One transaction and the replies so far.
 #[derive(Debug)]
 pub(super) struct Transaction<'a> {
+    mail: &'a Mail,
     envelope: &'a Envelope,
     size: u64,
     recipients: Vec<Recipient>,
@@ -56,10 +59,10 @@ enum Command {
 }
 
 impl<'a> Transaction<'a> {
-    /// A transaction for a message of `size` octets.
-    pub fn new(envelope: &'a Envelope, size: u64) -> Self {
-        let recipients = vec![Recipient::Undecided; envelope.recipients.len()];
-        Self { envelope, size, recipients, content_sent: false, trouble: None }
+    /// A transaction for a message.
+    pub fn new(mail: &'a Mail) -> Self {
+        let recipients = vec![Recipient::Undecided; mail.envelope.recipients.len()];
+        Self { mail, envelope: &mail.envelope, size: mail.size(), recipients, content_sent: false, trouble: None }
     }
 
     /// Whether all of it can be done again without a risk of a second copy.
@@ -84,23 +87,26 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// The session is of no use any more; undecided recipients have no reply of their own.
-    pub async fn run(&mut self, session: &mut Session, message: &[u8]) -> Result<After, Failure> {
+    pub async fn run(&mut self, session: &mut Session) -> Result<After, Failure> {
         let Session { dialogue, extensions, .. } = session;
         self.refuse_what_cannot_pass(dialogue, extensions);
         if self.recipients.iter().all(|recipient| matches!(recipient, Recipient::Decided(_))) {
             return Ok(After::Reusable);
         }
-        self.send_envelope(dialogue, extensions, !message.is_ascii()).await?;
+        let ascii = from_spool(dialogue, Content::is_ascii(self.mail)).await?;
+        self.send_envelope(dialogue, extensions, !ascii).await?;
         if !self.has_accepted() || !self.go_ahead(dialogue).await? {
             return Ok(reset(dialogue).await);
         }
         self.content_sent = true;
-        match send_message(dialogue, message).await {
+        match send_message(dialogue, self.mail).await {
             Ok(()) => {
                 let reply = dialogue.reply(Step::FinalReply).await?;
                 self.decide(dialogue, Step::FinalReply, reply)?;
                 Ok(After::Reusable)
             }
+            // The lone dot must not follow half a message: the connection ends instead.
+            Err(failure) if failure.is_ours() => Err(failure),
             Err(lost) => {
                 // Without the final dot the message is not taken; perhaps the endpoint told why it left.
                 let Ok(reply) = dialogue.reply(Step::Quit).await else { return Err(lost) };
@@ -193,7 +199,7 @@ impl<'a> Transaction<'a> {
         }
         *recipient = if reply.is_success() {
             Recipient::Accepted
-        } else if is_misunderstanding(&reply) {
+        } else if is_misunderstanding(&reply) || is_about_login(&reply) {
             // The others may yet pass.
             let failure = dialogue.failure(Cause::Session(Step::Rcpt, reply));
             Recipient::Decided(self.trouble.insert(failure).reply())
@@ -254,14 +260,29 @@ fn mail_line(envelope: &Envelope, size: u64, extensions: &Extensions, eight_bit:
     line
 }
 
+/// What reads the spool, within the deadline.
+async fn from_spool<S: Stream, T>(
+    dialogue: &Dialogue<S>,
+    reading: impl Future<Output = std::io::Result<T>>,
+) -> Result<T, Failure> {
+    match dialogue.clock().within(Step::Spool, reading).await {
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(error)) => Err(dialogue.failure(Cause::Spool(error.to_string()))),
+        Err(elapsed) => Err(Failure::timeout(dialogue.peer(), elapsed)),
+    }
+}
+
 /// The whole message after DATA, the lone dot included.
-async fn send_message<S: Stream>(dialogue: &mut Dialogue<S>, message: &[u8]) -> Result<(), Failure> {
+async fn send_message<S: Stream>(dialogue: &mut Dialogue<S>, mail: &Mail) -> Result<(), Failure> {
     let mut stuffing = DotStuffing::new();
     let mut block = Vec::with_capacity(BLOCK.saturating_add(BLOCK / 16));
-    for piece in message.chunks(BLOCK) {
-        block.clear();
-        stuffing.push(piece, &mut block);
-        dialogue.send(Step::Message, &block).await?;
+    let mut content = Content::of(mail);
+    while let Some(octets) = from_spool(dialogue, content.next()).await? {
+        for piece in octets.chunks(BLOCK) {
+            block.clear();
+            stuffing.push(piece, &mut block);
+            dialogue.send(Step::Message, &block).await?;
+        }
     }
     block.clear();
     let replaced = stuffing.finish(&mut block);
@@ -278,6 +299,7 @@ async fn send_message<S: Stream>(dialogue: &mut Dialogue<S>, message: &[u8]) -> 
 fn verdict<S: Stream>(dialogue: &Dialogue<S>, step: Step, reply: RemoteReply) -> Result<Reply, Failure> {
     match reply.code {
         530 | 534 | 535 | 538 => Err(dialogue.failure(Cause::Session(step, reply))),
+        500..=599 if is_about_login(&reply) => Err(dialogue.failure(Cause::Session(step, reply))),
         _ if is_misunderstanding(&reply) => Err(dialogue.failure(Cause::Session(step, reply))),
         400..=599 => Ok(reply.passed_back(dialogue.peer())),
         _ => Err(dialogue.out_of_place(step, &reply)),
@@ -288,6 +310,14 @@ fn verdict<S: Stream>(dialogue: &Dialogue<S>, step: Step, reply: RemoteReply) ->
 fn is_misunderstanding(reply: &RemoteReply) -> bool {
     let about_address = reply.as_reply().enhanced().is_some_and(|code| code.starts_with("5.1."));
     (500..=504).contains(&reply.code) && !about_address
+}
+
+/// X.7.8 to X.7.13: credentials, mechanism, encryption, password, account (RFC 4954 section 6, RFC 5248 section 2.4). An
+/// endpoint that says so with a 550 has nothing against the message.
+fn is_about_login(reply: &RemoteReply) -> bool {
+    let code = reply.as_reply().enhanced();
+    let detail = code.as_deref().and_then(|code| code.strip_prefix("5.7.")?.parse::<u16>().ok());
+    detail.is_some_and(|detail| (8..=13).contains(&detail))
 }
 
 /// Leaves the transaction, so that the session can serve the next message.

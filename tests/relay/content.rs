@@ -1,8 +1,6 @@
 //! What is handed over arrives octet by octet, with the envelope as it was.
 
-use std::sync::Arc;
-
-use deskmilter::mail::{Body, Header, Headers, Path};
+use deskmilter::mail::{Body, BodyWriter, Header, Headers, Mail, Path, Spool};
 
 use crate::site::{Site, mail, short};
 use support::endpoint::{Endpoint, Script};
@@ -121,13 +119,44 @@ async fn two_hundred_recipients_get_two_hundred_replies() {
 }
 
 #[tokio::test]
-async fn a_message_waits_for_memory_and_gives_up_at_the_deadline() {
-    let endpoint = Endpoint::start(Script::default()).await;
-    let site = Site::new(&endpoint).deadline(std::time::Duration::from_millis(600));
-    let relay = Arc::new(site.relay(short()));
-    let all = site.budget.acquire(u64::MAX).await;
-    let delivery = relay.send(&mail(&["a@acme.example"], b"\r\n")).await;
-    assert!(delivery.replies.first().unwrap().to_string().starts_with("451 4.3.2 "), "{delivery:?}");
-    drop(all);
-    assert_eq!(relay.send(&mail(&["a@acme.example"], b"\r\n")).await.replies.first().unwrap().code(), 250);
+async fn a_spooled_message_arrives_as_it_was_handed_over_and_one_that_cannot_be_read_does_not_arrive() {
+    let mut script = Script::default();
+    script.secure.retain(|extension| !extension.starts_with("SIZE"));
+    let endpoint = Endpoint::start(script).await;
+    let site = Site::new(&endpoint);
+    let relay = site.relay(short());
+    let octets = b"\r\n.first\r\n0123456789 \xc3\xbc\r\n".repeat(50_000);
+    let directory = tempfile::tempdir().unwrap();
+    let spooled = async |octets: &[u8]| {
+        let mut writer = BodyWriter::new(&Spool::new(directory.path()));
+        for chunk in octets.chunks(30_011) {
+            writer.write(chunk).await.unwrap();
+        }
+        Mail { body: writer.finish().await.unwrap(), ..mail(&["a@acme.example"], b"") }
+    };
+    let whole = spooled(&octets).await;
+    let delivery = relay.send(&whole).await;
+    assert_eq!(delivery.replies.first().unwrap().code(), 250, "{delivery:?}");
+    assert!(endpoint.see(|record| record.taken.first().unwrap().content == octets));
+    assert!(endpoint.see(|record| record.lines.iter().any(|line| line.ends_with("BODY=8BITMIME"))));
+
+    // The disk fails: whatever was sent of it, the endpoint is never told that it was all.
+    let cut = spooled(&octets).await;
+    truncate_spool(directory.path(), 100_000);
+    let delivery = relay.send(&cut).await;
+    assert!(delivery.replies.first().unwrap().to_string().starts_with("451 4.3.0 "), "{delivery:?}");
+    assert_eq!(endpoint.see(|record| record.taken.len()), 1);
+}
+
+/// Cuts every spool file of this process to `length`: they have no name, but their descriptors do.
+fn truncate_spool(directory: &std::path::Path, length: u64) {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok).map(|entry| entry.path());
+    let mut cut = 0;
+    for descriptor in descriptors {
+        if std::fs::read_link(&descriptor).is_ok_and(|to| to.starts_with(directory)) {
+            std::fs::OpenOptions::new().write(true).open(&descriptor).unwrap().set_len(length).unwrap();
+            cut += 1;
+        }
+    }
+    assert!(cut > 0, "the message is in the spool");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use deskmilter::config::{
     Connector, CredentialSet, Endpoint as Configured, Environment, Mode, SecretFile, System, Tls,
 };
-use deskmilter::mail::{Body, Budget, Connection, Domain, Envelope, Headers, Mail, Path};
+use deskmilter::mail::{Body, Connection, Domain, Envelope, Headers, Mail, Path};
 use deskmilter::relay::{Bounds, Relay};
 
 use support::endpoint::Endpoint;
@@ -33,7 +33,6 @@ pub fn short() -> Bounds {
 pub struct Site {
     directory: tempfile::TempDir,
     endpoint: Configured,
-    pub budget: Budget,
 }
 
 impl Site {
@@ -50,7 +49,7 @@ impl Site {
             max_connections: 4,
             deadline: Duration::from_secs(4),
         };
-        let site = Self { directory, endpoint: configured, budget: Budget::new(64 << 20) };
+        let site = Self { directory, endpoint: configured };
         site.credential("acme.example", "s3cret-one")
     }
 
@@ -116,7 +115,7 @@ impl Site {
             addresses: Vec::new(),
             endpoint: Some(self.endpoint.clone()),
         };
-        Relay::with_bounds(&connector, &self.endpoint, &Domain::parse("mx.acme.example").unwrap(), &self.budget, bounds)
+        Relay::with_bounds(&connector, &self.endpoint, &Domain::parse("mx.acme.example").unwrap(), bounds)
     }
 
     pub fn relay(&self, bounds: Bounds) -> Relay {

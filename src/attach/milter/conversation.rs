@@ -269,7 +269,8 @@ where
         match outcome {
             Ok((Verdict { disposition: Disposition::Continue, edits, recipients }, headers)) => {
                 if !recipients.is_empty() && !self.session.agreement().is_some_and(negotiate::Agreement::recipients) {
-                    return Ok(self.refuse_recipient_edits());
+                    self.refuse_recipient_edits();
+                    return Ok(());
                 }
                 edits::write(&edits, &headers, leading_space, &mut self.outgoing);
                 edits::write_recipients(&recipients, &mut self.outgoing);

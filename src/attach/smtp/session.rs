@@ -394,6 +394,9 @@ impl Session {
         if parameters.auth && !self.profile.auth {
             return self.refuse(Reply::new(555, 5, 4, "unsupported parameter: AUTH"));
         }
+        if !parameters.smtputf8 && self.demands_smtputf8(&sender) {
+            return self.refuse(command::needs_smtputf8());
+        }
         if parameters.size.is_some_and(|size| size > self.profile.message_size) {
             return Event::Reply(too_large(self.profile.message_size));
         }
@@ -410,11 +413,17 @@ impl Session {
         if self.recipients().len() >= self.profile.recipients {
             return Event::Reply(Reply::new(452, 5, 3, "too many recipients"));
         }
-        if !path.as_str().is_ascii() && !self.transaction.as_ref().is_some_and(|transaction| transaction.smtputf8) {
+        if self.demands_smtputf8(&path) && !self.transaction.as_ref().is_some_and(|transaction| transaction.smtputf8) {
             return self.refuse(command::needs_smtputf8());
         }
         self.asking = Some(path.clone());
         Event::Recipient(path)
+    }
+
+    /// Whether the address may not come without SMTPUTF8 (RFC 6531 section 3.4). Over LMTP it may: Postfix takes such mail from
+    /// clients that say nothing of SMTPUTF8 and hands it on in the same way; a refusal here would bounce what it delivers elsewhere.
+    fn demands_smtputf8(&self, path: &Path) -> bool {
+        self.profile.protocol == Protocol::Smtp && !path.as_str().is_ascii()
     }
 
     fn login_step(&mut self, step: Result<Step, Reply>) -> Event {

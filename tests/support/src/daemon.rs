@@ -260,6 +260,10 @@ impl SandboxEndpoint {
 fn collect_tickets(folder: &Path, depth: usize, tickets: &mut Vec<Ticket>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
         let path = entry.path();
+        // A ticket that is still being written has another name.
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
         let facts = std::fs::read(path.join("ticket.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
         if let Some(facts) = facts {
             tickets.push(Ticket { folder: path, facts });

@@ -231,3 +231,12 @@ proptest! {
         prop_assert_eq!(ended, framed.windows(5).any(|w| w == b"\r\n.\r\n"));
     }
 }
+
+#[test]
+fn an_address_beyond_ascii_needs_smtputf8_from_a_client_and_not_from_the_mta_that_took_it() {
+    let input = "EHLO mx\r\nMAIL FROM:<ü@b.example>\r\n".as_bytes();
+    let smtp = transcript(Session::new(profile(Protocol::Smtp), true), &[input]);
+    assert!(smtp.last().unwrap().starts_with("553 5.6.7"), "{smtp:?}");
+    let lmtp = lmtp("LHLO mx\r\nMAIL FROM:<ü@b.example>\r\nRCPT TO:<ü@x.example>\r\n".as_bytes());
+    assert_eq!(lmtp.last().unwrap(), "rcpt <ü@x.example>");
+}
