@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use support::{OutboundSite, Terms, deskmilter, notification};
+use support::{OutboundSite, SmtpSession, Terms, deskmilter, notification};
 
 use super::{JANE, assert_signed};
 
@@ -64,11 +64,8 @@ fn openssl(arguments: &str) {
 
 #[test]
 fn a_key_that_breaks_while_running_does_not_stop_signing() {
-    let mut site = OutboundSite::start(&Terms::default());
+    let site = OutboundSite::start(&Terms::default());
     fs::write(site.keys().join("desk2026.pem"), "nonsense").unwrap();
-    assert_signed(&site, &site.deliver(&site.notification()));
-    site.daemon.reload();
-    site.daemon.wait_for_log("desk2026.pem");
     assert_signed(&site, &site.deliver(&site.notification()));
 }
 
@@ -90,10 +87,28 @@ fn a_spool_that_cannot_be_written_leaves_the_message_with_the_ticket_system() {
 fn while_the_daemon_is_down_the_message_stays_with_the_ticket_system() {
     let mut site = OutboundSite::start(&Terms::default());
     site.daemon.kill();
-    let reply = site.submit(&[JANE], &site.notification());
-    assert_eq!(reply.code, 451, "{reply}");
+    // Postfix says so from the first command on.
+    let mut session = SmtpSession::connect_as(site.submission.address(), &OutboundSite::zendesk_host());
+    let reply = session.command("STARTTLS");
+    assert_eq!(reply.code, 454, "{reply}");
     site.daemon.resume();
     assert_signed(&site, &site.deliver(&site.notification()));
+    assert_eq!(site.customer.transactions().len(), 1);
+}
+
+#[test]
+fn a_daemon_that_ends_while_a_message_comes_leaves_it_with_the_ticket_system() {
+    let mut site = OutboundSite::start(&Terms::default());
+    let message = site.notification();
+    let mut session = site.submission.login(&OutboundSite::zendesk_host(), support::SUPPORT_LOGIN);
+    session.expect(250, "MAIL FROM:<support@acme.example>");
+    session.expect(250, &format!("RCPT TO:<{JANE}>"));
+    session.expect(354, "DATA");
+    site.daemon.kill();
+    let reply = session.data(&message);
+    assert_eq!(reply.code, 451, "{reply}");
+    site.daemon.resume();
+    assert_signed(&site, &site.deliver(&message));
     assert_eq!(site.customer.transactions().len(), 1);
 }
 

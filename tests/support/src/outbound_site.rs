@@ -261,11 +261,14 @@ pub fn notification() -> crate::Message {
     .body(body)
 }
 
+/// Postfix decides at the greeting whether it completes a client's header section, before XCLIENT says who the client is: it is
+/// told to complete nobody's, as it does for clients elsewhere.
 fn main_cf(customer: &SmtpSink, old: &SmtpSink) -> String {
     format!(
         "smtpd_milters = {{ unix:deskmilter/milter.sock, default_action=accept }}\n\
          non_smtpd_milters = {{ unix:deskmilter/milter.sock, default_action=accept }}\n\
          lmtp_line_length_limit = 0\n\
+         local_header_rewrite_clients =\n\
          transport_maps = inline:{{ {{ support@acme.example = lmtp:unix:deskmilter/transport/acme.sock }}, \
          {{ billing@acme.example = lmtp:unix:deskmilter/transport/acme.sock }}, \
          {{ customer.example = smtp:[{}]:{} }}, {{ old.example = smtp:[{}]:{} }} }}\n",
