@@ -89,16 +89,18 @@ fn the_null_sender_passes_with_a_registered_author_and_with_no_other() {
 }
 
 #[test]
-fn a_message_needs_one_author() {
+fn a_message_needs_one_author_and_one_date() {
     let site = OutboundSite::start(&Terms::default());
     for (what, message) in [
         ("no From", notification().without("From").octets()),
         ("two From", notification().field("From", "boss@acme.example").octets()),
         ("two authors", from("support@acme.example, boss@acme.example")),
         ("unreadable", from("support")),
+        ("no Date", notification().without("Date").octets()),
     ] {
         let reply = site.submit(&[JANE], &message);
-        assert!(reply.code >= 550 && reply.text.starts_with("5."), "{what}: {reply}");
+        assert_refused(&reply, 550, "5.6.0", &[]);
+        assert!(!reply.text.is_empty(), "{what}");
     }
     assert_passes(&site, SUPPORT_LOGIN, SUPPORT, &from(SUPPORT));
 }
