@@ -46,6 +46,70 @@ fn what_a_content_filter_did_to_preserved_fields_is_undone_and_the_signature_is_
 }
 
 #[test]
+fn verification_mail_through_a_content_filter_is_signed_and_becomes_an_authenticated_ticket() {
+    let site = sealed(Filter::Real);
+    let sent = Message::zendesk_notification(SUPPORT, SUPPORT, "Verify your address").without("Cc").octets();
+    let reply = site.submit(&[SUPPORT], &sent);
+    assert_eq!(reply.code, 250, "{reply}");
+    let ticket = site.desk.wait_for_tickets(1).remove(0);
+    let received = ticket.messages().remove(0);
+    assert_preserved(&sent, &received);
+    assert_signed(&site, &received);
+    assert_eq!(ticket.tags(), ["system_authenticated_email_ticket"]);
+    assert_eq!(ticket.facts["sender_auth"], "pass", "{}", ticket.facts);
+    assert!(fields(&received, SEAL).is_empty());
+}
+
+#[test]
+fn a_notification_with_the_null_sender_passes_a_content_filter_too() {
+    let site = sealed(Filter::Real);
+    let sent = site.notification();
+    let reply = site.submit_as(support::SUPPORT_LOGIN, "", &[JANE], &sent);
+    assert_eq!(reply.code, 250, "{reply}");
+    let received = site.delivered(1).message;
+    assert_preserved(&sent, &received);
+    assert_signed(&site, &received);
+}
+
+#[test]
+fn odd_notifications_pass_a_content_filter() {
+    let site = sealed(Filter::Real);
+    let ids = (0..200).map(|n| format!("<{n}.{}@customer.example>", "x".repeat(40))).collect::<Vec<_>>();
+    let to = (0..1_000).map(|n| format!("User {n} <user{n}@customer.example>")).collect::<Vec<_>>();
+    for (what, message) in [
+        ("many ids", notification().set("References", &ids.join("\r\n "))),
+        ("many recipients", notification().set("To", &to.join(",\r\n "))),
+        ("folded", notification().set("X-Zendesk-Email-Id", "\r\n\t01HRZJ3V4K8M2QWXY6T9ABCDEF")),
+        ("8-bit name", notification().set("From", "Jürgen <support@acme.example>").set("Subject", "Größe")),
+        ("no body", notification().body("")),
+        ("no Cc, Reply-To or References", notification().without("Cc").without("Reply-To").without("References")),
+    ] {
+        let sent = message.octets();
+        let received = site.deliver(&sent);
+        assert_preserved(&sent, &received);
+        assert_signed(&site, &received);
+        assert!(fields(&received, SEAL).is_empty(), "{what}");
+    }
+}
+
+#[test]
+fn an_employees_mail_is_signed_after_the_content_filter_and_a_strangers_is_not() {
+    let tables = "[[signing]]\ndomain = \"acme.example\"\nselector = \"mail2026\"\nkey_file = \"mail2026.pem\"\n";
+    let site = OutboundSite::start(&Terms { filter: Filter::Test, outbound: HERE, tables, ..Terms::default() });
+    let sent = Message::new("Boss <boss@acme.example>", JANE, "Lunch").octets();
+    let reply = site.submit_as(support::EMPLOYEE_LOGIN, "boss@acme.example", &[JANE], &sent);
+    assert_eq!(reply.code, 250, "{reply}");
+    let between = site.between.wait_for(1, || site.logs()).remove(0).message;
+    let filtered = [between.as_slice(), DISCLAIMER.as_bytes()].concat();
+    assert_eq!(site.hand_back("boss@acme.example", &[JANE], &filtered).code, 250);
+    let received = site.delivered(1).message;
+    assert!(verdicts(&site, &received).all_valid("acme.example", "mail2026"), "{}", site.logs());
+    // A stranger's mail comes back the same way.
+    assert_eq!(site.hand_back("boss@acme.example", &[JANE], &sent).code, 250);
+    assert!(fields(&site.delivered(2).message, "DKIM-Signature").is_empty());
+}
+
+#[test]
 fn a_filter_that_drops_the_seal_leaves_a_breach_that_is_reported_and_a_message_that_is_not_signed() {
     let site = sealed(Filter::Test);
     let sealed = between(&site, &site.notification());
@@ -95,6 +159,18 @@ fn guarded_fields_that_a_filter_rewrote_come_back_too() {
     let touched = replaced(&touched, "Cc: Colleague <colleague@customer.example>\r\n", "");
     let touched = replaced(&mangled(&touched), "Reply-To: Acme", "Reply-To: Somebody");
     assert_eq!(site.hand_back(SUPPORT, &[JANE], &touched).code, 250);
+    let received = site.delivered(1).message;
+    assert_preserved(&sent, &received);
+    assert_signed(&site, &received);
+}
+
+#[test]
+fn fields_that_a_filter_puts_beside_preserved_and_guarded_ones_go() {
+    let site = sealed(Filter::Test);
+    let sent = notification().without("Cc").octets();
+    let sealed = between(&site, &sent);
+    let added = "X-Mailer: Filter\r\nFrom: Boss <boss@acme.example>\r\nCc: x@stranger.example\r\nauto-submitted: no\r\n";
+    assert_eq!(site.hand_back(SUPPORT, &[JANE], &super::under(added, &sealed)).code, 250);
     let received = site.delivered(1).message;
     assert_preserved(&sent, &received);
     assert_signed(&site, &received);
