@@ -68,7 +68,7 @@ pub struct Pipeline {
 
 impl Judge for Pipeline {
     fn concerns(&self, connection: &Connection, envelope: &Envelope) -> bool {
-        self.classifier.concerns(envelope) || self.outbound.concerns(connection)
+        self.classifier.concerns(envelope) || self.outbound.concerns(connection, envelope)
     }
 
     async fn judge(&self, mail: &Mail) -> Verdict {
@@ -348,7 +348,7 @@ impl Record {
             to = mail.envelope.recipients.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
             size = mail.size(),
             auth = self.sender,
-            trusted_hop = self.trusted_hop,
+            spf = self.trusted_hop.map(|why| format!("not asked: {why}")),
             forged = self.forged,
             signed = (!self.signed.is_empty()).then(|| self.signed.join(",")),
             reply = refusal.map(ToString::to_string),

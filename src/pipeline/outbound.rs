@@ -16,9 +16,9 @@ use super::notification::{Channel, Channels};
 use super::preserve::{self, GUARDED, Preserved, Repair};
 use super::seal::{self, Opened, Submitter};
 use super::sign::{Key, Keys};
-use super::{SiteKey, author, sign};
+use super::{SiteKey, acceptable, author, sign};
 use crate::config::{self, BreachPolicy, Config, Connector};
-use crate::mail::{Client, Connection, Header, Headers, Mail, Reply, Shortfall};
+use crate::mail::{Client, Connection, Envelope, Header, Headers, Mail, Reply, Shortfall};
 
 /// All that the outbound side is configured with.
 #[derive(Debug)]
@@ -75,8 +75,9 @@ impl Outbound {
 
     /// Whether mail of this client may need something of us, whoever it is for. Where a content filter hands mail back, that is
     /// all mail: a seal that a stranger sends must be gone before the filter hands it back as if it were ours.
-    pub(super) fn concerns(&self, connection: &Connection) -> bool {
+    pub(super) fn concerns(&self, connection: &Connection, envelope: &Envelope) -> bool {
         self.has_filter()
+            || self.may_have_come_back(connection, envelope)
             || self.channels.of(connection).is_some()
             || (self.keys.has_rules() && self.is_trusted(connection))
     }
@@ -89,6 +90,9 @@ impl Outbound {
         }
         if self.is_reinjection(connection) {
             return self.opened(mail, site_key, now).map_or(Origin::Elsewhere, Origin::Filter);
+        }
+        if self.may_have_come_back(connection, &mail.envelope) {
+            self.tell_of_an_unknown_filter(mail);
         }
         if self.keys.has_rules() && self.is_trusted(connection) {
             let keys = self.keys.of_author(&author::candidates(&mail.headers));
@@ -265,6 +269,34 @@ impl Outbound {
         );
     }
 
+    /// Whether this may be a notification that a content filter on this host hands back, although nobody told us of one.
+    fn may_have_come_back(&self, connection: &Connection, envelope: &Envelope) -> bool {
+        let Some(sender) = envelope.sender.address().filter(|_| !self.has_filter() && connection.login.is_none())
+        else {
+            return false;
+        };
+        let here = connection.client.ip().is_some_and(|ip| ip.to_canonical().is_loopback());
+        here && self.connectors.values().any(|outgoing| outgoing.connector.supports(&sender))
+    }
+
+    /// Signed by us already and changed since: the signature is broken, and nothing can be put back without a seal.
+    fn tell_of_an_unknown_filter(&self, mail: &Mail) {
+        let Some(from) = author::sole_address(&mail.headers) else { return };
+        let claimed = self.connectors.values().find(|outgoing| outgoing.connector.supports(&from));
+        let Some(Outgoing { connector, preserved }) = claimed else { return };
+        let Repair { restored, lost, .. } = preserve::check(&mail.headers, preserved);
+        let fields = [restored, lost].concat().join(",");
+        if fields.is_empty() || !is_signed_by(connector, &mail.headers) {
+            return;
+        }
+        tracing::warn!(
+            queue_id = mail.queue_id,
+            connector = connector.name,
+            fields,
+            "preserved fields were changed after this notification was signed; if a content filter on this host hands mail back, name it in outbound.reinjection_networks"
+        );
+    }
+
     fn has_filter(&self) -> bool {
         !self.settings.reinjection_networks.is_empty()
     }
@@ -315,6 +347,18 @@ impl Origin<'_> {
 
 fn is_among(preserved: &[Preserved], name: &str) -> bool {
     preserved.iter().any(|field| field.name.eq_ignore_ascii_case(name))
+}
+
+/// Whether the message carries a signature that claims to be of one of the connector's keys.
+fn is_signed_by(connector: &Connector, headers: &Headers) -> bool {
+    headers.named("DKIM-Signature").any(|field| {
+        let unfolded = field.unfolded();
+        let tags = acceptable::tags(&unfolded);
+        let says = |name: &[u8], value: &str| {
+            tags.iter().any(|(tag, said)| *tag == name && said.eq_ignore_ascii_case(value.as_bytes()))
+        };
+        says(b"d", connector.domain.as_str()) && connector.dkim.iter().any(|key| says(b"s", &key.selector.to_string()))
+    })
 }
 
 /// Without its body a message cannot be signed.
