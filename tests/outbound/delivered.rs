@@ -1,7 +1,10 @@
 //! What the end user's server gets.
 
+use std::process::Command;
+
 use support::{
-    BILLING_LOGIN, EMPLOYEE_LOGIN, Message, OutboundSite, SUPPORT_LOGIN, Terms, fields, notification, received_as_sent,
+    BILLING_LOGIN, Client, EMPLOYEE_LOGIN, Message, NameServer, OutboundSite, SUPPORT_LOGIN, Terms, Verdicts, Zone,
+    deskmilter, fields, notification, received_as_sent,
 };
 
 use super::{JANE, PRESERVED, SUPPORT, assert_preserved, assert_signed, replaced, signatures, under, verdicts};
@@ -171,4 +174,35 @@ fn one_session_carries_many_messages_refused_ones_among_them() {
     for transaction in arrived.iter().step_by(5) {
         assert_signed(&site, &transaction.message);
     }
+}
+
+#[test]
+fn keys_that_key_new_makes_verify_with_the_records_that_key_record_prints() {
+    let key = |arguments: &[&str]| {
+        let output = Command::new(deskmilter()).arg("key").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut zone = Zone::new();
+    let site = OutboundSite::prepare(&Terms {
+        keys: Some(
+            "[[connector.dkim]]\nselector = \"new-rsa\"\nkey_file = \"new-rsa.pem\"\n\
+             [[connector.dkim]]\nselector = \"new-ed\"\nkey_file = \"new-ed.pem\"\n",
+        ),
+        ..Terms::default()
+    });
+    for (selector, kind) in [("new-rsa", "rsa"), ("new-ed", "ed25519")] {
+        let file = site.keys().join(selector).with_extension("pem");
+        let of = ["--domain", "acme.example", "--selector", selector, "--file", file.to_str().unwrap()];
+        key(&[&["new", "--type", kind], of.as_slice()].concat());
+        let record = key(&[&["record", "--format", "text"], of.as_slice()].concat());
+        zone = zone.txt(&format!("{selector}._domainkey.acme.example"), record.trim());
+    }
+    let site = site.start();
+    let received = site.deliver(&notification().octets());
+    let names = NameServer::start(&zone);
+    let client = Client::new("198.51.100.66", "forwarder.example");
+    let verdicts = Verdicts::of(&received, &client, SUPPORT, &names);
+    assert!(verdicts.all_valid("acme.example", "new-rsa"), "{verdicts:?}");
+    assert!(verdicts.all_valid("acme.example", "new-ed"), "{verdicts:?}");
 }

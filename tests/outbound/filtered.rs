@@ -169,7 +169,8 @@ fn fields_that_a_filter_puts_beside_preserved_and_guarded_ones_go() {
     let site = sealed(Filter::Test);
     let sent = notification().without("Cc").octets();
     let sealed = between(&site, &sent);
-    let added = "X-Mailer: Filter\r\nFrom: Boss <boss@acme.example>\r\nCc: x@stranger.example\r\nauto-submitted: no\r\n";
+    let added =
+        "X-Mailer: Filter\r\nFrom: Boss <boss@acme.example>\r\nCc: x@stranger.example\r\nauto-submitted: no\r\n";
     assert_eq!(site.hand_back(SUPPORT, &[JANE], &super::under(added, &sealed)).code, 250);
     let received = site.delivered(1).message;
     assert_preserved(&sent, &received);

@@ -89,12 +89,7 @@ impl OutboundSite {
     /// # Panics
     /// When a part does not start; shows its log.
     pub fn start(terms: &Terms) -> Self {
-        let site = Self::prepare(terms);
-        let postfix = &site.postfix;
-        let sockets = postfix.queue_directory().join("deskmilter");
-        let daemon =
-            Daemon::start(&site.configuration, &[sockets.join("milter.sock"), sockets.join("transport/acme.sock")]);
-        site.run(daemon)
+        Self::prepare(terms).start()
     }
 
     /// Everything but the daemon and Postfix, which are not started yet.
@@ -227,11 +222,14 @@ impl PreparedSite {
         self.folder.path()
     }
 
-    /// Starts Postfix beside a daemon that runs.
+    /// Starts the daemon and then Postfix.
     ///
     /// # Panics
-    /// When Postfix does not start; shows its log.
-    pub fn run(mut self, daemon: Daemon) -> OutboundSite {
+    /// When one of them does not start; shows its log.
+    pub fn start(mut self) -> OutboundSite {
+        let sockets = self.postfix.queue_directory().join("deskmilter");
+        let daemon =
+            Daemon::start(&self.configuration, &[sockets.join("milter.sock"), sockets.join("transport/acme.sock")]);
         self.postfix.resume();
         OutboundSite {
             postfix: self.postfix,
