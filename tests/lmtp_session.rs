@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use deskmilter::attach::lmtp::{HandOver, HandedOver, Service, Timeouts, serve};
-use deskmilter::config::{Connector, Environment, Limits, Mode, System};
+use deskmilter::config::{Connector, Environment, Limits, Mode, Preserve, System};
 use deskmilter::mail::{Address, Domain, Mail, Reply, Spool};
 use deskmilter::relay::{Delivery, Trace};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -73,6 +73,9 @@ impl Listener {
                     .map(|local| Address::parse(&format!("{local}@acme.example")).unwrap())
                     .to_vec(),
                 endpoint: None,
+                submission: None,
+                preserve: Preserve::default(),
+                dkim: Vec::new(),
             }),
             hand_over: Desk::default(),
             limits: Limits {

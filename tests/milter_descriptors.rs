@@ -9,7 +9,7 @@ mod tests {
     use arc_swap::ArcSwap;
     use deskmilter::attach::milter::{Listener, Service, serve};
     use deskmilter::config::Limits;
-    use deskmilter::mail::{Envelope, Mail, Spool, Verdict};
+    use deskmilter::mail::{Connection, Envelope, Mail, Spool, Verdict};
     use deskmilter::pipeline::Judge;
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,7 +21,7 @@ mod tests {
     struct Indifferent;
 
     impl Judge for Indifferent {
-        fn concerns(&self, _envelope: &Envelope) -> bool {
+        fn concerns(&self, _connection: &Connection, _envelope: &Envelope) -> bool {
             false
         }
 

@@ -3,7 +3,9 @@
 
 use independent::{ask, dkimpy_accepts};
 use support::{
-    Client, LmtpSink, Message, NameServer, PrivatePostfix, PrivateSendmail, Signer, SmtpSession, Zone, received_as_sent,
+    Client, ContentFilter, DISCLAIMER, LmtpSink, Message, NameServer, OutboundSite, PrivateKey, PrivatePostfix,
+    PrivateSendmail, Signer, SmtpSession, SmtpSink, Submission, Verdicts, Zone, fields, free_address, notification,
+    received_as_sent,
 };
 
 fn letter() -> Message {
@@ -171,6 +173,83 @@ fn what_sendmail_took_can_be_read_from_its_queue() {
     assert_eq!(queued.len(), 1, "{}", sendmail.log());
     assert!(queued[0].contains("X-Folded: one\n two\n") && queued[0].contains("\n\nHello,\n"), "{}", queued[0]);
     assert!(received_as_sent(queued[0].as_bytes(), &message), "{}", queued[0]);
+}
+
+/// A Postfix that relays what its users submit to customer.example.
+fn submission(options: &[String], more: &str) -> (PrivatePostfix, Submission, SmtpSink) {
+    let sink = SmtpSink::modern();
+    let (ip, port) = (sink.address().ip(), sink.address().port());
+    let map = format!("transport_maps = inline:{{ {{ customer.example = smtp:[{ip}]:{port} }} }}");
+    let mut postfix = PrivatePostfix::new(&["sales@acme.example"], &map, false);
+    let mut all = vec!["smtpd_milters=".to_owned()];
+    all.extend_from_slice(options);
+    let submission = Submission::add(&postfix, &["zendesk-support"], &all);
+    postfix.add_service(more);
+    postfix.resume();
+    (postfix, submission, sink)
+}
+
+#[test]
+fn a_submission_service_wants_tls_and_the_right_password_and_then_relays() {
+    let (postfix, submission, sink) = submission(&[], "");
+    let host = OutboundSite::zendesk_host();
+    let mut plain = SmtpSession::connect_as(submission.address(), &host);
+    let reply = plain.command("MAIL FROM:<support@acme.example>");
+    assert!(reply.code == 530 && reply.text.starts_with("5.7.0"), "{reply}");
+    let reply = submission.connect(&host).login("zendesk-support", "guess");
+    assert_eq!(reply.code, 535, "{reply}");
+    let message = Signer::zendesk("acme.example").sign(&notification().octets());
+    let reply = submission.connect(&host).send("support@acme.example", &["jane@customer.example"], &message);
+    assert_eq!(reply.code, 554, "nobody relays without a login: {reply}");
+    let reply =
+        submission.submit(&host, "zendesk-support", "support@acme.example", &["jane@customer.example"], &message);
+    assert_eq!(reply.code, 250, "{reply}\n{}", submission.sasl_log());
+    let arrived = sink.wait_for(1, || postfix.log());
+    assert!(arrived[0].mail.starts_with("FROM:<support@acme.example>"), "{}", arrived[0].mail);
+    assert!(received_as_sent(&arrived[0].message, &message), "{}", String::from_utf8_lossy(&arrived[0].message));
+}
+
+#[test]
+fn a_content_filter_changes_what_filters_change_and_hands_back() {
+    let second_pass = free_address();
+    let filter = ContentFilter::start(second_pass);
+    let (ip, port) = (filter.address().ip(), filter.address().port());
+    let through = format!("content_filter=smtp:[{ip}]:{port}");
+    let (postfix, submission, sink) =
+        submission(&[through], &format!("{second_pass} inet n - n - - smtpd\n  -o content_filter=\n"));
+    let message = notification().octets();
+    let host = OutboundSite::zendesk_host();
+    let reply =
+        submission.submit(&host, "zendesk-support", "support@acme.example", &["jane@customer.example"], &message);
+    assert_eq!(reply.code, 250, "{reply}");
+    let arrived = sink.wait_for(1, || postfix.log()).remove(0).message;
+    assert!(fields(&arrived, "X-Mailer").is_empty());
+    assert_eq!(fields(&arrived, "Auto-Submitted"), [b"Auto-Submitted: auto-replied\r\n"]);
+    assert_eq!(fields(&arrived, "X-Scanned-By").len(), 1);
+    assert_eq!(fields(&arrived, "References"), fields(&message, "References"));
+    assert!(arrived.ends_with(DISCLAIMER.as_bytes()));
+}
+
+#[test]
+fn three_verifiers_agree_on_a_notification_until_its_body_is_touched() {
+    let signer = Signer::zendesk("acme.example");
+    let names = NameServer::start(&signer.publish(Zone::new()).txt("_dmarc.acme.example", "v=DMARC1; p=reject"));
+    let client = Client::new("198.51.100.66", "forwarder.example");
+    let mut message = signer.sign(&notification().octets());
+    let verdicts = Verdicts::of(&message, &client, "support@acme.example", &names);
+    assert!(verdicts.all_valid("acme.example", "zendesk2") && verdicts.dmarc_passes(), "{verdicts:?}");
+    assert!(!verdicts.all_valid("acme.example", "desk2026"), "{verdicts:?}");
+    message.extend_from_slice(b"P.S. pay me\r\n");
+    let verdicts = Verdicts::of(&message, &client, "support@acme.example", &names);
+    assert!(verdicts.none_valid("acme.example", "zendesk2") && !verdicts.dmarc_passes(), "{verdicts:?}");
+}
+
+#[test]
+fn keys_of_both_kinds_are_published_as_verifiers_read_them() {
+    for (key, bits) in [(PrivateKey::rsa(), 392), (PrivateKey::ed25519(), 44)] {
+        let published = key.record().rsplit("p=").next().unwrap().len();
+        assert_eq!(published, bits, "{}", key.record());
+    }
 }
 
 #[cfg(test)]

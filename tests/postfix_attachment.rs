@@ -481,7 +481,12 @@ mod fixture {
                     max_connections: 10,
                     deadline: Duration::from_secs(120),
                 }),
+                submission: None,
+                preserve: Preserve::default(),
+                dkim: Vec::new(),
             })],
+            outbound: Outbound::default(),
+            signing: Vec::new(),
         }
     }
 }

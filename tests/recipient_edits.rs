@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use deskmilter::attach::milter::{Listener, Service, serve};
 use deskmilter::config::Limits;
-use deskmilter::mail::{Envelope, Mail, Path, RecipientEdit, Spool, Verdict};
+use deskmilter::mail::{Connection, Envelope, Mail, Path, RecipientEdit, Spool, Verdict};
 use deskmilter::pipeline::Judge;
 use support::{Message, PrivatePostfix, PrivateSendmail};
 use tokio::net::UnixListener;
@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 struct Taker;
 
 impl Judge for Taker {
-    fn concerns(&self, _: &Envelope) -> bool {
+    fn concerns(&self, _: &Connection, _: &Envelope) -> bool {
         true
     }
 

@@ -1,6 +1,8 @@
 //! The command line: one file a subcommand. Each reads its arguments, does one thing, and ends with an exit code of sysexits(3).
 
 mod check;
+mod import;
+mod key;
 mod postfix;
 mod sandbox;
 mod serve;
@@ -16,6 +18,10 @@ use crate::config::Config;
 pub const EX_USAGE: u8 = 64;
 /// Exit code for a service that cannot run (EX_UNAVAILABLE).
 pub const EX_UNAVAILABLE: u8 = 69;
+/// Exit code for a file that cannot be made (EX_CANTCREAT).
+pub const EX_CANTCREAT: u8 = 73;
+/// Exit code for trouble that may pass (EX_TEMPFAIL).
+pub const EX_TEMPFAIL: u8 = 75;
 /// Exit code for a wrong configuration (EX_CONFIG).
 pub const EX_CONFIG: u8 = 78;
 
@@ -37,6 +43,10 @@ enum Command {
     Postfix(postfix::PostfixArgs),
     /// Run a ticket endpoint for trying things out: SMTP with STARTTLS and AUTH that files tickets in a folder.
     Sandbox(sandbox::SandboxArgs),
+    /// Make a DKIM key, print the DNS record that publishes it, or check what DNS has.
+    Key(key::KeyArgs),
+    /// Print the configuration that does what another program was configured to do.
+    Import(import::ImportArgs),
 }
 
 /// Which configuration.
@@ -75,5 +85,7 @@ pub fn run() -> ExitCode {
         Command::Check(file) => check::run(&file),
         Command::Postfix(arguments) => postfix::run(&arguments),
         Command::Sandbox(arguments) => sandbox::run(arguments),
+        Command::Key(arguments) => key::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
     }
 }

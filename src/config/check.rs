@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::check_outbound::{Logins, OutboundSpans};
 use super::problem::Report;
 use super::{
     Authentication, Config, Connector, CredentialSet, Daemon, Endpoint, Environment, Limits, Listen, Log, LogTarget,
@@ -30,18 +31,34 @@ pub(super) fn check(raw: raw::Raw, base: &Path, report: &mut Report<'_>) -> Opti
     let hostname = daemon.as_ref().map(|daemon| daemon.hostname.as_str().to_owned());
     let authentication = check.authentication(raw.authentication, hostname.as_deref());
     let connectors = check.connectors(raw.connector, transport.is_some(), &limits);
-    Some(Config { daemon: daemon?, log: log?, milter, transport, authentication: authentication?, limits, connectors })
+    let spans = OutboundSpans::from(&raw.outbound);
+    let outbound = check.outbound(raw.outbound);
+    let signs = !raw.signing.is_empty();
+    let signing = check.signing(raw.signing);
+    let submissions = connectors.iter().any(|connector| connector.submission.is_some());
+    check.outbound_effect(&spans, &outbound, submissions, signs);
+    Some(Config {
+        daemon: daemon?,
+        log: log?,
+        milter,
+        transport,
+        authentication: authentication?,
+        limits,
+        connectors,
+        outbound,
+        signing,
+    })
 }
 
-struct Check<'c, 'r> {
+pub(super) struct Check<'c, 'r> {
     base: &'c Path,
     report: &'c mut Report<'r>,
     /// The user id that deskmilter will run as, which secrets must belong to.
-    owner: u32,
+    pub(super) owner: u32,
 }
 
 impl Check<'_, '_> {
-    fn note(&mut self, span: Range<usize>, key: &str, message: impl Into<String>) {
+    pub(super) fn note(&mut self, span: Range<usize>, key: &str, message: impl Into<String>) {
         self.report.note(span, key, message);
     }
 
@@ -280,6 +297,7 @@ impl Check<'_, '_> {
         let mut names: HashMap<String, usize> = HashMap::new();
         let mut owners: HashMap<Address, (String, Environment)> = HashMap::new();
         let mut domains: HashMap<Domain, usize> = HashMap::new();
+        let mut logins = Logins::new();
         let mut connectors = Vec::new();
         for raw in raw {
             let span = raw.span();
@@ -287,7 +305,7 @@ impl Check<'_, '_> {
             let spans: Vec<_> = raw.addresses.get_ref().iter().map(Spanned::span).collect();
             let addresses_span = raw.addresses.span();
             let name_span = raw.name.span();
-            let Some(connector) = self.connector(raw, span, transport) else { continue };
+            let Some(connector) = self.connector(raw, span, transport, &mut logins) else { continue };
             let key = |key: &str| format!("connector.{}.{key}", connector.name);
             if names.insert(connector.name.clone(), connectors.len()).is_some() {
                 self.note(
@@ -328,7 +346,13 @@ impl Check<'_, '_> {
         connectors
     }
 
-    fn connector(&mut self, raw: raw::Connector, span: Range<usize>, transport: bool) -> Option<Connector> {
+    fn connector(
+        &mut self,
+        raw: raw::Connector,
+        span: Range<usize>,
+        transport: bool,
+        logins: &mut Logins,
+    ) -> Option<Connector> {
         let name = raw.name.get_ref().clone();
         let fit = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
         if name.is_empty() || name.len() > 40 || !name.bytes().all(fit) {
@@ -340,12 +364,7 @@ impl Check<'_, '_> {
             return None;
         }
         let key = |key: &str| format!("connector.{name}.{key}");
-        let system = self.choice(
-            &key("system"),
-            raw.system,
-            System::Generic,
-            &[("zendesk", System::Zendesk), ("generic", System::Generic)],
-        )?;
+        let system = self.choice(&key("system"), raw.system, System::Generic, &System::NAMES)?;
         let native_domain = match (raw.native_domain, raw.account, system) {
             (Some(domain), None, _) => Some(self.domain(&key("native_domain"), &domain)?),
             (Some(domain), Some(_), _) => {
@@ -369,7 +388,7 @@ impl Check<'_, '_> {
                     }
                 }
             }
-            (None, Some(account), System::Generic) => {
+            (None, Some(account), _) => {
                 self.note(account.span(), &key("account"), "only system = \"zendesk\" has accounts; write native_domain = \"the ticket system's own domain\" instead");
                 None
             }
@@ -413,7 +432,7 @@ impl Check<'_, '_> {
         if raw.addresses.get_ref().is_empty() {
             self.note(raw.addresses.span(), &key("addresses"), "empty; name at least one support address");
         }
-        let addresses = raw
+        let addresses: Vec<Address> = raw
             .addresses
             .into_inner()
             .into_iter()
@@ -446,6 +465,7 @@ impl Check<'_, '_> {
             }
             (None, Mode::OutboundOnly) => None,
         };
+        let outbound = self.connector_outbound(&name, &addresses, raw.submission, raw.preserve, raw.dkim, logins)?;
         Some(Connector {
             name,
             system,
@@ -456,6 +476,9 @@ impl Check<'_, '_> {
             environment,
             addresses,
             endpoint,
+            submission: outbound.submission,
+            preserve: outbound.preserve,
+            dkim: outbound.dkim,
         })
     }
 
@@ -564,11 +587,11 @@ impl Check<'_, '_> {
         })
     }
 
-    fn path(&self, text: &str) -> PathBuf {
+    pub(super) fn path(&self, text: &str) -> PathBuf {
         self.base.join(text)
     }
 
-    fn domain(&mut self, key: &str, text: &Spanned<String>) -> Option<Domain> {
+    pub(super) fn domain(&mut self, key: &str, text: &Spanned<String>) -> Option<Domain> {
         let domain = Domain::parse(text.get_ref());
         if let Err(error) = &domain {
             self.note(text.span(), key, format!("{:?}: {error}", text.get_ref()));
@@ -576,7 +599,7 @@ impl Check<'_, '_> {
         domain.ok()
     }
 
-    fn choice<T: Copy>(
+    pub(super) fn choice<T: Copy>(
         &mut self,
         key: &str,
         text: Option<Spanned<String>>,
@@ -608,7 +631,14 @@ impl Check<'_, '_> {
         usize::try_from(*number.get_ref()).unwrap_or(default)
     }
 
-    fn duration(&mut self, key: &str, text: Option<Spanned<String>>, default: u64, min: u64, max: u64) -> Duration {
+    pub(super) fn duration(
+        &mut self,
+        key: &str,
+        text: Option<Spanned<String>>,
+        default: u64,
+        min: u64,
+        max: u64,
+    ) -> Duration {
         let Some(text) = text else { return Duration::from_secs(default) };
         let range = Duration::from_secs(min)..=Duration::from_secs(max);
         match quantity::duration(text.get_ref()).filter(|duration| range.contains(duration)) {

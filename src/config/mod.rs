@@ -2,9 +2,11 @@
 //! and remedy. Nothing else in the program reads the configuration file; nothing here opens a socket.
 
 mod check;
+mod check_outbound;
 mod keys;
 mod listen;
 mod load;
+mod outbound;
 mod problem;
 mod quantity;
 mod raw;
@@ -15,6 +17,9 @@ mod show;
 mod tests;
 
 pub use listen::{Listen, ListenError};
+pub use outbound::{
+    BreachPolicy, Cover, DkimKey, Login, Outbound, Preserve, Rate, SenderPattern, SignWhen, Signing, Submission, holds,
+};
 pub use problem::{Problem, Problems};
 pub use secret::{Secret, SecretError, SecretFile};
 
@@ -42,6 +47,10 @@ pub struct Config {
     pub limits: Limits,
     /// The links between a domain and its ticket system.
     pub connectors: Vec<Arc<Connector>>,
+    /// What holds for all outbound mail.
+    pub outbound: Outbound,
+    /// What is signed besides notifications.
+    pub signing: Vec<Signing>,
 }
 
 /// `[daemon]`
@@ -175,6 +184,12 @@ pub struct Connector {
     pub addresses: Vec<Address>,
     /// The ticket endpoint; always there in two-way mode.
     pub endpoint: Option<Endpoint>,
+    /// How notifications come in; `None` where they do not come through here.
+    pub submission: Option<Submission>,
+    /// Which of their header fields must survive.
+    pub preserve: Preserve,
+    /// What signs them; nothing unless there is a submission.
+    pub dkim: Vec<DkimKey>,
 }
 
 /// `connector.system`
@@ -182,6 +197,14 @@ pub struct Connector {
 pub enum System {
     /// Zendesk, or the built-in sandbox.
     Zendesk,
+    /// Zammad.
+    Zammad,
+    /// Request Tracker.
+    Rt,
+    /// OTRS and its successors, Znuny among them.
+    Otrs,
+    /// FreeScout.
+    FreeScout,
     /// Anything else.
     Generic,
 }
@@ -239,6 +262,23 @@ pub struct CredentialSet {
     pub username: String,
     /// The file that holds the password.
     pub password_file: SecretFile,
+}
+
+impl System {
+    /// The names in the configuration.
+    pub(super) const NAMES: [(&'static str, Self); 6] = [
+        ("zendesk", Self::Zendesk),
+        ("zammad", Self::Zammad),
+        ("rt", Self::Rt),
+        ("otrs", Self::Otrs),
+        ("freescout", Self::FreeScout),
+        ("generic", Self::Generic),
+    ];
+
+    /// The name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, system)| *system == self).map_or("generic", |(name, _)| name)
+    }
 }
 
 impl Connector {

@@ -21,6 +21,10 @@ pub(super) struct Raw {
     pub(super) limits: Limits,
     #[serde(default)]
     pub(super) connector: Vec<Spanned<Connector>>,
+    #[serde(default)]
+    pub(super) outbound: Outbound,
+    #[serde(default)]
+    pub(super) signing: Vec<Signing>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -88,6 +92,10 @@ pub(super) struct Connector {
     pub(super) environment: Option<Text>,
     pub(super) addresses: Spanned<Vec<Text>>,
     pub(super) endpoint: Option<Spanned<Endpoint>>,
+    pub(super) submission: Option<Spanned<Submission>>,
+    pub(super) preserve: Option<Spanned<Preserve>>,
+    #[serde(default)]
+    pub(super) dkim: Vec<Dkim>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -106,4 +114,51 @@ pub(super) struct Endpoint {
 pub(super) struct CredentialSet {
     pub(super) username: Text,
     pub(super) password_file: Text,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Submission {
+    pub(super) logins: Spanned<Vec<Login>>,
+    #[serde(default)]
+    pub(super) networks: Vec<Text>,
+    pub(super) rate: Option<Text>,
+    pub(super) recipient_rate: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Login {
+    pub(super) name: Text,
+    pub(super) addresses: Spanned<Vec<Text>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Preserve {
+    pub(super) policy: Option<Text>,
+    pub(super) headers: Option<Spanned<Vec<Text>>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Dkim {
+    pub(super) selector: Text,
+    pub(super) key_file: Text,
+    pub(super) cover: Option<Text>,
+    pub(super) sign: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Outbound {
+    #[serde(default)]
+    pub(super) signing_networks: Vec<Text>,
+    #[serde(default)]
+    pub(super) reinjection_networks: Vec<Text>,
+    pub(super) seal_lifetime: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Signing {
+    pub(super) domain: Text,
+    pub(super) selector: Text,
+    pub(super) key_file: Text,
+    pub(super) sign_for: Option<Spanned<Vec<Text>>>,
+    pub(super) sign: Option<Text>,
 }

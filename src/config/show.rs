@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{Config, Environment, LogTarget, Mode, OnTempError, SocketAccess, System, Tls, quantity};
+use super::{
+    BreachPolicy, Config, Connector, Cover, Environment, LogTarget, Mode, OnTempError, SignWhen, SocketAccess,
+    Submission, Tls, quantity,
+};
 
 /// TOML that [`Config::parse`] reads again. Passwords are only named by their files.
 impl fmt::Display for Config {
@@ -58,8 +61,67 @@ impl fmt::Display for Config {
         writeln!(f, "addresses_per_domain = {}", limits.addresses_per_domain)?;
         writeln!(f, "domains = {}", limits.domains)?;
 
-        self.connectors.iter().try_for_each(|connector| write_connector(f, connector))
+        let outbound = &self.outbound;
+        writeln!(f, "\n[outbound]")?;
+        writeln!(f, "signing_networks = {:?}", texts(&outbound.signing_networks))?;
+        writeln!(f, "reinjection_networks = {:?}", texts(&outbound.reinjection_networks))?;
+        writeln!(f, "seal_lifetime = {:?}", quantity::write_duration(outbound.seal_lifetime))?;
+
+        for signing in &self.signing {
+            writeln!(f, "\n[[signing]]\ndomain = {:?}", signing.domain.as_str())?;
+            writeln!(f, "selector = {:?}\nkey_file = {:?}", signing.selector.as_str(), signing.key_file.path())?;
+            writeln!(f, "sign_for = {:?}\nsign = {:?}", texts(&signing.sign_for), sign_when(signing.sign))?;
+        }
+        for connector in &self.connectors {
+            write_connector(f, connector)?;
+            write_outbound(f, connector)?;
+        }
+        Ok(())
     }
+}
+
+fn texts<T: ToString>(list: &[T]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
+}
+
+fn sign_when(sign: SignWhen) -> &'static str {
+    match sign {
+        SignWhen::Always => "always",
+        SignWhen::UnlessSigned => "unless-signed",
+    }
+}
+
+fn write_outbound(f: &mut fmt::Formatter<'_>, connector: &Connector) -> fmt::Result {
+    let Some(Submission { logins, networks, rate, recipient_rate }) = &connector.submission else { return Ok(()) };
+    let logins: Vec<_> = logins
+        .iter()
+        .map(|login| format!("{{ name = {:?}, addresses = {:?} }}", login.name, texts(&login.addresses)))
+        .collect();
+    writeln!(f, "\n[connector.submission]\nlogins = [{}]", logins.join(", "))?;
+    writeln!(f, "networks = {:?}", texts(networks))?;
+    if let Some(rate) = rate {
+        writeln!(f, "rate = \"{rate}\"")?;
+    }
+    if let Some(rate) = recipient_rate {
+        writeln!(f, "recipient_rate = \"{rate}\"")?;
+    }
+    let policy = match connector.preserve.policy {
+        BreachPolicy::Warn => "warn",
+        BreachPolicy::Reject => "reject",
+    };
+    writeln!(f, "\n[connector.preserve]\npolicy = {policy:?}")?;
+    if let Some(headers) = &connector.preserve.headers {
+        writeln!(f, "headers = {headers:?}")?;
+    }
+    for key in &connector.dkim {
+        let cover = match key.cover {
+            Cover::Core => "core",
+            Cover::Preserved => "preserved",
+        };
+        writeln!(f, "\n[[connector.dkim]]\nselector = {:?}", key.selector.as_str())?;
+        writeln!(f, "key_file = {:?}\ncover = {cover:?}\nsign = {:?}", key.key_file.path(), sign_when(key.sign))?;
+    }
+    Ok(())
 }
 
 fn write_access(f: &mut fmt::Formatter<'_>, access: &SocketAccess) -> fmt::Result {
@@ -69,11 +131,8 @@ fn write_access(f: &mut fmt::Formatter<'_>, access: &SocketAccess) -> fmt::Resul
     writeln!(f, "socket_mode = \"{:04o}\"", access.mode)
 }
 
-fn write_connector(f: &mut fmt::Formatter<'_>, connector: &super::Connector) -> fmt::Result {
-    let system = match connector.system {
-        System::Zendesk => "zendesk",
-        System::Generic => "generic",
-    };
+fn write_connector(f: &mut fmt::Formatter<'_>, connector: &Connector) -> fmt::Result {
+    let system = connector.system.as_str();
     let mode = match connector.mode {
         Mode::TwoWay => "two-way",
         Mode::OutboundOnly => "outbound-only",

@@ -12,13 +12,22 @@ impl Site {
     fn new() -> Self {
         let site = Self { folder: tempfile::tempdir().unwrap() };
         site.password("acme.password", 0o600);
+        site.write(
+            "acme.pem",
+            crate::dkim::SigningKey::generate(crate::dkim::NewKey::Ed25519).unwrap().expose(),
+            0o600,
+        );
         site
     }
 
-    fn password(&self, name: &str, mode: u32) {
+    fn write(&self, name: &str, content: &[u8], mode: u32) {
         let path = self.folder.path().join(name);
-        std::fs::write(&path, "s3cret-of-acme\n").unwrap();
+        std::fs::write(&path, content).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    fn password(&self, name: &str, mode: u32) {
+        self.write(name, b"s3cret-of-acme\n", mode);
     }
 
     fn file(&self) -> PathBuf {
@@ -184,4 +193,95 @@ fn a_password_file_that_cannot_be_used_is_named() {
 fn a_file_that_is_not_there_is_an_error_that_names_it() {
     let problems = Config::load(Path::new("/nonexistent/deskmilter.toml")).unwrap_err().to_string();
     assert!(problems.starts_with("/nonexistent/deskmilter.toml:1: "), "{problems}");
+}
+
+const OUTBOUND: &str = r#"
+[connector.submission]
+logins = [{ name = "zendesk-support", addresses = ["support@acme.example"] },
+          { name = "zendesk-billing", addresses = ["billing@acme.example"] }]
+networks = ["216.198.0.0/18", "2001:db8::/32", "192.0.2.1"]
+rate = "600/h"
+recipient_rate = "6000/h"
+[connector.preserve]
+policy = "reject"
+headers = ["X-Custom", "X-Mailer"]
+[[connector.dkim]]
+selector = "desk2026"
+key_file = "acme.pem"
+cover = "core"
+sign = "unless-signed"
+[[connector.dkim]]
+selector = "desk2027"
+key_file = "acme.pem"
+[outbound]
+signing_networks = ["192.0.2.0/24"]
+reinjection_networks = ["127.0.0.1/32"]
+seal_lifetime = "2h"
+[[signing]]
+domain = "acme.example"
+selector = "mail2026"
+key_file = "acme.pem"
+sign_for = ["acme.example", "*@news.acme.example"]
+"#;
+
+#[test]
+fn the_outbound_side_is_read_and_what_is_shown_reads_back() {
+    let site = Site::new();
+    let config = site.parse(&format!("{GOOD}{OUTBOUND}")).unwrap();
+    let acme = &config.connectors[0];
+    let submission = acme.submission.as_ref().unwrap();
+    assert_eq!(submission.logins[1].addresses[0].to_string(), "billing@acme.example");
+    assert_eq!((submission.networks.len(), submission.rate.unwrap().count), (3, 600));
+    assert_eq!((acme.dkim[0].cover, acme.dkim[0].sign), (Cover::Core, SignWhen::UnlessSigned));
+    assert_eq!((acme.dkim[1].cover, acme.dkim[1].sign), (Cover::Preserved, SignWhen::Always));
+    assert_eq!(config.outbound.seal_lifetime.as_secs(), 7_200);
+    let shown = config.to_string();
+    assert_eq!(site.parse(&shown).unwrap().to_string(), shown);
+    assert!(shown.contains("recipient_rate = \"6000/h\"") && shown.contains("selector = \"mail2026\""), "{shown}");
+    assert!(!shown.contains("PRIVATE KEY") && !format!("{config:?}").contains("PRIVATE"), "{shown}");
+}
+
+#[test]
+fn each_rule_of_the_outbound_side_is_kept() {
+    let site = Site::new();
+    site.write("short.pem", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", 0o600);
+    site.write("open.pem", b"x", 0o644);
+    let second = "[[connector]]\nname = \"two\"\ndomain = \"b.example\"\nmode = \"outbound-only\"\naddresses = [\"a@b.example\"]\n\
+        [connector.submission]\nlogins = [{ name = \"zendesk-support\", addresses = [\"a@b.example\"] }]\n";
+    let cut = |from: &str, to: &str| {
+        let (start, end) = (OUTBOUND.find(from).unwrap(), OUTBOUND.find(to).unwrap());
+        format!("{}{}", &OUTBOUND[..start], &OUTBOUND[end..])
+    };
+    for (outbound, expected) in [
+        (OUTBOUND.replace("\"billing@acme", "\"sales@acme"), "sales@acme.example is none of the connector's addresses"),
+        (OUTBOUND.replace("\"billing@acme.example\"", ""), "\"zendesk-billing\" could send nothing"),
+        (OUTBOUND.replace("zendesk-billing", "zendesk-support"), "login \"zendesk-support\" is listed twice"),
+        (format!("{OUTBOUND}{second}"), "login \"zendesk-support\" belongs to connector \"acme\" already"),
+        (OUTBOUND.replace("zendesk-billing", ""), "not a login"),
+        (OUTBOUND.replace("216.198.0.0/18", "216.198.1.0/18"), "write \"216.198.0.0/18\""),
+        (OUTBOUND.replace("216.198.0.0/18", "desk.example"), "is no network"),
+        (OUTBOUND.replace("127.0.0.1/32", "0.0.0.0/0"), "is the whole Internet"),
+        (OUTBOUND.replace("600/h", "600"), "\"600\" is no rate"),
+        (OUTBOUND.replace("policy = \"reject\"", "policy = \"drop\""), "write \"warn\" or \"reject\""),
+        (OUTBOUND.replace("X-Custom", "X Custom"), "is no field name"),
+        (OUTBOUND.replace("X-Custom", "x-mailer"), "X-Mailer is listed twice"),
+        (OUTBOUND.replace("X-Custom", "X-Deskmilter-Seal"), "is written by mail servers on the way"),
+        (OUTBOUND.replace("desk2027", "desk2026"), "selector desk2026 stands twice"),
+        (OUTBOUND.replace("desk2027", "desk 2027"), "is no selector"),
+        (OUTBOUND.replace("acme.pem", "open.pem"), "open.pem: mode 0644"),
+        (OUTBOUND.replace("acme.pem", "short.pem"), "short.pem: "),
+        (OUTBOUND.replace("acme.pem", "missing.pem"), "missing.pem: "),
+        (OUTBOUND.replace("cover = \"core\"", "cover = \"all\""), "write \"core\" or \"preserved\""),
+        (OUTBOUND.replace("unless-signed", "never"), "write \"always\" or \"unless-signed\""),
+        (OUTBOUND.replace("*@news", "@news"), "write \"acme.example\", \"*@news.acme.example\""),
+        (OUTBOUND.replace("\"acme.example\", \"*@news.acme.example\"", ""), "nothing would be signed"),
+        (OUTBOUND.replace("seal_lifetime = \"2h\"", "seal_lifetime = \"2s\""), "no duration from 1m to 7d"),
+        (OUTBOUND.replace("recipient_rate", "recipients_rate"), "did you mean \"recipient_rate\"?"),
+        (cut("[connector.submission]", "[connector.preserve]"), "has no effect without [connector.submission]"),
+        (cut("[[signing]]", "sign_for"), "unknown key"),
+        (OUTBOUND.split("[[signing]]").next().unwrap().to_owned(), "has no effect without [[signing]]"),
+    ] {
+        let problems = site.problems(&format!("{GOOD}{outbound}"));
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}: {problems:?}");
+    }
 }

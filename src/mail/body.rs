@@ -120,6 +120,36 @@ impl Body {
         }
     }
 
+    /// Whether the body is in a spool file, so that reading it waits for a disk.
+    pub fn is_spooled(&self) -> bool {
+        matches!(self.0, Storage::File { .. })
+    }
+
+    /// Shows the body to `take` in pieces of at most 64 KiB ([`SPOOL_THRESHOLD`]), never more of it in memory than one.
+    /// Blocks where the body is spooled: then call it off the async threads.
+    ///
+    /// # Errors
+    /// The spool file could not be read.
+    pub fn for_each_chunk(&self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+        let (file, len) = match &self.0 {
+            Storage::Memory(octets) => {
+                take(octets);
+                return Ok(());
+            }
+            Storage::File { file, len } => (file, *len),
+        };
+        let mut buffer = vec![0; SPOOL_THRESHOLD];
+        let mut at = 0;
+        while at < len {
+            let rest = usize::try_from(len - at).unwrap_or(SPOOL_THRESHOLD);
+            let piece = buffer.get_mut(..rest.min(SPOOL_THRESHOLD)).unwrap_or_default();
+            file.read_exact_at(piece, at)?;
+            take(piece);
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
     /// The octets from `offset` on: `length` of them, fewer where the body ends, none beyond.
     ///
     /// # Errors
@@ -192,6 +222,9 @@ mod tests {
             assert_eq!(body.wire_len(), size as u64);
             assert_eq!(wire.get(4..).unwrap(), octets);
             let mut pieces = Vec::new();
+            body.for_each_chunk(|piece| pieces.extend_from_slice(piece)).unwrap();
+            assert_eq!((&pieces, body.is_spooled()), (&octets, size > SPOOL_THRESHOLD));
+            pieces.clear();
             loop {
                 let piece = body.read_at(pieces.len() as u64, 10_007).await.unwrap();
                 if piece.is_empty() {

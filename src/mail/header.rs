@@ -141,10 +141,16 @@ impl Headers {
     /// Carries out edits. Indices in `edits` mean the fields as they are now, whatever the order of the edits.
     pub fn apply(&mut self, edits: &[HeaderEdit]) {
         let mut removed = vec![false; self.fields.len()];
-        let mut top = Vec::new();
+        let (mut top, mut bottom) = (Vec::new(), Vec::new());
         for edit in edits {
             match edit {
                 HeaderEdit::Prepend(field) => top.push(field.clone()),
+                HeaderEdit::Append(field) => bottom.push(field.clone()),
+                HeaderEdit::Replace { index, field } => {
+                    if let Some(place) = self.fields.get_mut(*index) {
+                        *place = field.clone();
+                    }
+                }
                 HeaderEdit::Remove { index } => {
                     if let Some(mark) = removed.get_mut(*index) {
                         *mark = true;
@@ -156,6 +162,7 @@ impl Headers {
         self.fields.retain(|_| !marks.next().unwrap_or(false));
         top.reverse();
         self.fields.splice(0..0, top);
+        self.fields.append(&mut bottom);
     }
 
     /// Octets over the wire, with the empty line that ends the section.
@@ -367,12 +374,15 @@ mod tests {
         let mut headers = parse(b"A: 1\r\nB: 2\r\nA: 3\r\n\r\n").headers;
         headers.apply(&[
             HeaderEdit::Remove { index: 0 },
+            HeaderEdit::Append(Header::written("Z", "below all")),
             HeaderEdit::Prepend(Header::written("X", "first")),
+            HeaderEdit::Replace { index: 1, field: Header::written("B", "new") },
+            HeaderEdit::Replace { index: 2, field: Header::written("A", "gone") },
             HeaderEdit::Remove { index: 2 },
             HeaderEdit::Prepend(Header::written("Y", "above X")),
         ]);
         let names: Vec<_> = headers.iter().map(|h| String::from_utf8_lossy(h.raw()).into_owned()).collect();
-        assert_eq!(names, ["Y: above X", "X: first", "B: 2"]);
+        assert_eq!(names, ["Y: above X", "X: first", "B: new", "Z: below all"]);
     }
 
     proptest! {

@@ -53,6 +53,19 @@ pub enum Shortfall {
 }
 
 impl Mail {
+    /// The same message with another header section.
+    #[must_use]
+    pub fn with_headers(&self, headers: Headers) -> Self {
+        Self {
+            connection: Arc::clone(&self.connection),
+            envelope: self.envelope.clone(),
+            headers,
+            body: self.body.clone(),
+            shortfall: self.shortfall,
+            queue_id: self.queue_id.clone(),
+        }
+    }
+
     /// Octets of the message as it would be sent: header fields, the empty line, body.
     pub fn size(&self) -> u64 {
         self.headers.wire_len() as u64 + self.body.wire_len()

@@ -42,6 +42,15 @@ pub enum HeaderEdit {
         /// Its position from 0.
         index: usize,
     },
+    /// Puts another field of the same name in the place of one. A field that is also removed is removed.
+    Replace {
+        /// Its position from 0.
+        index: usize,
+        /// What stands there from now on.
+        field: Header,
+    },
+    /// Puts a field below all others. Of several, the last is lowest.
+    Append(Header),
 }
 
 impl Verdict {

@@ -62,7 +62,7 @@ fn is_dns_txt(method: &[u8]) -> bool {
 }
 
 /// The tags of a tag-list (RFC 6376 section 3.2), white space around names and values taken off.
-fn tags(list: &[u8]) -> Vec<(&[u8], &[u8])> {
+pub(super) fn tags(list: &[u8]) -> Vec<(&[u8], &[u8])> {
     list.split(|&b| b == b';')
         .filter_map(|tag| {
             let equals = tag.iter().position(|&b| b == b'=')?;

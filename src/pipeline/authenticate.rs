@@ -106,11 +106,15 @@ impl Authenticator {
         })
     }
 
-    /// Judges a message. All look-ups together end within the configured time; what is not known by then is a temporary error.
+    /// Judges a message; `trusted_hop` says why SPF is not asked about the host that handed it over. All look-ups together end within the configured time; what is not known by then is a temporary error.
     ///
     /// # Errors
     /// The message could not be read back from the spool, or memory was short for too long: our own trouble.
-    pub(super) async fn authenticate(&self, mail: &Mail) -> Result<Findings, String> {
+    pub(super) async fn authenticate(
+        &self,
+        mail: &Mail,
+        trusted_hop: Option<&'static str>,
+    ) -> Result<Findings, String> {
         let memory = tokio::time::timeout(MEMORY_WAIT, self.budget.acquire(mail.size()))
             .await
             .map_err(|_| "no memory became free within 60 s".to_owned())?;
@@ -120,8 +124,11 @@ impl Authenticator {
             off_the_async_threads(wire.len() > LARGE, || AuthenticatedMessage::parse(&wire)).unwrap_or_default();
         let author = Author::of(&mail.headers, &message);
 
-        let (spf, dkim, arc) =
-            tokio::join!(self.spf(mail, deadline), self.dkim(&message, deadline), self.arc(mail, &message, deadline));
+        let (spf, dkim, arc) = tokio::join!(
+            self.spf(mail, trusted_hop, deadline),
+            self.dkim(&message, deadline),
+            self.arc(mail, &message, deadline)
+        );
         let (mut judged, mut signatures) = (Vec::new(), Vec::new());
         for output in dkim {
             let key = self.key_objection(&output, deadline).await;
@@ -156,7 +163,7 @@ impl Authenticator {
         Ok(wire)
     }
 
-    async fn spf(&self, mail: &Mail, deadline: Instant) -> (Spf, SpfOutput) {
+    async fn spf(&self, mail: &Mail, trusted_hop: Option<&'static str>, deadline: Instant) -> (Spf, SpfOutput) {
         let helo = mail.connection.helo.as_deref().unwrap_or_default();
         let sender = mail.envelope.sender.as_str();
         let domain = sender.rsplit_once('@').map_or(helo, |(_, domain)| domain).to_owned();
@@ -165,6 +172,9 @@ impl Authenticator {
             let outcome = spf_outcome(output.result());
             (Spf { outcome, domain: domain.clone(), mail_from: mail_from.clone(), reason }, output)
         };
+        if trusted_hop.is_some() {
+            return found(SpfOutput::new(domain.clone()), trusted_hop);
+        }
         // Nobody publishes what this host itself may send.
         let Some(ip) = mail.connection.client.ip().map(|ip| ip.to_canonical()).filter(|ip| !ip.is_loopback()) else {
             return found(SpfOutput::new(domain.clone()), Some("client is this host"));

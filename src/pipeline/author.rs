@@ -5,7 +5,7 @@
 
 use mail_auth::AuthenticatedMessage;
 
-use crate::mail::{Domain, Header, Headers};
+use crate::mail::{Address, Domain, Header, Headers};
 
 /// Who the From field says wrote the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,41 @@ impl Author {
             Self::Missing | Self::Ambiguous => None,
         }
     }
+}
+
+/// The one address that the From field shows to every reader; `None` where From does not stand exactly once, holds several
+/// addresses, or may be read in several ways.
+pub(super) fn sole_address(headers: &Headers) -> Option<Address> {
+    let mut fields = headers.named("From");
+    let (field, None) = (fields.next()?, fields.next()) else { return None };
+    let Author::Domain(_) = read(field) else { return None };
+    let shown = shown(field);
+    let (first, others) = shown.split_first()?;
+    if others.iter().all(|other| other == first) { first.clone() } else { None }
+}
+
+/// Every address that some reader may see in any From field.
+pub(super) fn candidates(headers: &Headers) -> Vec<Address> {
+    headers.named("From").flat_map(shown).flatten().collect()
+}
+
+/// What readers may see in one field, the library's reading included; `None` for what is no address of ours.
+fn shown(field: &Header) -> Vec<Option<Address>> {
+    let unfolded = String::from_utf8_lossy(field.value()).replace("\r\n", "");
+    let mut shown = Vec::new();
+    for element in elements(&unfolded).unwrap_or_default() {
+        let parts: Vec<&str> = element.unquoted.split('@').collect();
+        for pair in parts.windows(2) {
+            let [local, domain] = pair else { continue };
+            let local = local.rsplit(is_delimiter).next().unwrap_or_default();
+            let domain = domain.split(is_delimiter).next().unwrap_or_default();
+            shown.push(Address::parse(&format!("{local}@{domain}")).ok());
+        }
+    }
+    let wire = [field.raw(), b"\r\n\r\n"].concat();
+    let message = AuthenticatedMessage::parse(&wire).unwrap_or_default();
+    shown.extend(message.from_addresses().iter().map(|address| Address::parse(address).ok()));
+    shown
 }
 
 /// Reads one field. Every `@` outside quotes tells of a domain, in comments and bare display names too.
@@ -228,6 +263,34 @@ mod tests {
             ["X: y", "From:", "From: Ann", "From: <>", "From: ann@[192.0.2.1]", "From: undisclosed:;", "From: a@"]
         {
             assert_eq!(author(field), Author::Missing, "{field}");
+        }
+    }
+
+    #[test]
+    fn a_sole_address_is_one_that_every_reader_sees() {
+        let sole = |fields: &str| {
+            let mut builder = crate::mail::HeadersBuilder::new(1 << 16);
+            let block = builder.push(format!("{fields}\r\nTo: a\r\n\r\n").as_bytes()).unwrap().unwrap();
+            sole_address(&block.headers).map(|address| address.to_string())
+        };
+        for field in [
+            "From: Desk <Support@acme.example>",
+            "From: support@acme.example",
+            "From: \"billing@acme.example\" <support@acme.example>",
+            "From: =?utf-8?Q?Desk?= <support@acme.example>",
+        ] {
+            assert_eq!(sole(field).as_deref(), Some("support@acme.example"), "{field}");
+        }
+        for field in [
+            "Subject: no From",
+            "From: support@acme.example\r\nFrom: support@acme.example",
+            "From: support@acme.example, billing@acme.example",
+            "From: support@acme.example <billing@acme.example>",
+            "From: (support@acme.example) <billing@acme.example>",
+            "From: support@acme.example@acme.example",
+            "From: Desk",
+        ] {
+            assert_eq!(sole(field), None, "{field}");
         }
     }
 }

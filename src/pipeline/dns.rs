@@ -35,7 +35,7 @@ const ACTIVE_REQUESTS: usize = 1_024;
 ///
 /// # Errors
 /// The system's resolver configuration cannot be read.
-pub(super) fn resolvers(name_servers: &[SocketAddr]) -> Result<(MessageAuthenticator, Texts), String> {
+pub(crate) fn resolvers(name_servers: &[SocketAddr]) -> Result<(MessageAuthenticator, Texts), String> {
     let servers: Vec<NameServerConfig> = if name_servers.is_empty() {
         system_name_servers()?
     } else {
@@ -130,7 +130,7 @@ impl<K: Hash + Eq, V: Clone> ResolverCache<K, V> for Records<K, V> {
 }
 
 /// TXT records as they are: the library tells neither how many there are nor what it cannot read in one.
-pub(super) struct Texts {
+pub(crate) struct Texts {
     resolver: TokioResolver,
     spf: Records<String, Result<Arc<SpfRecord>, SpfResult>>,
     keys: Records<String, Option<&'static str>>,

@@ -14,6 +14,11 @@ pub(super) fn fields(headers: &Headers, authserv_id: &str) -> Vec<usize> {
     positions(headers, |field| is_ours_by_name(field) || is_our_result(field, authserv_id))
 }
 
+/// The positions of the `X-Deskmilter-*` fields alone.
+pub(super) fn named_ours(headers: &Headers) -> Vec<usize> {
+    positions(headers, is_ours_by_name)
+}
+
 /// The reply for a message with so many of these fields that to take them out would harm the MTA.
 pub(super) fn refuse_flood(count: usize) -> Option<Reply> {
     let text = format!("{count} header fields that only this mail server may write, more than {FORGED_MAX}");

@@ -1,4 +1,5 @@
-//! The one story of a message: whose is it, who wrote it, what is forged in it, what does the ticket system get to know.
+//! The one story of a message: whose is it, who handed it in, what must survive in it, who wrote it, what does the ticket
+//! system get to know, what do we sign.
 //!
 //! In: a [`Mail`] from an attachment. Out: a [`Verdict`] for the attachment ([`Judge::judge`], before the queue) or the same
 //! mail ready for the relay ([`Pipeline::hand_over`], after the queue). Nothing here knows which MTA asked or talks to an
@@ -11,10 +12,15 @@ mod author;
 mod body_digest;
 mod classify;
 mod dmarc_record;
-mod dns;
+pub(crate) mod dns;
 mod forged;
 mod hops;
+mod notification;
+mod outbound;
+mod preserve;
+mod seal;
 mod sender_auth;
+mod sign;
 mod site_key;
 mod spf;
 mod spf_record;
@@ -24,10 +30,12 @@ mod tests;
 pub use sender_auth::{Doubt, SenderAuth, Status};
 pub use site_key::SiteKey;
 
+use outbound::Origin;
+
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Config, Connector, OnTempError};
-use crate::mail::{Budget, Domain, Envelope, Header, HeaderEdit, Mail, Reply, Shortfall, Verdict};
+use crate::mail::{Budget, Connection, Domain, Envelope, Header, HeaderEdit, Headers, Mail, Reply, Shortfall, Verdict};
 
 /// Verdict fields of a message that are looked at, from the top: ours is the first, for the milter takes all others away. Each
 /// costs a MAC over the bound fields, which may be megabytes: of thousands, one message would keep a thread for minutes.
@@ -36,8 +44,8 @@ const VERDICTS_MAX: usize = 3;
 /// Who judges mail before it is queued: the [`Pipeline`]. A trait, so that an attachment's protocol can be tested with
 /// any verdict.
 pub trait Judge: Send + Sync + 'static {
-    /// Whether mail with this envelope is any of our business: a recipient belongs to a connector's domain.
-    fn concerns(&self, envelope: &Envelope) -> bool;
+    /// Whether mail of this client with this envelope is any of our business: what is not is never looked at.
+    fn concerns(&self, connection: &Connection, envelope: &Envelope) -> bool;
 
     /// Judges a message that concerns us.
     fn judge(&self, mail: &Mail) -> impl Future<Output = Verdict> + Send;
@@ -54,37 +62,23 @@ pub struct Pipeline {
     verdict_covers_body: bool,
     classifier: classify::Classifier,
     authenticator: authenticate::Authenticator,
+    outbound: outbound::Outbound,
     site_key: SiteKey,
 }
 
 impl Judge for Pipeline {
-    fn concerns(&self, envelope: &Envelope) -> bool {
-        self.classifier.concerns(envelope)
+    fn concerns(&self, connection: &Connection, envelope: &Envelope) -> bool {
+        self.classifier.concerns(envelope) || self.outbound.concerns(connection, envelope)
     }
 
-    /// Classify, authenticate, strip, tag. Mail is never refused for what it says of its sender: the ticket system decides what to
-    /// do with unauthenticated mail. It is deferred where it is for a support address, and refused for a flood of forged fields.
     async fn judge(&self, mail: &Mail) -> Verdict {
-        let started = Instant::now();
-        let class = self.classifier.classify(&mail.envelope);
-        let forged = forged::fields(&mail.headers, &self.authserv_id);
-        if let Some(reply) = forged::refuse_flood(forged.len()) {
-            tracing::warn!(queue_id = mail.queue_id, sender = %mail.envelope.sender, forged = forged.len(), %reply, "message refused");
-            return Verdict::refuse(reply);
+        let mut record = Record { started: Some(Instant::now()), ..Record::default() };
+        let outcome = self.decide(mail, &mut record).await;
+        record.log(mail, outcome.as_ref().err());
+        match outcome {
+            Ok(edits) => Verdict { edits, ..Verdict::pass() },
+            Err(reply) => Verdict::refuse(reply),
         }
-        let (sender, results) = self.authenticate(mail, &class).await;
-        let deferral = self.deferral(&class, &sender);
-
-        log_judgement(mail, &class, &sender, forged.len(), deferral.is_some(), started);
-        if let Some(reply) = deferral {
-            return Verdict::refuse(reply);
-        }
-        let digest = self.digest(mail).await;
-        let verdict = self.site_key.seal(&sender.to_string(), &mail.headers, digest.as_deref(), seconds_since_1970());
-        let mut edits: Vec<HeaderEdit> = forged.into_iter().map(|index| HeaderEdit::Remove { index }).collect();
-        edits.push(HeaderEdit::Prepend(verdict));
-        edits.extend(results.map(HeaderEdit::Prepend));
-        Verdict { edits, ..Verdict::pass() }
     }
 }
 
@@ -111,22 +105,107 @@ impl Pipeline {
             verdict_covers_body: authentication.verdict_covers_body,
             classifier: classify::Classifier::new(&config.connectors),
             authenticator,
+            outbound: outbound::Outbound::new(config),
             site_key,
         })
     }
 
-    /// What is known of the sender, and the Authentication-Results field that says how.
-    async fn authenticate(&self, mail: &Mail, class: &classify::Class) -> (SenderAuth, Option<Header>) {
+    /// Classify, recognise, preserve, authenticate, tag, seal or sign.
+    ///
+    /// Inbound mail is never refused for what it says of its sender: the ticket system decides what to do with unauthenticated
+    /// mail. It is deferred where it is for a support address, and refused for a flood of forged fields. What is to leave with
+    /// our signature must be fit for it.
+    async fn decide(&self, mail: &Mail, record: &mut Record) -> Result<Vec<HeaderEdit>, Reply> {
+        let now = seconds_since_1970();
+        let class = self.classifier.classify(&mail.envelope);
+        let origin = self.outbound.origin(mail, &self.site_key, now);
+        record.recognised(&class, &origin);
+        if let Origin::TicketSystem(channel) = &origin {
+            channel.admit(mail, Instant::now())?;
+        }
+
+        let repair = self.outbound.repair(&origin, mail)?;
+        let mut edits = repair.edits;
+        let mut headers = mail.headers.clone();
+        headers.apply(&edits);
+        let standing = self.standing_verdict(&mail.connection, &mail.headers, &headers, now);
+        let inbound = class.domain.is_some() && standing.is_none();
+        let forged = match inbound {
+            true => forged::fields(&mail.headers, &self.authserv_id),
+            false => forged::named_ours(&mail.headers),
+        };
+        record.forged = forged.len();
+        if let Some(reply) = forged::refuse_flood(forged.len()) {
+            return Err(reply);
+        }
+        let standing_at = standing.as_ref().map(|(index, _)| *index);
+        let forged: Vec<usize> = forged.into_iter().filter(|index| Some(*index) != standing_at).collect();
+        record.sender = standing.map(|(_, verdict)| verdict);
+        edits.extend(forged.into_iter().map(|index| HeaderEdit::Remove { index }));
+        // From here on the message is what its author wrote.
+        let mail = &mail.with_headers(headers);
+
+        let keys = self.outbound.keys(&origin, &mail.headers);
+        let mut findings = None;
+        if inbound || keys.iter().any(|key| key.asks(&mail.headers)) {
+            let (sender, found) = self.authenticate(mail, &class, &origin).await;
+            findings = found;
+            record.sender = Some(sender.to_string());
+            if let Some(reply) = self.deferral(&class, &sender) {
+                return Err(reply);
+            }
+            if inbound {
+                let digest = self.digest(mail).await;
+                let verdict = self.site_key.seal(&sender.to_string(), &mail.headers, digest.as_deref(), now);
+                edits.push(HeaderEdit::Prepend(verdict));
+                edits.extend(findings.as_ref().map(|found| HeaderEdit::Prepend(found.field(&self.authserv_id))));
+            }
+        }
+
+        let departure = self.outbound.depart(&origin, keys, mail, findings.as_ref(), &self.site_key, now).await?;
+        record.departed(&departure);
+        edits.extend(departure.fields.into_iter().map(HeaderEdit::Prepend));
+        Ok(edits)
+    }
+
+    /// The verdict of the pass before the content filter, and where it stands in the message as it came, if the filter hands
+    /// the message back and the verdict holds. It stays: to judge again would be to judge the filter.
+    fn standing_verdict(
+        &self,
+        connection: &Connection,
+        came: &Headers,
+        restored: &Headers,
+        now: u64,
+    ) -> Option<(usize, String)> {
+        if !self.outbound.is_reinjection(connection) {
+            return None;
+        }
+        let fields = came.iter().enumerate().filter(|(_, field)| field.is(site_key::FIELD));
+        // Whether the body is the judged one, the transport sees.
+        fields.take(VERDICTS_MAX).find_map(|(index, field)| {
+            let opened = self.site_key.open(field, restored, now, self.verdict_lifetime)?;
+            Some((index, opened.verdict))
+        })
+    }
+
+    /// What is known of the sender, and what the methods found.
+    async fn authenticate(
+        &self,
+        mail: &Mail,
+        class: &classify::Class,
+        origin: &Origin<'_>,
+    ) -> (SenderAuth, Option<authenticate::Findings>) {
         match mail.shortfall {
             // The transport refuses it for its size; whoever else it is for may take it.
             Some(Shortfall::TooLarge) => return (SenderAuth::unknown("too-large", None), None),
             Some(Shortfall::Spool) => return (SenderAuth::unknown("local-error", Some(Doubt::Local)), None),
             None => {}
         }
-        match self.authenticator.authenticate(mail).await {
-            Ok(findings) => {
-                let sender = SenderAuth::weigh(&findings, class.domain.as_ref());
-                (sender, Some(findings.field(&self.authserv_id)))
+        match self.authenticator.authenticate(mail, origin.trusted_hop()).await {
+            Ok(mut findings) => {
+                // A login before the content filter is a login.
+                findings.login = findings.login.or_else(|| origin.login().map(str::to_owned));
+                (SenderAuth::weigh(&findings, class.domain.as_ref()), Some(findings))
             }
             Err(error) => {
                 tracing::error!(queue_id = mail.queue_id, error, "message not authenticated");
@@ -212,37 +291,71 @@ impl Pipeline {
     }
 }
 
-/// The one line that tells of a judgement all that it rests on.
-fn log_judgement(
-    mail: &Mail,
-    class: &classify::Class,
-    sender: &SenderAuth,
+/// All that a decision rested on, for the one line that tells of it.
+#[derive(Debug, Default)]
+struct Record {
+    started: Option<Instant>,
+    connectors: Vec<String>,
+    domain: Option<Domain>,
+    /// The connector whose notification it is.
+    notification: Option<String>,
+    trusted_hop: Option<&'static str>,
+    sender: Option<String>,
     forged: usize,
-    deferred: bool,
-    started: Instant,
-) {
-    let connection = &mail.connection;
-    tracing::info!(
-        queue_id = mail.queue_id,
-        decision = if deferred { "deferred" } else { "tagged" },
-        connector = class.connectors.join(","),
-        domain = class.domain.as_ref().map(Domain::as_str),
-        message_id = mail.headers.first("Message-ID").map(Header::text),
-        client = connection
-            .client
-            .ip()
-            .map(|ip| ip.to_string())
-            .unwrap_or_else(|| format!("{:?}", connection.client).to_lowercase()),
-        helo = connection.helo,
-        login = connection.login,
-        from = %mail.envelope.sender,
-        to = mail.envelope.recipients.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-        size = mail.size(),
-        auth = sender.to_string(),
-        forged,
-        delay_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        "judged"
-    );
+    sealed: bool,
+    signed: Vec<String>,
+}
+
+impl Record {
+    fn recognised(&mut self, class: &classify::Class, origin: &Origin<'_>) {
+        self.connectors.clone_from(&class.connectors);
+        self.domain.clone_from(&class.domain);
+        self.notification = origin.connector().map(str::to_owned);
+        self.trusted_hop = origin.trusted_hop();
+    }
+
+    fn departed(&mut self, departure: &outbound::Departure) {
+        self.sealed = departure.sealed;
+        self.signed.clone_from(&departure.signed);
+    }
+
+    fn log(&self, mail: &Mail, refusal: Option<&Reply>) {
+        let decision = match refusal {
+            Some(reply) if reply.is_transient() => "deferred",
+            Some(_) => "refused",
+            None if self.sealed => "sealed",
+            None if !self.signed.is_empty() => "signed",
+            None if self.domain.is_some() => "tagged",
+            None => "passed",
+        };
+        let connection = &mail.connection;
+        let elapsed = self.started.map(|started| started.elapsed()).unwrap_or_default();
+        tracing::info!(
+            queue_id = mail.queue_id,
+            decision,
+            connector = self.connectors.join(","),
+            domain = self.domain.as_ref().map(Domain::as_str),
+            notification = self.notification,
+            message_id = mail.headers.first("Message-ID").map(Header::text),
+            client = connection
+                .client
+                .ip()
+                .map(|ip| ip.to_string())
+                .unwrap_or_else(|| format!("{:?}", connection.client).to_lowercase()),
+            helo = connection.helo,
+            login = connection.login,
+            from = %mail.envelope.sender,
+            to = mail.envelope.recipients.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            size = mail.size(),
+            auth = self.sender,
+            spf = self.trusted_hop.map(|why| format!("not asked: {why}")),
+            forged = self.forged,
+            signed = (!self.signed.is_empty()).then(|| self.signed.join(",")),
+            reply = refusal.map(ToString::to_string),
+            delay_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            "judged"
+        );
+    }
 }
 
 fn seconds_since_1970() -> u64 {

@@ -22,7 +22,7 @@ const NO_DIGEST: &str = "-";
 /// Octets of a key at least.
 const KEY_MIN: usize = 32;
 /// How far clocks of two hosts may differ.
-const CLOCK_SKEW: u64 = 300;
+pub(super) const CLOCK_SKEW: u64 = 300;
 
 /// The key of a site, or two during a key change: the first one signs, both verify.
 pub struct SiteKey {
@@ -74,6 +74,18 @@ impl SiteKey {
         Ok(Secret::new((URL_SAFE_NO_PAD.encode(key) + "\n").into_bytes()))
     }
 
+    /// The MAC of `octets` for `purpose`; a MAC for one purpose is none for another.
+    pub(super) fn mac(&self, purpose: &str, octets: &[u8]) -> Vec<u8> {
+        let octets = separated(purpose, octets);
+        self.keys.first().map(|key| hmac::sign(key, &octets).as_ref().to_vec()).unwrap_or_default()
+    }
+
+    /// Whether `mac` is one of ours, by any key that counts.
+    pub(super) fn verify(&self, purpose: &str, octets: &[u8], mac: &[u8]) -> bool {
+        let octets = separated(purpose, octets);
+        self.keys.iter().any(|key| hmac::verify(key, &octets, mac).is_ok())
+    }
+
     /// The verdict field for a message, good from `now` (seconds since 1970), and for the body with this digest alone if one is
     /// given.
     pub(super) fn seal(&self, verdict: &str, headers: &Headers, body: Option<&str>, now: u64) -> Header {
@@ -102,6 +114,11 @@ impl SiteKey {
     }
 }
 
+/// `purpose` is one line of its own; the verdict's is `deskmilter verdict 1`.
+fn separated(purpose: &str, octets: &[u8]) -> Vec<u8> {
+    [b"deskmilter ", purpose.as_bytes(), b"\n", octets].concat()
+}
+
 /// What a verdict field carried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Opened {
@@ -111,7 +128,7 @@ pub(super) struct Opened {
     pub(super) body: Option<String>,
 }
 
-/// What the MAC is over. Each value is unfolded, so that refolding on the way does no harm; no value holds a line feed, so
+/// What the verdict's MAC is over. Each value is unfolded, so that refolding on the way does no harm; no value holds a line feed, so
 /// that none can pass for another.
 fn bound(text: &str, headers: &Headers) -> Vec<u8> {
     let mut octets = format!("deskmilter verdict 1\n{text}\n").into_bytes();

@@ -68,7 +68,8 @@ fn mail_for_a_connectors_domain_concerns_us_in_any_spelling_and_no_other_does() 
         ("support@sub.acme.example", false),
         ("postmaster", false),
     ] {
-        assert_eq!(pipeline.concerns(&mail("", &[to]).envelope), expected, "{to}");
+        let mail = mail("", &[to]);
+        assert_eq!(pipeline.concerns(&mail.connection, &mail.envelope), expected, "{to}");
     }
     assert_eq!(Address::parse("a@b.example").unwrap().to_string(), "a@b.example");
 }

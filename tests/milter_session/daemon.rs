@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use deskmilter::attach::milter::conversation::converse;
 use deskmilter::attach::milter::{Listener, Patience, Service, serve};
 use deskmilter::config::Limits;
-use deskmilter::mail::{Envelope, HeaderEdit, Mail, Spool, Verdict};
+use deskmilter::mail::{Connection, Envelope, HeaderEdit, Mail, Spool, Verdict};
 use deskmilter::pipeline::Judge;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -46,7 +46,7 @@ pub struct TestJudge {
 }
 
 impl Judge for TestJudge {
-    fn concerns(&self, envelope: &Envelope) -> bool {
+    fn concerns(&self, _connection: &Connection, envelope: &Envelope) -> bool {
         self.asked.fetch_add(1, Ordering::Relaxed);
         envelope.recipients.iter().any(|recipient| recipient.as_str().to_lowercase().ends_with("@acme.example"))
     }

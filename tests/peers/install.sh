@@ -10,10 +10,12 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 peers=${CARGO_TARGET_DIR:-$root/target}/peers
 
-# What they are for: name server; independent verifiers, OpenDKIM and OpenDMARC's library among them; certificates and keys;
-# Sendmail's configuration language and the libraries of its unpacked binary; setpriv and pgrep; the build.
+# What they are for: name server; SASL for Postfix; independent verifiers, OpenDKIM and OpenDMARC's library among them;
+# certificates and keys; Sendmail's configuration language and the libraries of its unpacked binary; setpriv and pgrep;
+# the build.
 packages=(
     dnsmasq-base
+    dovecot-core
     python3 python3-dkim python3-nacl python3-spf python3-dnspython libopendmarc2 publicsuffix opendkim opendkim-tools
     openssl ca-certificates m4 libwrap0 libldap-2.5-0 libsasl2-2 libdb5.3
     util-linux procps gcc libc6-dev make
@@ -143,7 +145,7 @@ install_postfix() {
 }
 
 command -v dpkg >/dev/null && command -v apt-get >/dev/null ||
-    fail "this is no Debian: install Postfix, dnsmasq, OpenDKIM, OpenDMARC, dkimpy, pyspf, swaks, m4 by hand"
+    fail "this is no Debian: install Postfix, Dovecot, dnsmasq, OpenDKIM, OpenDMARC, dkimpy, pyspf, swaks, m4 by hand"
 
 mapfile -t wanted < <(missing "${packages[@]}")
 [ ${#wanted[@]} -eq 0 ] || install_packages "${wanted[@]}"

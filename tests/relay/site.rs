@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deskmilter::config::{
-    Connector, CredentialSet, Endpoint as Configured, Environment, Mode, SecretFile, System, Tls,
+    Connector, CredentialSet, Endpoint as Configured, Environment, Mode, Preserve, SecretFile, System, Tls,
 };
 use deskmilter::mail::{Body, Connection, Domain, Envelope, Headers, Mail, Path};
 use deskmilter::relay::{Bounds, Relay};
@@ -114,6 +114,9 @@ impl Site {
             environment: Environment::Production,
             addresses: Vec::new(),
             endpoint: Some(self.endpoint.clone()),
+            submission: None,
+            preserve: Preserve::default(),
+            dkim: Vec::new(),
         };
         Relay::with_bounds(&connector, &self.endpoint, &Domain::parse("mx.acme.example").unwrap(), bounds)
     }

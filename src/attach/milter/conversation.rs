@@ -189,7 +189,11 @@ where
         }
         let negotiating = matches!(command, Command::Negotiate(_));
         let judge = &self.judge;
-        match self.session.handle(command, |envelope| judge.concerns(envelope), &mut self.outgoing)? {
+        match self.session.handle(
+            command,
+            |connection, envelope| judge.concerns(connection, envelope),
+            &mut self.outgoing,
+        )? {
             Step::Next if negotiating => self.log_agreement(),
             Step::Next => {}
             Step::Ignored => debug!(peer = self.peer, "a milter command out of place was passed over"),

@@ -2,6 +2,7 @@
 //!
 //! - A field is deleted by its name and its ordinal among the fields of that name. Postfix renumbers after each deletion,
 //!   Sendmail does not: only from the last to the first do both mean the same (CVE-2022-48521 came of the other order).
+//! - A field is replaced in its place by the same name and ordinal, in the same backward order; neither MTA renumbers for it.
 //! - All deletions go before all insertions. Ordinals do not count the top field, which is the MTA's own Received and not
 //!   shown to milters; once something is inserted above, Postfix takes *that* for the top field and counts its Received.
 //! - Where `header_checks` has already dropped Postfix's own Received, the first field of the message is taken for it:
@@ -13,12 +14,20 @@ use std::collections::HashMap;
 use bytes::BytesMut;
 
 use super::response::Response;
-use crate::mail::{HeaderEdit, Headers, RecipientEdit};
+use crate::mail::{Header, HeaderEdit, Headers, RecipientEdit};
 
 /// Appends the responses for `edits`, whose indices mean `headers`.
 pub fn write(edits: &[HeaderEdit], headers: &Headers, leading_space: bool, wire: &mut BytesMut) {
-    for (name, ordinal) in deletions(edits, headers).into_iter().rev() {
-        Response::DeleteHeader { ordinal, name }.write(wire);
+    for (ordinal, name, change) in changes(edits, headers).into_iter().rev() {
+        match change {
+            Change::Delete => Response::DeleteHeader { ordinal, name }.write(wire),
+            Change::Replace(field) => Response::ChangeHeader { ordinal, field, leading_space }.write(wire),
+        }
+    }
+    for edit in edits {
+        if let HeaderEdit::Append(field) = edit {
+            Response::AppendHeader { field, leading_space }.write(wire);
+        }
     }
     for edit in edits {
         if let HeaderEdit::Prepend(field) = edit {
@@ -37,29 +46,41 @@ pub fn write_recipients(edits: &[RecipientEdit], wire: &mut BytesMut) {
     }
 }
 
-/// Name and ordinal of each field to be removed, in the order of the fields. One pass, however many there are.
-fn deletions<'a>(edits: &[HeaderEdit], headers: &'a Headers) -> Vec<(&'a [u8], u32)> {
-    let mut removed = vec![false; headers.len()];
+/// What becomes of one field.
+#[derive(Clone, Copy)]
+enum Change<'a> {
+    Delete,
+    Replace(&'a Header),
+}
+
+/// Ordinal and name of each field to be changed, in the order of the fields. One pass, however many there are.
+fn changes<'a>(edits: &'a [HeaderEdit], headers: &'a Headers) -> Vec<(u32, &'a [u8], Change<'a>)> {
+    let mut marks: Vec<Option<Change<'a>>> = vec![None; headers.len()];
+    let mut any = false;
     for edit in edits {
-        if let HeaderEdit::Remove { index } = edit
-            && let Some(mark) = removed.get_mut(*index)
-        {
-            *mark = true;
+        let (index, change) = match edit {
+            HeaderEdit::Remove { index } => (*index, Change::Delete),
+            HeaderEdit::Replace { index, field } => (*index, Change::Replace(field)),
+            HeaderEdit::Prepend(_) | HeaderEdit::Append(_) => continue,
+        };
+        if let Some(mark) = marks.get_mut(index).filter(|mark| !matches!(mark, Some(Change::Delete))) {
+            *mark = Some(change);
+            any = true;
         }
     }
-    if !removed.contains(&true) {
+    if !any {
         return Vec::new();
     }
     let mut ordinals: HashMap<Vec<u8>, u32> = HashMap::new();
-    let mut deletions = Vec::new();
-    for (field, removed) in headers.iter().zip(removed) {
+    let mut changes = Vec::new();
+    for (field, mark) in headers.iter().zip(marks) {
         let ordinal = ordinals.entry(field.name().to_ascii_lowercase()).or_default();
         *ordinal = ordinal.saturating_add(1);
-        if removed {
-            deletions.push((field.name(), *ordinal));
+        if let Some(change) = mark {
+            changes.push((*ordinal, field.name(), change));
         }
     }
-    deletions
+    changes
 }
 
 #[cfg(test)]
@@ -80,6 +101,12 @@ mod tests {
         /// Carries out edits as cleanup_milter.c does (`renumbers`), or as Sendmail, which keeps counting what is deleted.
         fn carry_out(&mut self, wire: &mut BytesMut) {
             while let Some(frame) = FrameDecoder.decode(wire).unwrap() {
+                if frame.code == b'h' {
+                    let mut strings = frame.payload.split(|&b| b == 0).map(|s| String::from_utf8(s.to_vec()).unwrap());
+                    let (name, value) = (strings.next().unwrap(), strings.next().unwrap());
+                    self.fields.push((format!("{name}:{value}"), false));
+                    continue;
+                }
                 let (position, strings) = frame.payload.split_at(4);
                 let position = u32::from_be_bytes(position.try_into().unwrap());
                 let mut strings = strings.split(|&b| b == 0).map(|s| String::from_utf8(s.to_vec()).unwrap());
@@ -89,7 +116,7 @@ mod tests {
                     self.fields.insert(0, (format!("{name}:{value}"), false));
                     continue;
                 }
-                assert!(frame.code == b'm' && value.is_empty() && position >= 1);
+                assert!(frame.code == b'm' && position >= 1);
                 let is_named = |field: &str| field.split(':').next().unwrap().eq_ignore_ascii_case(&name);
                 let hit = self
                     .fields
@@ -100,7 +127,13 @@ mod tests {
                     .nth(position as usize - 1)
                     .map(|(at, _)| at)
                     .expect("the field is there");
-                self.fields[hit].1 = true;
+                if value.is_empty() {
+                    self.fields[hit].1 = true;
+                } else {
+                    // Postfix takes the name from us, Sendmail keeps its own.
+                    let name = if self.renumbers { &name } else { self.fields[hit].0.split(':').next().unwrap() };
+                    self.fields[hit].0 = format!("{name}:{value}");
+                }
             }
         }
 
@@ -145,9 +178,9 @@ mod tests {
     fn ten_thousand_forged_fields_are_deleted_in_one_pass() {
         let headers = headers(&vec!["Authentication-Results"; 10_000]);
         let edits: Vec<_> = (0..10_000).map(|index| HeaderEdit::Remove { index }).collect();
-        let found = deletions(&edits, &headers);
+        let found = changes(&edits, &headers);
         assert_eq!(found.len(), 10_000);
-        assert_eq!(found.last().unwrap().1, 10_000);
+        assert_eq!(found.last().unwrap().0, 10_000);
     }
 
     proptest! {
@@ -156,11 +189,25 @@ mod tests {
             names in proptest::collection::vec("[aAbB]|Received", 0..12),
             edits in proptest::collection::vec(prop_oneof![
                 (0usize..14).prop_map(|index| HeaderEdit::Remove { index }),
+                (0usize..14, "[x-z]{0,1}")
+                    .prop_map(|(index, text)| HeaderEdit::Replace { index, field: Header::written("?", &text) }),
+                "[d-f]".prop_map(|text| HeaderEdit::Append(Header::written("b", &text))),
                 "[a-c]".prop_map(|text| HeaderEdit::Prepend(Header::written("A", &text))),
             ], 0..12),
         ) {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let headers = headers(&names);
+            // A field is replaced by one of its own name.
+            let edits: Vec<_> = edits
+                .into_iter()
+                .map(|edit| match edit {
+                    HeaderEdit::Replace { index, field } => {
+                        let name = names.get(index).copied().unwrap_or("a");
+                        HeaderEdit::Replace { index, field: Header::new(name.as_bytes(), field.value()) }
+                    }
+                    other => other,
+                })
+                .collect();
             let mut meant = headers.clone();
             let own = "Received: own".to_owned();
             meant.apply(&edits);

@@ -13,7 +13,7 @@
 //! # What becomes of a message
 //! | message | reply at its end |
 //! | --- | --- |
-//! | concerns no connector | `ACCEPT` at DATA, before its content is sent to us; untouched |
+//! | does not concern us | `ACCEPT` at DATA, before its content is sent to us; untouched |
 //! | judged | the verdict |
 //! | larger than `limits.message_size`, or not to be spooled (disk full) | the verdict, which knows that the body is missing |
 //! | header section larger than `limits.header_size` | 552 5.3.4 |

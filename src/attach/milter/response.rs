@@ -28,6 +28,22 @@ pub enum Response<'a> {
         /// The name, in any letter case.
         name: &'a [u8],
     },
+    /// `m`: the header field of this name gets another value.
+    ChangeHeader {
+        /// Which of several of the name, from 1, as in `DeleteHeader`.
+        ordinal: u32,
+        /// The field as it will be.
+        field: &'a Header,
+        /// As in `PrependHeader`.
+        leading_space: bool,
+    },
+    /// `h`: the header field goes below all others.
+    AppendHeader {
+        /// The field.
+        field: &'a Header,
+        /// As in `PrependHeader`.
+        leading_space: bool,
+    },
     /// `i` at position 0: the header field goes on top of all others, the MTA's own Received included.
     PrependHeader {
         /// The field.
@@ -75,12 +91,24 @@ impl Response<'_> {
                 put_string(wire, name);
                 wire.put_u8(0);
             }
+            Self::ChangeHeader { ordinal, field, leading_space } => {
+                wire.put_u8(b'm');
+                wire.put_u32(ordinal);
+                put_string(wire, field.name());
+                let value = value(field, leading_space);
+                // An empty value would delete the field.
+                put_string(wire, if value.is_empty() { b" " } else { value });
+            }
+            Self::AppendHeader { field, leading_space } => {
+                wire.put_u8(b'h');
+                put_string(wire, field.name());
+                put_string(wire, value(field, leading_space));
+            }
             Self::PrependHeader { field, leading_space } => {
                 wire.put_u8(b'i');
                 wire.put_u32(0);
                 put_string(wire, field.name());
-                let value = field.value();
-                put_string(wire, if leading_space { value } else { value.strip_prefix(b" ").unwrap_or(value) });
+                put_string(wire, value(field, leading_space));
             }
         }
         let length = u32::try_from(wire.len().saturating_sub(start + 4)).unwrap_or(u32::MAX);
@@ -88,6 +116,12 @@ impl Response<'_> {
             place.copy_from_slice(&length.to_be_bytes());
         }
     }
+}
+
+/// A field's value; where white space after the colon is not sent, the MTA puts one space there.
+fn value(field: &Header, leading_space: bool) -> &[u8] {
+    let value = field.value();
+    if leading_space { value } else { value.strip_prefix(b" ").unwrap_or(value) }
 }
 
 /// A string and its NUL. Milters fold with LF alone.

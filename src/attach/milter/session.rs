@@ -136,15 +136,15 @@ impl Session {
         self.message.as_ref().is_some_and(Message::is_storing)
     }
 
-    /// Takes the next command and appends what is to be answered to `replies`. `concerns` says whether mail with an envelope
-    /// is any of our business; it is asked once for each message, when all recipients are known.
+    /// Takes the next command and appends what is to be answered to `replies`. `concerns` says whether mail of such a
+    /// client with such an envelope is any of our business; it is asked once for each message, when all recipients are known.
     ///
     /// # Errors
     /// The connection is to be closed, as [`SessionError`] says.
     pub fn handle<'a>(
         &mut self,
         command: Command<'a>,
-        concerns: impl Fn(&Envelope) -> bool,
+        concerns: impl Fn(&Connection, &Envelope) -> bool,
         replies: &mut BytesMut,
     ) -> Result<Step<'a>, SessionError> {
         if let Command::Negotiate(offer) = command {
@@ -190,26 +190,33 @@ impl Session {
             }
             Command::Data => {
                 let Some(message) = self.message_within(Part::Envelope) else { return Ok(Step::Ignored) };
-                message.enter(Part::Headers, concerns);
+                message.part = Part::Headers;
                 self.macros.enter(Stage::Data);
+                self.recipients_known(concerns);
                 Event::Data
             }
             Command::Header { name, value } => {
                 let Some(message) = self.message_within(Part::Headers) else { return Ok(Step::Ignored) };
-                message.enter(Part::Headers, concerns);
+                message.part = Part::Headers;
+                self.recipients_known(concerns);
                 self.add_field(name, value, agreement.leading_space());
                 Event::Header
             }
             Command::EndOfHeaders => {
                 let Some(message) = self.message_within(Part::Headers) else { return Ok(Step::Ignored) };
-                message.enter(Part::Body, concerns);
+                message.part = Part::Body;
                 self.macros.enter(Stage::Headers);
+                self.recipients_known(concerns);
                 Event::EndOfHeaders
             }
             Command::Body(chunk) => {
                 let limits = self.limits;
-                let Some(message) = self.message_within(Part::Body) else { return Ok(Step::Ignored) };
-                message.enter(Part::Body, concerns);
+                if self.message_within(Part::Body).is_none() {
+                    return Ok(Step::Ignored);
+                }
+                self.recipients_known(concerns);
+                let Some(message) = &mut self.message else { return Ok(Step::Ignored) };
+                message.part = Part::Body;
                 message.count_body(chunk, limits);
                 let store = message.is_storing();
                 self.answer(agreement, Event::Body, replies);
@@ -217,8 +224,12 @@ impl Session {
             }
             Command::EndOfMessage(chunk) => {
                 let limits = self.limits;
-                let Some(message) = self.message_within(Part::Body) else { return Ok(Step::Ignored) };
-                message.enter(Part::Body, concerns);
+                if self.message_within(Part::Body).is_none() {
+                    return Ok(Step::Ignored);
+                }
+                self.recipients_known(concerns);
+                let Some(message) = &mut self.message else { return Ok(Step::Ignored) };
+                message.part = Part::Body;
                 message.count_body(chunk, limits);
                 if message.ours == Some(false) {
                     Response::Accept.write(replies);
@@ -263,6 +274,13 @@ impl Session {
     pub fn fall_short(&mut self, shortfall: Shortfall) {
         if let Some(message) = &mut self.message {
             message.shortfall.get_or_insert(shortfall);
+        }
+    }
+
+    /// The recipients of the message at hand are all known now.
+    fn recipients_known(&mut self, concerns: impl Fn(&Connection, &Envelope) -> bool) {
+        if let Some(message) = self.message.as_mut().filter(|message| message.ours.is_none()) {
+            message.ours = Some(concerns(&self.client.connection(&self.macros), &message.envelope));
         }
     }
 
@@ -324,7 +342,7 @@ impl Session {
                 552,
                 3,
                 4,
-                format!("header section larger than {limit} octets or {FIELDS_MAX} fields, the limit for support addresses here"),
+                format!("header section larger than {limit} octets or {FIELDS_MAX} fields, the limit here"),
             ));
         } else {
             message.fields.push(Header::new(name, value));
@@ -359,13 +377,6 @@ impl Message {
             shortfall: None,
             refusal: None,
         }
-    }
-
-    /// The recipients are all known now.
-    fn enter(&mut self, part: Part, concerns: impl Fn(&Envelope) -> bool) {
-        self.part = part;
-        let envelope = &self.envelope;
-        self.ours.get_or_insert_with(|| concerns(envelope));
     }
 
     fn count_body(&mut self, chunk: &[u8], limits: MessageLimits) {
@@ -407,7 +418,7 @@ mod tests {
 
         fn say<'a>(&mut self, code: u8, payload: &'a [u8]) -> Step<'a> {
             let command = Command::parse(code, payload).unwrap();
-            self.session.handle(command, |envelope| !envelope.recipients.is_empty(), &mut self.replies).unwrap()
+            self.session.handle(command, |_, envelope| !envelope.recipients.is_empty(), &mut self.replies).unwrap()
         }
     }
 
@@ -441,17 +452,43 @@ mod tests {
     }
 
     #[test]
+    fn whether_mail_concerns_us_is_asked_once_with_login_tls_and_all_recipients() {
+        let mut talk = Talk::new(u32::MAX);
+        let asked = std::cell::RefCell::new(Vec::new());
+        let steps: [(u8, &[u8]); 9] = [
+            (b'D', b"H{tls_version}\0TLSv1.3\0"),
+            (b'H', b"desk.example\0"),
+            (b'D', b"M{auth_authen}\0zendesk-support\0"),
+            (b'M', b"<a@b.example>\0"),
+            (b'R', b"<c@d.example>\0"),
+            (b'R', b"<e@f.example>\0"),
+            (b'T', b""),
+            (b'L', b"A\0 b\0"),
+            (b'N', b""),
+        ];
+        for (code, payload) in steps {
+            let concerns = |connection: &Connection, envelope: &Envelope| {
+                let tls = connection.tls.is_some();
+                asked.borrow_mut().push((connection.login.clone(), tls, envelope.recipients.len()));
+                true
+            };
+            talk.session.handle(Command::parse(code, payload).unwrap(), concerns, &mut talk.replies).unwrap();
+        }
+        assert_eq!(asked.into_inner(), [(Some("zendesk-support".to_owned()), true, 2)]);
+    }
+
+    #[test]
     fn before_negotiation_nothing_but_quit_has_a_meaning() {
         let limits = MessageLimits { message_size: 1000, header_size: 1000 };
         let mut replies = BytesMut::new();
         for code in *b"DCHMRTLNBEUAK!" {
             let command = Command::parse(code, b"C\0\x004\0\0\0").unwrap();
             let mut session = Session::new(limits);
-            assert_eq!(session.handle(command, |_| true, &mut replies), Err(SessionError::NotNegotiated), "{code}");
+            assert_eq!(session.handle(command, |_, _| true, &mut replies), Err(SessionError::NotNegotiated), "{code}");
         }
-        assert_eq!(Session::new(limits).handle(Command::Quit, |_| true, &mut replies), Ok(Step::Close));
+        assert_eq!(Session::new(limits).handle(Command::Quit, |_, _| true, &mut replies), Ok(Step::Close));
         let offer = Offer { version: 6, actions: 0, protocol: 0 };
-        assert!(Session::new(limits).handle(Command::Negotiate(offer), |_| true, &mut replies).is_err());
+        assert!(Session::new(limits).handle(Command::Negotiate(offer), |_, _| true, &mut replies).is_err());
         assert!(replies.is_empty());
     }
 }

@@ -7,26 +7,42 @@
 //! `tests/peers/install.sh`.
 
 mod daemon;
+mod dovecot;
 pub mod endpoint;
 mod lmtp_sink;
 mod message;
 mod name_server;
+mod outbound_site;
 mod ports;
 mod postfix;
+mod private_key;
 mod process;
 mod sendmail;
 mod signer;
 mod site;
 mod smtp;
+mod smtp_sink;
+mod submission;
+mod tls_identity;
+mod verifiers;
 
 pub use daemon::{Daemon, SandboxEndpoint, Ticket, deskmilter};
+pub use dovecot::Dovecot;
 pub use lmtp_sink::{LmtpSink, Transaction};
-pub use message::{Message, received_as_sent};
+pub use message::{Message, fields, received_as_sent};
 pub use name_server::{NameServer, Zone};
+pub use outbound_site::{
+    BILLING_LOGIN, EMPLOYEE_LOGIN, Filter, OutboundSite, PreparedSite, SUPPORT_LOGIN, Terms, notification,
+};
 pub use ports::{free_address, free_port};
 pub use postfix::{Mailbox, PrivatePostfix, Queued, postfix_program, write_settled};
+pub use private_key::PrivateKey;
 pub use process::{PATIENCE, Process, folder, tail, wait_until, wait_within};
 pub use sendmail::PrivateSendmail;
 pub use signer::Signer;
 pub use site::Site;
 pub use smtp::{Client, Reply, SmtpSession};
+pub use smtp_sink::{ContentFilter, DISCLAIMER, SmtpSink};
+pub use submission::Submission;
+pub use tls_identity::TlsIdentity;
+pub use verifiers::{Signature, Verdicts};

@@ -128,7 +128,7 @@ fn serve(stream: UnixStream, shared: &Shared) -> Option<()> {
     }
 }
 
-fn read_message(read: &mut impl BufRead) -> Option<Vec<u8>> {
+pub(crate) fn read_message(read: &mut impl BufRead) -> Option<Vec<u8>> {
     let mut message = Vec::new();
     loop {
         let mut line = Vec::new();

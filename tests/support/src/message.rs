@@ -30,6 +30,45 @@ impl Message {
         }
     }
 
+    /// A notification as Zendesk submits it for the address in `from`; not signed yet (see [`crate::Signer::zendesk`]).
+    /// It answers a message of the end user, so that every guarded field is there.
+    pub fn zendesk_notification(from: &str, to: &str, subject: &str) -> Self {
+        let message = Self::new(from, to, subject);
+        let id = message.id().trim_start_matches('<').split('@').next().unwrap_or_default().replace('.', "");
+        let address = from.rsplit('<').next().unwrap_or(from).trim_end_matches('>');
+        let reply_to = address.replacen('@', "+id4711@", 1);
+        message
+            .set("Message-ID", &format!("<4711.{id}_sprut@zendesk.com>"))
+            .field("Reply-To", &format!("Acme <{reply_to}>"))
+            .field("Cc", "Colleague <colleague@customer.example>")
+            .field("In-Reply-To", "<first@customer.example>\r\n <KLJ2P7_4711@zendesk.com>")
+            .field("References", "<first@customer.example> <KLJ2P7_4711@zendesk.com>\r\n\t<second@customer.example>")
+            .field("Content-Transfer-Encoding", "7bit")
+            .field("X-Delivery-Context", "event-id-4711")
+            .field("Auto-Submitted", "auto-generated")
+            .field("X-Auto-Response-Suppress", "All")
+            .field("X-Mailer", "Zendesk Mailer")
+            .field("X-Zendesk-From-Account-Id", "1a2b3c4")
+            .field("X-Zendesk-Email-Id", "01HRZJ3V4K8M2QWXY6T9ABCDEF")
+    }
+
+    /// With another value of the field `name`, or with that field.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        match self.fields.iter_mut().find(|(known, _)| known == name) {
+            Some(field) => value.clone_into(&mut field.1),
+            None => self.fields.push((name.to_owned(), value.to_owned())),
+        }
+        self
+    }
+
+    /// Without the fields `name`.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.fields.retain(|(known, _)| known != name);
+        self
+    }
+
     /// With one more field at the end of the header section. `value` is written as it is.
     #[must_use]
     pub fn field(mut self, name: &str, value: &str) -> Self {
@@ -63,6 +102,32 @@ pub fn received_as_sent(received: &[u8], sent: &[u8]) -> bool {
     let (received, sent) = (with_lf(received), with_lf(sent));
     received.ends_with(&sent)
         && received.get(..received.len() - sent.len()).is_some_and(|top| top.is_empty() || top.ends_with(b"\n"))
+}
+
+/// The fields called `name` in a message, in order, each as it stands there: name, colon, folds and line endings.
+pub fn fields(message: &[u8], name: &str) -> Vec<Vec<u8>> {
+    split_fields(message)
+        .filter(|field| {
+            let found = field.split(|&octet| octet == b':').next().unwrap_or_default();
+            found.trim_ascii_end().eq_ignore_ascii_case(name.as_bytes())
+        })
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+/// The fields of a message's header section, which ends at the first empty line.
+pub(crate) fn split_fields(message: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = message;
+    std::iter::from_fn(move || {
+        if rest.is_empty() || rest.starts_with(b"\r\n") || rest.starts_with(b"\n") {
+            return None;
+        }
+        let ends = rest.iter().enumerate().filter(|&(_, &octet)| octet == b'\n').map(|(at, _)| at + 1);
+        let end = ends.into_iter().find(|&end| !matches!(rest.get(end), Some(b' ' | b'\t')));
+        let (field, after) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = after;
+        Some(field)
+    })
 }
 
 fn with_lf(octets: &[u8]) -> Vec<u8> {

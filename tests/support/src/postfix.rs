@@ -232,9 +232,16 @@ impl PrivatePostfix {
             master.env("LD_LIBRARY_PATH", peers().join("postfix/usr/lib/postfix"));
         }
         let mut process = Process::start("Postfix", &mut master, &self.path("log"));
-        let address = self.address;
-        process.wait_until("a greeting", || std::net::TcpStream::connect(address).is_ok());
+        for address in self.services() {
+            process.wait_until("a greeting", || std::net::TcpStream::connect(address).is_ok());
+        }
         self.master = Some(process);
+    }
+
+    /// Where its services of master.cf listen, its first smtpd among them.
+    fn services(&self) -> Vec<SocketAddr> {
+        let master = read(&self.path("config/master.cf"));
+        master.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect()
     }
 
     /// Stops it. The queue stays.

@@ -16,22 +16,47 @@ use crate::process::run;
 pub struct Signer {
     domain: String,
     selector: String,
+    fields: Vec<&'static str>,
 }
+
+/// What is signed unless told otherwise.
+const FIELDS: [&str; 5] = ["From", "To", "Subject", "Date", "Message-ID"];
+
+/// What Zendesk's own signature covers: none of the preserved fields.
+const ZENDESK_FIELDS: [&str; 11] = [
+    "Date",
+    "From",
+    "Reply-To",
+    "To",
+    "Message-ID",
+    "In-Reply-To",
+    "References",
+    "Subject",
+    "MIME-Version",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+];
 
 impl Signer {
     /// A signer for `domain`.
     pub fn new(domain: &str, selector: &str) -> Self {
-        Self { domain: domain.to_owned(), selector: selector.to_owned() }
+        Self { domain: domain.to_owned(), selector: selector.to_owned(), fields: FIELDS.to_vec() }
     }
 
-    /// The message with a DKIM-Signature on top, relaxed/relaxed, covering From, To, Subject, Date and Message-ID.
+    /// The signer that Zendesk is for a company that published Zendesk's keys: `s=zendesk2`.
+    pub fn zendesk(domain: &str) -> Self {
+        Self { domain: domain.to_owned(), selector: "zendesk2".to_owned(), fields: ZENDESK_FIELDS.to_vec() }
+    }
+
+    /// The message with a DKIM-Signature on top, relaxed/relaxed, covering From, To, Subject, Date and Message-ID; or what
+    /// Zendesk covers.
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         let key = PrivatePkcs1KeyDer::from_pem_slice(key().0.as_bytes()).expect("the key that OpenSSL wrote");
         let key = RsaKey::<Sha256>::from_key_der(PrivateKeyDer::Pkcs1(key)).expect("an RSA key");
         let signature = DkimSigner::from_key(key)
             .domain(&self.domain)
             .selector(&self.selector)
-            .headers(["From", "To", "Subject", "Date", "Message-ID"])
+            .headers(self.fields.iter().copied())
             .sign(message)
             .expect("a signature");
         let mut signed = signature.to_header().into_bytes();

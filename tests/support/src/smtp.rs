@@ -1,8 +1,14 @@
 //! A small SMTP client that says exactly what it is told.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
+
+use crate::TlsIdentity;
 use crate::process::PATIENCE;
 
 /// Who an SMTP client claims to be, told to Postfix by XCLIENT.
@@ -41,7 +47,39 @@ impl std::fmt::Display for Reply {
 /// An SMTP (or LMTP) session as the client.
 #[derive(Debug)]
 pub struct SmtpSession {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Channel>,
+}
+
+/// A connection that may become a TLS one.
+#[derive(Debug)]
+struct Channel {
+    tcp: TcpStream,
+    tls: Option<Box<ClientConnection>>,
+}
+
+impl Read for Channel {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match &mut self.tls {
+            Some(tls) => rustls::Stream::new(tls.as_mut(), &mut self.tcp).read(buffer),
+            None => self.tcp.read(buffer),
+        }
+    }
+}
+
+impl Write for Channel {
+    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+        match &mut self.tls {
+            Some(tls) => rustls::Stream::new(tls.as_mut(), &mut self.tcp).write(octets),
+            None => self.tcp.write(octets),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match &mut self.tls {
+            Some(tls) => rustls::Stream::new(tls.as_mut(), &mut self.tcp).flush(),
+            None => self.tcp.flush(),
+        }
+    }
 }
 
 impl SmtpSession {
@@ -54,7 +92,8 @@ impl SmtpSession {
             TcpStream::connect_timeout(&address, PATIENCE).unwrap_or_else(|e| panic!("connect {address}: {e}"));
         stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
-        let mut session = Self { stream: BufReader::new(stream) };
+        stream.set_nodelay(true).expect("no delay");
+        let mut session = Self { stream: BufReader::new(Channel { tcp: stream, tls: None }) };
         let greeting = session.reply();
         assert_eq!(greeting.code, 220, "greeting of {address}: {greeting}");
         session
@@ -92,10 +131,33 @@ impl SmtpSession {
         reply
     }
 
+    /// STARTTLS, with a server that must be `server`; then EHLO again.
+    ///
+    /// # Panics
+    /// When the server refuses or is somebody else.
+    pub fn start_tls(&mut self, server: &TlsIdentity) {
+        self.expect(220, "STARTTLS");
+        assert!(self.stream.buffer().is_empty(), "the server spoke before the handshake");
+        let name = ServerName::try_from(server.name().to_owned()).expect("a host name");
+        let connection = ClientConnection::new(server.client(), name).expect("a TLS client");
+        self.stream.get_mut().tls = Some(Box::new(connection));
+        self.expect(250, "EHLO client.example");
+    }
+
+    /// AUTH PLAIN.
+    pub fn login(&mut self, name: &str, password: &str) -> Reply {
+        self.command(&format!("AUTH PLAIN {}", STANDARD.encode(format!("\0{name}\0{password}"))))
+    }
+
     /// One whole transaction. Returns the first reply that refuses (MAIL, the last RCPT when none was taken, DATA), or the
     /// reply to the message. Refused recipients beside taken ones are passed over.
     pub fn send(&mut self, sender: &str, recipients: &[&str], message: &[u8]) -> Reply {
-        let reply = self.command(&format!("MAIL FROM:<{sender}>"));
+        self.send_with(sender, "", recipients, message)
+    }
+
+    /// As [`Self::send`], with parameters of MAIL, for example `BODY=8BITMIME SMTPUTF8`.
+    pub fn send_with(&mut self, sender: &str, parameters: &str, recipients: &[&str], message: &[u8]) -> Reply {
+        let reply = self.command(format!("MAIL FROM:<{sender}> {parameters}").trim_end());
         if reply.code != 250 {
             return reply;
         }
@@ -131,7 +193,11 @@ impl SmtpSession {
 
     /// Sends octets as they are.
     pub fn write(&mut self, octets: &[u8]) {
-        self.stream.get_mut().write_all(octets).unwrap_or_else(|e| panic!("writing to the server: {e}"));
+        let channel = self.stream.get_mut();
+        channel
+            .write_all(octets)
+            .and_then(|()| channel.flush())
+            .unwrap_or_else(|e| panic!("writing to the server: {e}"));
     }
 
     /// Reads one reply.
@@ -156,6 +222,7 @@ impl SmtpSession {
 
 impl Drop for SmtpSession {
     fn drop(&mut self) {
-        let _ = self.stream.get_mut().write_all(b"QUIT\r\n");
+        let channel = self.stream.get_mut();
+        let _ = channel.write_all(b"QUIT\r\n").and_then(|()| channel.flush());
     }
 }

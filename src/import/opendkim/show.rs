@@ -1,0 +1,188 @@
+//! The import as text: the part of `deskmilter.toml` that does the same, and comments on everything else.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::dataset::Entry;
+use super::settings::Setting;
+use super::signing::{Import, Rule, Signing};
+use super::tables::{KeyData, SigningTable};
+
+/// Letters of a value that are shown.
+const SHOWN: usize = 200;
+
+impl Import {
+    /// The text, and whether something of what OpenDKIM signs is not in it. `key_problem` says what is wrong with a key's
+    /// file.
+    ///
+    /// Every line that is no configuration is a comment. Nothing is left out silently.
+    pub fn show(&self, key_problem: &dyn Fn(&Path) -> Option<String>) -> (String, bool) {
+        let (rules, lost) = self.signing.rules();
+        let mut problems: Vec<String> = self.problems.iter().cloned().chain(lost).collect();
+        let mut files = HashSet::new();
+        for rule in &rules {
+            if let KeyData::File(path) = &rule.signature.key
+                && files.insert(path)
+            {
+                problems.extend(key_problem(path).map(|problem| format!("key file {problem}")));
+            }
+        }
+        let mut text = self.table(&rules);
+        self.connectors(&rules, &mut text);
+        section(&mut text, "PROBLEMS: this is not taken over as it stands", &problems);
+        section(&mut text, "not taken over, or done in another way", &self.notes(&rules));
+        (text, !problems.is_empty())
+    }
+
+    /// Who is signed with what, as OpenDKIM tries it.
+    fn table(&self, rules: &[Rule]) -> String {
+        let order = match self.signing {
+            Signing::Tables { all: true, .. } => "every line that fits the sender signs (MultipleSignatures)",
+            _ => "the first line that fits the sender signs",
+        };
+        let mut text = format!("# What OpenDKIM signs; {order}:\n");
+        let width = rules.iter().map(|rule| rule.senders.len()).max().unwrap_or_default();
+        for Rule { senders, signature, .. } in rules {
+            let (domain, selector) = (&signature.domain, &signature.selector);
+            let line = format!("{senders:width$} -> d={domain} s={selector} key={:?}", signature.key);
+            let _ = writeln!(text, "# {}", printable(&line));
+        }
+        text
+    }
+
+    /// The configuration, grouped by signing domain.
+    fn connectors(&self, rules: &[Rule], text: &mut String) {
+        let mut domains: BTreeMap<String, Vec<(&Rule, Vec<&str>)>> = BTreeMap::new();
+        for rule in rules {
+            let keys = domains.entry(rule.signature.domain.to_ascii_lowercase()).or_default();
+            match keys.iter_mut().find(|(other, _)| other.signature == rule.signature) {
+                Some((_, senders)) => senders.push(&rule.senders),
+                None => keys.push((rule, vec![&rule.senders])),
+            }
+        }
+        for (domain, keys) in &domains {
+            let _ = writeln!(text, "\n# below the [[connector]] whose domain is {domain:?}:");
+            for (rule, senders) in keys {
+                let senders = senders.iter().map(|sender| toml::Value::from(*sender)).collect::<Vec<_>>();
+                let KeyData::File(path) = &rule.signature.key else { continue };
+                let _ = writeln!(
+                    text,
+                    "[[connector.dkim]]\nselector = {}\nkey_file = {}\nsign_for = {}",
+                    toml::Value::from(rule.signature.selector.as_str()),
+                    toml::Value::from(path.display().to_string()),
+                    toml::Value::from(senders)
+                );
+            }
+        }
+    }
+
+    fn notes(&self, rules: &[Rule]) -> Vec<String> {
+        let mut notes = Vec::new();
+        for rule in rules {
+            if let Some(identity) = &rule.identity {
+                notes.push(format!("{}: i={} is not written", shown(&rule.senders), shown(identity)));
+            }
+            let sender_domain = rule.senders.rsplit('@').next().unwrap_or_default();
+            let aligned = sender_domain.eq_ignore_ascii_case(&rule.signature.domain)
+                || sender_domain
+                    .to_ascii_lowercase()
+                    .ends_with(&format!(".{}", rule.signature.domain.to_ascii_lowercase()));
+            if !aligned {
+                notes.push(format!(
+                    "{}: signed by d={}, which may be another domain than the sender's; such a signature does not count for DMARC",
+                    shown(&rule.senders),
+                    shown(&rule.signature.domain)
+                ));
+            }
+        }
+        if let Signing::Tables { keys, senders, .. } = &self.signing {
+            let used = |key: &&Entry| {
+                senders.0.entries().iter().any(|entry| {
+                    let name = SigningTable::key(entry, "%").0;
+                    name == "%" || keys.0.matches(name, false).next() == Some(*key)
+                })
+            };
+            let unused = keys.0.entries().iter().filter(|key| !used(key));
+            notes.extend(
+                unused.map(|key| format!("KeyTable line {}: no sender signs with {}", key.line, shown(&key.name))),
+            );
+        }
+        for (name, hosts) in &self.hosts {
+            let hosts: Vec<String> = hosts.entries().iter().map(|entry| shown(&entry.name)).collect();
+            notes.push(format!("{name}: {}; {}", hosts.join(" "), host_note(name)));
+        }
+        if self.settings.get("InternalHosts").is_none() {
+            notes.push(
+                "InternalHosts is not set: OpenDKIM signs mail from 127.0.0.1 and of authenticated clients".to_owned(),
+            );
+        }
+        if self.settings.get("Canonicalization").is_none() {
+            notes.push(
+                "Canonicalization is not set: OpenDKIM signs simple/simple, deskmilter relaxed/relaxed".to_owned(),
+            );
+        }
+        let mut settings: Vec<&Setting> = self.settings.iter().collect();
+        settings.reverse();
+        notes.extend(settings.into_iter().filter_map(|setting| self.setting_note(setting)));
+        notes
+    }
+
+    fn setting_note(&self, setting: &Setting) -> Option<String> {
+        let tables = matches!(self.signing, Signing::Tables { .. });
+        let why = match setting.name.to_ascii_lowercase().as_str() {
+            "keytable" | "signingtable" | "multiplesignatures" | "basedirectory" | "internalhosts"
+            | "externalignorelist" | "peerlist" => return None,
+            "domain" | "selector" | "keyfile" | "subdomains" if tables => "without effect in OpenDKIM beside KeyTable",
+            "domain" | "selector" | "keyfile" | "subdomains" => return None,
+            "canonicalization" => "deskmilter signs relaxed/relaxed",
+            "signheaders" | "omitheaders" | "oversignheaders" => {
+                "deskmilter has its own list of signed and oversigned fields"
+            }
+            "signaturealgorithm" => "deskmilter tells the algorithm from the key",
+            "requiresafekeys" => "deskmilter always refuses keys that others can read",
+            "mode" => "what deskmilter signs and verifies, its connectors and [authentication] say",
+            "changerootdirectory" => "the paths of keys and tables above are inside this folder",
+            "nameservers" | "resolverconfiguration" | "trustanchorfile" => "see authentication.name_servers",
+            "authservid" => "see authentication.authserv_id",
+            "socket" => "see milter.listen",
+            "userid" | "umask" | "pidfile" | "background" | "autorestart" | "autorestartcount" | "autorestartrate"
+            | "temporarydirectory" | "syslog" | "syslogsuccess" | "syslogfacility" | "syslogname" | "logwhy"
+            | "logresults" => "of OpenDKIM's own process; see [daemon], [milter] and [log]",
+            _ => "no equivalent",
+        };
+        let secret = setting.name.to_ascii_lowercase().contains("password") || setting.value.contains("://");
+        let value = if secret { "[not shown]".to_owned() } else { shown(&setting.value) };
+        Some(format!("{} {value}: {why}", shown(&setting.name)))
+    }
+}
+
+fn host_note(list: &str) -> &'static str {
+    match list {
+        "InternalHosts" => {
+            "mail from these hosts is signed; deskmilter signs for sign_for and for its connectors' logins"
+        }
+        "ExternalIgnoreList" => "silences a line of OpenDKIM's log only",
+        _ => "mail from these hosts is passed on untouched; give them a Postfix service without milters",
+    }
+}
+
+fn section(text: &mut String, title: &str, lines: &[String]) {
+    if lines.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "\n# {title}:");
+    for line in lines {
+        let _ = writeln!(text, "#   {}", printable(line));
+    }
+}
+
+/// A foreign text within a comment, cut where it is long.
+fn shown(text: &str) -> String {
+    printable(&text.chars().take(SHOWN).collect::<String>())
+}
+
+/// TOML allows no control characters in comments, and no line feed may end one.
+fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] }).collect()
+}

@@ -1,0 +1,195 @@
+//! Is this message a notification of a ticket system, and may it be sent?
+//!
+//! Only the SASL login says that it is: header fields can be written by anybody. The login belongs to one connector, and the
+//! rules here hold for its messages alone.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::author;
+use crate::config::{Connector, Login, Rate, Submission, holds};
+use crate::mail::{Address, Client, Connection, Mail, Reply};
+
+/// The logins of all connectors. One for all sessions; as many rates are kept as there are logins.
+#[derive(Debug)]
+pub(super) struct Channels {
+    by_login: HashMap<String, Channel>,
+}
+
+/// One login of a connector.
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) connector: Arc<Connector>,
+    submission: Submission,
+    pub(super) login: Login,
+    messages: Mutex<Option<Bucket>>,
+    recipients: Mutex<Option<Bucket>>,
+}
+
+impl Channels {
+    pub(super) fn new(connectors: &[Arc<Connector>], now: Instant) -> Self {
+        let mut by_login = HashMap::new();
+        for connector in connectors {
+            let Some(submission) = &connector.submission else { continue };
+            for login in &submission.logins {
+                let channel = Channel {
+                    connector: Arc::clone(connector),
+                    submission: submission.clone(),
+                    login: login.clone(),
+                    messages: Mutex::new(submission.rate.map(|rate| Bucket::full(rate, now))),
+                    recipients: Mutex::new(submission.recipient_rate.map(|rate| Bucket::full(rate, now))),
+                };
+                by_login.insert(login.name.clone(), channel);
+            }
+        }
+        Self { by_login }
+    }
+
+    /// The login that the client used, where it is one of a ticket system.
+    pub(super) fn of(&self, connection: &Connection) -> Option<&Channel> {
+        self.by_login.get(connection.login.as_deref()?)
+    }
+}
+
+impl Channel {
+    /// Applies the rules. Of several that are broken, the first one answers; what can be said most exactly comes first.
+    ///
+    /// # Errors
+    /// The reply for a message that must not be sent.
+    pub(super) fn admit(&self, mail: &Mail, now: Instant) -> Result<(), Reply> {
+        self.admit_client(&mail.connection)?;
+        let Some(from) = author::sole_address(&mail.headers) else {
+            let text = "a notification has exactly one From field with exactly one address";
+            return Err(Reply::new(550, 6, 0, text));
+        };
+        self.admit_address("From address", &from)?;
+        let sender = &mail.envelope.sender;
+        if !sender.is_null() {
+            let Some(address) = sender.address() else {
+                let Connector { domain, name, .. } = self.connector.as_ref();
+                let text = format!("sender {sender} is not in {domain}, the domain of connector {name}");
+                return Err(Reply::new(550, 7, 1, text));
+            };
+            self.admit_address("sender", &address)?;
+        }
+        self.admit_rate(mail.envelope.recipients.len(), now)
+    }
+
+    fn admit_client(&self, connection: &Connection) -> Result<(), Reply> {
+        let (connector, login) = (&self.connector.name, &self.login.name);
+        // What a program on this host hands over without a network has no TLS and needs none.
+        if connection.tls.is_none() && connection.client != Client::Local {
+            let text = format!("login {login} of connector {connector} needs TLS; issue STARTTLS first");
+            return Err(Reply::new(530, 7, 0, text));
+        }
+        let networks = &self.submission.networks;
+        if networks.is_empty() || connection.client.ip().is_some_and(|ip| holds(networks, ip)) {
+            return Ok(());
+        }
+        let client = connection.client.ip().map_or_else(|| "without an address".to_owned(), |ip| ip.to_string());
+        let text =
+            format!("client {client} is not in the networks that connector {connector} takes notifications from");
+        Err(Reply::new(550, 7, 1, text))
+    }
+
+    fn admit_address(&self, what: &str, address: &Address) -> Result<(), Reply> {
+        let Connector { name, domain, native_domain, recipient_delimiter, .. } = self.connector.as_ref();
+        let login = &self.login.name;
+        let base = recipient_delimiter.and_then(|delimiter| address.without_extension(delimiter));
+        let bound = self.login.addresses.iter().any(|own| own == address || Some(own) == base.as_ref());
+        let text = if native_domain.as_ref() == Some(address.domain()) {
+            format!(
+                "{what} {address} is a native address of the ticket system, which never goes through connector {name}"
+            )
+        } else if address.domain() != domain {
+            format!("{what} {address} is not in {domain}, the domain of connector {name}")
+        } else if !self.connector.supports(address) {
+            format!("{what} {address} is not a support address of connector {name}")
+        } else if !bound {
+            format!("login {login} of connector {name} may not use the {what} {address}")
+        } else {
+            return Ok(());
+        };
+        Err(Reply::new(550, 7, 1, text))
+    }
+
+    /// Counts the message and its recipients, or neither.
+    fn admit_rate(&self, recipients: usize, now: Instant) -> Result<(), Reply> {
+        let recipients = u32::try_from(recipients).unwrap_or(u32::MAX);
+        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut to = self.recipients.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = |what: &str, rate: Rate| {
+            let text = format!("login {} has reached its limit of {rate} {what}; try again later", self.login.name);
+            Reply::new(451, 7, 1, text)
+        };
+        if let Some(bucket) = messages.as_mut()
+            && !bucket.has(1, now)
+        {
+            return Err(over("messages", bucket.rate));
+        }
+        if let Some(bucket) = to.as_mut()
+            && !bucket.has(recipients, now)
+        {
+            return Err(over("recipients", bucket.rate));
+        }
+        messages.iter_mut().for_each(|bucket| bucket.take(1));
+        to.iter_mut().for_each(|bucket| bucket.take(recipients));
+        Ok(())
+    }
+}
+
+/// A token bucket: holds one period's worth, is refilled steadily. By the monotonic clock, so that setting the time does
+/// nothing.
+#[derive(Debug)]
+struct Bucket {
+    rate: Rate,
+    tokens: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    fn full(rate: Rate, now: Instant) -> Self {
+        Self { rate, tokens: f64::from(rate.count), at: now }
+    }
+
+    /// Whether `count` may be taken now. More than it can ever hold may be taken when it is full; it then takes longer to
+    /// refill.
+    fn has(&mut self, count: u32, now: Instant) -> bool {
+        let capacity = f64::from(self.rate.count);
+        let refill = now.saturating_duration_since(self.at).as_secs_f64() * capacity / self.rate.period.as_secs_f64();
+        self.tokens = (self.tokens + refill).min(capacity);
+        self.at = self.at.max(now);
+        self.tokens >= f64::from(count).min(capacity)
+    }
+
+    fn take(&mut self, count: u32) {
+        self.tokens -= f64::from(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_rate_lets_a_burst_through_and_then_as_many_as_its_time_allows() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut bucket = Bucket::full(Rate { count: 60, period: Duration::from_secs(3_600) }, start);
+        for _ in 0..60 {
+            assert!(bucket.has(1, start));
+            bucket.take(1);
+        }
+        assert!(!bucket.has(1, after(59)));
+        assert!(bucket.has(1, after(61)));
+        bucket.take(1);
+        assert!(!bucket.has(1, after(61)));
+        assert!(!bucket.has(1, start), "a clock that goes back gives nothing");
+        assert!(bucket.has(1_000, after(10_000)), "more than it holds passes when it is full");
+        bucket.take(1_000);
+        assert!(!bucket.has(1, after(20_000)), "and is paid for afterwards");
+        assert!(bucket.has(1, after(10_000 + 3_600 * 20)));
+    }
+}

@@ -1,0 +1,368 @@
+//! DKIM signatures of the company (RFC 6376, RFC 8463, RFC 8301): which keys sign a message, over which fields, and what is
+//! refused because its signature would not survive.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use mail_auth::crypto::{Algorithm, Sha256};
+use mail_auth::dkim::DkimSigner;
+use mail_auth::headers::{HeaderWriter, Writable};
+use tokio::sync::Semaphore;
+
+use super::authenticate::Findings;
+use super::authentication_results::Outcome;
+use super::preserve::Preserved;
+use crate::config::{Connector, Cover, SenderPattern, SignWhen, Signing};
+use crate::dkim::SigningKey;
+use crate::mail::{Address, Body, Header, Headers, Reply};
+
+/// The fields that every signature covers, each once more than it is there, so that none can be added (RFC 6376 sections
+/// 5.4.1 and 8.15): what readers see, and how the body is read.
+const CORE: [&str; 13] = [
+    "From",
+    "Sender",
+    "Reply-To",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "To",
+    "Cc",
+    "In-Reply-To",
+    "References",
+    "MIME-Version",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+];
+/// Covered where they are there, so that a mailing list may still add its own. One-click unsubscription wants the last two
+/// signed (RFC 8058 section 4).
+const WHERE_PRESENT: [&str; 4] = ["Content-Disposition", "List-Id", "List-Unsubscribe", "List-Unsubscribe-Post"];
+/// Octets in a line at most, without CRLF (RFC 5322 section 2.1.1). Postfix cuts longer ones on delivery.
+const LINE_MAX: usize = 998;
+
+/// All keys. One for all sessions.
+pub(super) struct Keys {
+    by_connector: HashMap<String, Vec<Arc<Key>>>,
+    rules: Vec<Rule>,
+    /// Rules by a domain that they are for alone.
+    by_domain: HashMap<String, Vec<usize>>,
+    /// Rules that look at every address.
+    wild: Vec<usize>,
+    /// Large messages that are hashed at a time: as many as there are processors.
+    large: Arc<Semaphore>,
+}
+
+/// A key with what it signs as.
+pub(super) struct Key {
+    key: Arc<SigningKey>,
+    domain: String,
+    selector: String,
+    sign: SignWhen,
+    /// The names beyond [`CORE`], for a second signature.
+    preserved: Option<Vec<String>>,
+}
+
+/// A `[[signing]]` entry.
+struct Rule {
+    patterns: Vec<SenderPattern>,
+    key: Arc<Key>,
+}
+
+/// Why there is no signature.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// A line that a server further on would cut.
+    LongLine,
+    /// The body could not be read back.
+    Spool(std::io::Error),
+    /// The cryptography library would not.
+    Key(String),
+}
+
+impl Keys {
+    pub(super) fn new(connectors: &[Arc<Connector>], signing: &[Signing]) -> Self {
+        let mut by_connector = HashMap::new();
+        for connector in connectors.iter().filter(|connector| connector.submission.is_some()) {
+            let preserved = super::preserve::of(connector);
+            let keys: Vec<_> = connector.dkim.iter().map(|key| Arc::new(Key::of(connector, key, &preserved))).collect();
+            if !keys.is_empty() {
+                by_connector.insert(connector.name.clone(), keys);
+            }
+        }
+        let (mut rules, mut by_domain, mut wild) = (Vec::new(), HashMap::<String, Vec<usize>>::new(), Vec::new());
+        for (n, signing) in signing.iter().enumerate() {
+            if signing.sign_for.iter().any(|pattern| pattern.domain().is_none()) {
+                wild.push(n);
+            } else {
+                for domain in signing.sign_for.iter().filter_map(SenderPattern::domain) {
+                    let rules = by_domain.entry(domain.to_owned()).or_default();
+                    if rules.last() != Some(&n) {
+                        rules.push(n);
+                    }
+                }
+            }
+            let key = Key {
+                key: Arc::clone(&signing.key),
+                domain: signing.domain.to_string(),
+                selector: signing.selector.to_string(),
+                sign: signing.sign,
+                preserved: None,
+            };
+            rules.push(Rule { patterns: signing.sign_for.clone(), key: Arc::new(key) });
+        }
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self { by_connector, rules, by_domain, wild, large: Arc::new(Semaphore::new(processors)) }
+    }
+
+    /// Whether there is any `[[signing]]`.
+    pub(super) fn has_rules(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
+    /// The keys of a connector's notifications: its own, or else those for its addresses.
+    pub(super) fn of_connector(&self, connector: &str, from: &[Address]) -> Vec<Arc<Key>> {
+        self.by_connector.get(connector).cloned().unwrap_or_else(|| self.of_author(from))
+    }
+
+    /// The keys of every `[[signing]]` entry that is for one of these From addresses.
+    pub(super) fn of_author(&self, from: &[Address]) -> Vec<Arc<Key>> {
+        let mut found: Vec<usize> = Vec::new();
+        for address in from {
+            let by_domain = self.by_domain.get(address.domain().as_str());
+            for &n in by_domain.into_iter().flatten().chain(&self.wild) {
+                let matches = |rule: &Rule| rule.patterns.iter().any(|pattern| pattern.matches(address));
+                if !found.contains(&n) && self.rules.get(n).is_some_and(matches) {
+                    found.push(n);
+                }
+            }
+        }
+        found.sort_unstable();
+        found.into_iter().filter_map(|n| self.rules.get(n)).map(|rule| Arc::clone(&rule.key)).collect()
+    }
+
+    /// The DKIM-Signature fields by `keys` of a message with these header fields, topmost last. The body is read in pieces;
+    /// a spooled one off the async threads.
+    ///
+    /// # Errors
+    /// As [`Failure`] says; then nothing may leave.
+    pub(super) async fn sign(&self, keys: Vec<Arc<Key>>, headers: Headers, body: Body) -> Result<Vec<Header>, Failure> {
+        if !body.is_spooled() {
+            return signatures(&keys, &headers, &body);
+        }
+        let interrupted = |error: &dyn fmt::Display| Failure::Spool(std::io::Error::other(error.to_string()));
+        let turn = Arc::clone(&self.large).acquire_owned().await.map_err(|error| interrupted(&error))?;
+        let work = move || {
+            let signed = signatures(&keys, &headers, &body);
+            drop(turn);
+            signed
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|error| interrupted(&error))?
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keys({} connectors, {} rules)", self.by_connector.len(), self.rules.len())
+    }
+}
+
+impl Key {
+    fn of(connector: &Connector, key: &crate::config::DkimKey, preserved: &[Preserved]) -> Self {
+        let names = || preserved.iter().map(|field| field.name.clone()).collect();
+        Self {
+            key: Arc::clone(&key.key),
+            domain: connector.domain.to_string(),
+            selector: key.selector.to_string(),
+            sign: key.sign,
+            preserved: (key.cover == Cover::Preserved).then(names),
+        }
+    }
+
+    /// Whether it has to know which signatures are valid, given which are there.
+    pub(super) fn asks(&self, headers: &Headers) -> bool {
+        self.sign == SignWhen::UnlessSigned && headers.first("DKIM-Signature").is_some()
+    }
+
+    /// Whether it signs a message of which this is known; nothing known is nothing valid.
+    pub(super) fn signs(&self, findings: Option<&Findings>) -> bool {
+        let signed = || {
+            findings.is_some_and(|findings| {
+                findings.dkim.iter().any(|signature| {
+                    signature.outcome == Outcome::Pass && signature.domain.eq_ignore_ascii_case(&self.domain)
+                })
+            })
+        };
+        self.sign == SignWhen::Always || !signed()
+    }
+}
+
+/// `selector/domain`, for the log.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.selector, self.domain)
+    }
+}
+
+impl Failure {
+    /// The reply: only the long line is the sender's to mend.
+    pub(super) fn reply(&self) -> Reply {
+        match self {
+            Self::LongLine => Reply::new(
+                550,
+                6,
+                0,
+                "a line is longer than 998 octets (RFC 5322 section 2.1.1): it would be cut on the way, which breaks the signature; encode it",
+            ),
+            Self::Spool(_) => {
+                Reply::new(451, 3, 0, "local trouble, this message cannot be signed now; try again later")
+            }
+            Self::Key(_) => Reply::new(451, 7, 5, "this message cannot be signed now; try again later"),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LongLine => write!(f, "a line is longer than {LINE_MAX} octets"),
+            Self::Spool(error) => write!(f, "spool: {error}"),
+            Self::Key(error) => write!(f, "key: {error}"),
+        }
+    }
+}
+
+/// Refuses a message that RFC 5322 section 3.6 does not know, because its signature would say nothing certain: two From fields
+/// are shown in two ways (RFC 6376 section 8.15), and a Date that a server further on adds breaks the signature.
+///
+/// # Errors
+/// The reply for it.
+pub(super) fn refuse_malformed(headers: &Headers) -> Result<(), Reply> {
+    for name in ["From", "Date"] {
+        let count = headers.named(name).count();
+        if count != 1 {
+            let text =
+                format!("{count} {name} fields; a message that is to be signed has exactly one (RFC 5322 section 3.6)");
+            return Err(Reply::new(550, 6, 0, text));
+        }
+    }
+    Ok(())
+}
+
+fn signatures(keys: &[Arc<Key>], headers: &Headers, body: &Body) -> Result<Vec<Header>, Failure> {
+    let mut head = Vec::with_capacity(headers.wire_len() + 2);
+    for field in headers.iter() {
+        if field
+            .raw()
+            .split(|&octet| octet == b'\n')
+            .any(|line| line.strip_suffix(b"\r").unwrap_or(line).len() > LINE_MAX)
+        {
+            return Err(Failure::LongLine);
+        }
+        head.extend_from_slice(field.raw());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+
+    let signers: Vec<_> = keys.iter().flat_map(|key| key.signers(headers)).collect();
+    let mut streams: Vec<_> = signers.iter().map(DkimSigner::sign_streaming).collect();
+    streams.iter_mut().for_each(|stream| stream.write(&head));
+    let mut lines = Lines::default();
+    body.for_each_chunk(|chunk| {
+        lines.take(chunk);
+        streams.iter_mut().for_each(|stream| stream.write(chunk));
+    })
+    .map_err(Failure::Spool)?;
+    lines.end();
+    if lines.too_long {
+        return Err(Failure::LongLine);
+    }
+    streams
+        .into_iter()
+        .map(|stream| {
+            let field = stream.finish().map_err(|error| Failure::Key(error.to_string()))?.to_header();
+            let value = field.split_once(':').map_or("", |(_, value)| value).trim_end();
+            Ok(Header::new(b"DKIM-Signature", value.as_bytes()))
+        })
+        .collect()
+}
+
+type Signer = DkimSigner<Shared, mail_auth::signer::Ready>;
+
+impl Key {
+    /// One signature over the core fields, and a second one over the preserved fields too: behind a server that strips some of
+    /// those the first one still holds.
+    fn signers(&self, headers: &Headers) -> Vec<Signer> {
+        let signer = |names: Vec<&str>| {
+            DkimSigner::from_key(Shared(Arc::clone(&self.key)))
+                .domain(self.domain.as_str())
+                .selector(self.selector.as_str())
+                .headers(names)
+        };
+        let core = covered(headers, &[]);
+        match &self.preserved {
+            None => vec![signer(core)],
+            Some(preserved) => vec![signer(core), signer(covered(headers, preserved))],
+        }
+    }
+}
+
+/// The names for the signer, which takes every field of a name that it is given, and one more for a name given twice.
+fn covered<'n>(headers: &Headers, preserved: &'n [String]) -> Vec<&'n str> {
+    let mut names: Vec<&str> = Vec::new();
+    let oversigned = CORE.into_iter().chain(preserved.iter().map(String::as_str));
+    for name in oversigned {
+        if names.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+            continue;
+        }
+        names.push(name);
+        if headers.first(name).is_some() {
+            names.push(name);
+        }
+    }
+    let once = |name: &&str| headers.first(name).is_some() && !preserved.iter().any(|p| p.eq_ignore_ascii_case(name));
+    names.extend(WHERE_PRESENT.into_iter().filter(once));
+    names
+}
+
+/// A key that several signers share.
+struct Shared(Arc<SigningKey>);
+
+impl mail_auth::crypto::SigningKey for Shared {
+    type Hasher = Sha256;
+
+    fn sign(&self, input: impl Writable) -> mail_auth::Result<Vec<u8>> {
+        self.0.as_signer().sign(input)
+    }
+
+    fn algorithm(&self) -> Algorithm {
+        self.0.as_signer().algorithm()
+    }
+}
+
+/// Watches the lengths of lines over a stream.
+#[derive(Default)]
+struct Lines {
+    length: usize,
+    /// The line at hand ends in CR so far.
+    cr: bool,
+    too_long: bool,
+}
+
+impl Lines {
+    fn take(&mut self, chunk: &[u8]) {
+        for (n, piece) in chunk.split(|&octet| octet == b'\n').enumerate() {
+            if n > 0 {
+                self.end();
+            }
+            self.length = self.length.saturating_add(piece.len());
+            self.cr = piece.last().map_or(self.cr, |&octet| octet == b'\r');
+        }
+    }
+
+    /// The line at hand has ended.
+    fn end(&mut self) {
+        let length = self.length.saturating_sub(usize::from(self.cr));
+        self.too_long |= length > LINE_MAX;
+        (self.length, self.cr) = (0, false);
+    }
+}
