@@ -47,7 +47,9 @@ fn what_a_content_filter_did_to_preserved_fields_is_undone_and_the_signature_is_
 
 #[test]
 fn verification_mail_through_a_content_filter_is_signed_and_becomes_an_authenticated_ticket() {
-    let site = sealed(Filter::Real);
+    // The filter appends to the body.
+    let authentication = "verdict_covers_body = false";
+    let site = OutboundSite::start(&Terms { filter: Filter::Real, outbound: HERE, authentication, ..Terms::default() });
     let sent = Message::zendesk_notification(SUPPORT, SUPPORT, "Verify your address").without("Cc").octets();
     let reply = site.submit(&[SUPPORT], &sent);
     assert_eq!(reply.code, 250, "{reply}");

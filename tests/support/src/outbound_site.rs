@@ -31,8 +31,8 @@ pub struct Terms {
     pub keys: Option<&'static str>,
     /// `[outbound]`.
     pub outbound: &'static str,
-    /// `[limits]`.
-    pub limits: &'static str,
+    /// `[authentication]`.
+    pub authentication: &'static str,
     /// Whole tables at the end. `KEYS` stands for the keys' folder.
     pub tables: &'static str,
     /// What stands between two passes of the milter.
@@ -303,7 +303,7 @@ fn deskmilter_toml(
     folder: &Path,
 ) -> String {
     let sockets = postfix.queue_directory().join("deskmilter");
-    let Terms { submission, preserve, outbound, limits, tables, .. } = terms;
+    let Terms { submission, preserve, outbound, authentication, tables, .. } = terms;
     let keys = terms.keys.unwrap_or("[[connector.dkim]]\nselector = \"desk2026\"\nkey_file = \"desk2026.pem\"\n");
     format!(
         r#"
@@ -320,8 +320,7 @@ socket_group = "postfix"
 authserv_id = "mx.acme.example"
 name_servers = ["{names}"]
 dns_timeout = "5s"
-[limits]
-{limits}
+{authentication}
 [outbound]
 {outbound}
 [[connector]]

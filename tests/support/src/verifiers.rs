@@ -91,8 +91,11 @@ fn by_opendkim(message: &[u8], names: SocketAddr) -> Vec<Signature> {
         names.ip(),
         names.port()
     );
-    let configuration =
-        format!("Mode v\nSyslog no\nAuthservID verifier\nResolverConfiguration {}\n", at("unbound.conf").display());
+    // By default it looks at the first three signatures alone.
+    let configuration = format!(
+        "Mode v\nSyslog no\nAuthservID verifier\nMaximumSignaturesToVerify 20\nResolverConfiguration {}\n",
+        at("unbound.conf").display()
+    );
     fs::write(at("unbound.conf"), unbound).expect("unbound.conf");
     fs::write(at("opendkim.conf"), configuration).expect("opendkim.conf");
     fs::write(at("message"), message).expect("the message");
