@@ -1,5 +1,7 @@
 //! `deskmilter key`: keys and records that other programs agree with, and each thing that can be wrong with them by name.
 
+#![cfg(test)]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

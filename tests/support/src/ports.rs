@@ -14,9 +14,18 @@ pub fn free_address() -> SocketAddr {
     free_on(Ipv4Addr::new(127, high.clamp(1, 254), middle, low.clamp(1, 254)))
 }
 
-/// A free port on 127.0.0.1, for what must be there. Another process may take it before it is used.
+/// A free port on 127.0.0.1, for what must be there. It is below those that Linux gives to outgoing connections and to
+/// listeners that take any (32768 and up), so that it stays free while the service behind it is stopped and started.
 pub fn free_port() -> u16 {
-    free_on(Ipv4Addr::LOCALHOST).port()
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..1_000 {
+        let n = std::process::id().wrapping_mul(97).wrapping_add(COUNTER.fetch_add(1, Ordering::Relaxed));
+        let port = 12_000 + u16::try_from(n % 20_000).unwrap_or(0);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port from 12000 to 31999 is free on 127.0.0.1");
 }
 
 fn free_on(ip: Ipv4Addr) -> SocketAddr {
