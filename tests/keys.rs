@@ -4,10 +4,10 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
-use support::{NameServer, Zone, deskmilter};
+use fixture::{Keys, check, key, openssl, public, published, stderr, stdout};
+use support::{NameServer, Zone};
 use tempfile::TempDir;
 
 const PLACE: [&str; 4] = ["--domain", "acme.example", "--selector", "desk2026"];
@@ -183,6 +183,23 @@ fn opendkim_testkey_agrees_on_which_key_belongs_to_the_record() {
 }
 
 #[test]
+fn a_key_made_for_the_daemons_user_is_his_and_is_read_as_his() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("key.pem");
+    let file = file.to_str().unwrap();
+    let made = key("new", &[&PLACE[..], &["--file", file, "--type", "ed25519", "--user", "nobody"]].concat());
+    assert!(made.status.success(), "{made:?}");
+    let read = |user: &[&str]| key("record", &[&PLACE[..], &["--file", file], user].concat());
+    assert!(read(&["--user", "nobody"]).status.success());
+    let refused = read(&[]);
+    assert_eq!(refused.status.code(), Some(78));
+    assert!(stderr(&refused).contains("chown"), "{refused:?}");
+}
+
+#[test]
 fn wrong_arguments_are_told_apart_from_wrong_keys() {
     for wrong in [
         vec!["--domain", "acme.example"],
@@ -194,70 +211,84 @@ fn wrong_arguments_are_told_apart_from_wrong_keys() {
     }
 }
 
-/// Keys made by OpenSSL, in a folder of their own.
-struct Keys {
-    folder: TempDir,
-}
+/// The programs: deskmilter's own and OpenSSL.
+#[cfg(test)]
+mod fixture {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::{Path, PathBuf};
+    use std::process::{Command, Output};
 
-impl Keys {
-    fn new() -> Self {
-        Self { folder: TempDir::new().unwrap() }
+    use support::{NameServer, deskmilter};
+    use tempfile::TempDir;
+
+    use super::PLACE;
+
+    /// Keys made by OpenSSL, in a folder of their own.
+    pub struct Keys {
+        pub folder: TempDir,
     }
 
-    /// What `openssl` with these arguments wrote to FILE.
-    fn made(&self, arguments: &str) -> PathBuf {
-        let file = self.free();
-        openssl(&arguments.replace("FILE", file.to_str().unwrap()));
-        fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
-        file
+    impl Keys {
+        pub fn new() -> Self {
+            Self { folder: TempDir::new().unwrap() }
+        }
+
+        /// What `openssl` with these arguments wrote to FILE.
+        pub fn made(&self, arguments: &str) -> PathBuf {
+            let file = self.free();
+            openssl(&arguments.replace("FILE", file.to_str().unwrap()));
+            fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+            file
+        }
+
+        pub fn written(&self, name: &str, content: &str) -> PathBuf {
+            let file = self.folder.path().join(name);
+            fs::write(&file, content).unwrap();
+            fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+            file
+        }
+
+        pub fn free(&self) -> PathBuf {
+            let names = (0..).map(|n| self.folder.path().join(format!("{n}.pem")));
+            names.into_iter().find(|path| !path.exists()).unwrap()
+        }
     }
 
-    fn written(&self, name: &str, content: &str) -> PathBuf {
-        let file = self.folder.path().join(name);
-        fs::write(&file, content).unwrap();
-        fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
-        file
+    pub fn key(action: &str, arguments: &[&str]) -> Output {
+        Command::new(deskmilter()).args(["key", action]).args(arguments).output().unwrap()
     }
 
-    fn free(&self) -> PathBuf {
-        let names = (0..).map(|n| self.folder.path().join(format!("{n}.pem")));
-        names.into_iter().find(|path| !path.exists()).unwrap()
+    pub fn check(server: &NameServer, file: &Path) -> Output {
+        let address = server.address().to_string();
+        key("check", &[&PLACE[..], &["--file", file.to_str().unwrap(), "--name-server", &address]].concat())
     }
-}
 
-fn key(action: &str, arguments: &[&str]) -> Output {
-    Command::new(deskmilter()).args(["key", action]).args(arguments).output().unwrap()
-}
+    /// The record's text, as deskmilter prints it.
+    pub fn published(file: &Path) -> String {
+        let output = key("record", &[&PLACE[..], &["--format", "text", "--file", file.to_str().unwrap()]].concat());
+        assert!(output.status.success(), "{output:?}");
+        stdout(&output).trim_end().to_owned()
+    }
 
-fn check(server: &NameServer, file: &Path) -> Output {
-    let address = server.address().to_string();
-    key("check", &[&PLACE[..], &["--file", file.to_str().unwrap(), "--name-server", &address]].concat())
-}
+    /// The public key as `p=` carries it, as OpenSSL sees it: for Ed25519 without the twelve octets before the key itself.
+    pub fn public(file: &Path) -> String {
+        let pem = openssl(&format!("pkey -pubout -in {}", file.display()));
+        let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+        if base64.len() < 64 { base64[16..].to_owned() } else { base64 }
+    }
 
-/// The record's text, as deskmilter prints it.
-fn published(file: &Path) -> String {
-    let output = key("record", &[&PLACE[..], &["--format", "text", "--file", file.to_str().unwrap()]].concat());
-    assert!(output.status.success(), "{output:?}");
-    stdout(&output).trim_end().to_owned()
-}
+    pub fn openssl(arguments: &str) -> String {
+        let output = Command::new("openssl").args(arguments.split(' ')).output().unwrap();
+        assert!(output.status.success(), "openssl {arguments}: {}", stderr(&output));
+        stdout(&output)
+    }
 
-/// The public key as `p=` carries it, as OpenSSL sees it: for Ed25519 without the twelve octets before the key itself.
-fn public(file: &Path) -> String {
-    let pem = openssl(&format!("pkey -pubout -in {}", file.display()));
-    let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
-    if base64.len() < 64 { base64[16..].to_owned() } else { base64 }
-}
+    pub fn stdout(output: &Output) -> String {
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
 
-fn openssl(arguments: &str) -> String {
-    let output = Command::new("openssl").args(arguments.split(' ')).output().unwrap();
-    assert!(output.status.success(), "openssl {arguments}: {}", stderr(&output));
-    stdout(&output)
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    pub fn stderr(output: &Output) -> String {
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
 }

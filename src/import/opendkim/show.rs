@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::dataset::Entry;
 use super::settings::Setting;
 use super::signing::{Import, Rule, Signing};
 use super::tables::{KeyData, SigningTable};
@@ -79,6 +78,13 @@ impl Import {
 
     fn notes(&self, rules: &[Rule]) -> Vec<String> {
         let mut notes = Vec::new();
+        if matches!(self.signing, Signing::Tables { all: true, .. }) {
+            notes.push(
+                "MultipleSignatures: of three and more matches OpenDKIM 2.11 makes the first and the last signature only, \
+                 although its manual says that all are made"
+                    .to_owned(),
+            );
+        }
         for rule in rules {
             if let Some(identity) = &rule.identity {
                 notes.push(format!("{}: i={} is not written", shown(&rule.senders), shown(identity)));
@@ -97,13 +103,12 @@ impl Import {
             }
         }
         if let Signing::Tables { keys, senders, .. } = &self.signing {
-            let used = |key: &&Entry| {
-                senders.0.entries().iter().any(|entry| {
-                    let name = SigningTable::key(entry, "%").0;
-                    name == "%" || keys.0.matches(name, false).next() == Some(*key)
-                })
-            };
-            let unused = keys.0.entries().iter().filter(|key| !used(key));
+            let names = senders.0.entries().iter().map(|entry| SigningTable::key(entry, "%").0);
+            let found = names.filter_map(|name| keys.0.matches(name, false).next());
+            let used: HashSet<usize> = found.map(|key| key.line).collect();
+            // A key may be named as the sender's domain is: then nobody can tell who uses it.
+            let any = senders.0.entries().iter().any(|entry| SigningTable::key(entry, "%").0 == "%");
+            let unused = keys.0.entries().iter().filter(|key| !any && !used.contains(&key.line));
             notes.extend(
                 unused.map(|key| format!("KeyTable line {}: no sender signs with {}", key.line, shown(&key.name))),
             );

@@ -32,7 +32,7 @@ pub enum Signing {
         keys: KeyTable,
         /// SigningTable
         senders: SigningTable,
-        /// MultipleSignatures: every match signs, not the first one alone.
+        /// MultipleSignatures: every match signs, as the manual says, not the first one alone.
         all: bool,
     },
     /// Domain, Selector and KeyFile.
