@@ -108,9 +108,9 @@ fn the_command_prints_toml_checks_the_keys_and_says_what_is_left_out() {
     let output = import(&["--config", site.path("opendkim.conf").to_str().unwrap()]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let toml: toml::Table = text.replace("[[connector.dkim]]", "[[dkim]]").parse().unwrap();
-    assert_eq!(toml["dkim"].as_array().unwrap().len(), 3, "{text}");
-    assert_eq!(toml["dkim"][0]["sign_for"][0].as_str(), Some("ann@acme.example"), "{text}");
+    let toml: toml::Table = text.parse().unwrap();
+    assert_eq!(toml["signing"].as_array().unwrap().len(), 3, "{text}");
+    assert_eq!(toml["signing"][0]["sign_for"][0].as_str(), Some("ann@acme.example"), "{text}");
     for part in ["SignatureTTL 60: no equivalent", "192.0.2.0/24", "no sender signs with own"] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -122,7 +122,7 @@ fn the_command_prints_toml_checks_the_keys_and_says_what_is_left_out() {
     let output = import(&tables);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("key.pem: mode 0640") && text.contains("[[connector.dkim]]"), "{text}");
+    assert!(text.contains("key.pem: mode 0640") && text.contains("[[signing]]"), "{text}");
 
     let output = import(&["--config", "/nonexistent/opendkim.conf"]);
     assert_eq!(output.status.code(), Some(78), "{output:?}");

@@ -28,7 +28,7 @@ impl Import {
             }
         }
         let mut text = self.table(&rules);
-        self.connectors(&rules, &mut text);
+        self.signing_entries(&rules, &mut text);
         section(&mut text, "PROBLEMS: this is not taken over as it stands", &problems);
         section(&mut text, "not taken over, or done in another way", &self.notes(&rules));
         (text, !problems.is_empty())
@@ -51,7 +51,7 @@ impl Import {
     }
 
     /// The configuration, grouped by signing domain.
-    fn connectors(&self, rules: &[Rule], text: &mut String) {
+    fn signing_entries(&self, rules: &[Rule], text: &mut String) {
         let mut domains: BTreeMap<String, Vec<(&Rule, Vec<&str>)>> = BTreeMap::new();
         for rule in rules {
             let keys = domains.entry(rule.signature.domain.to_ascii_lowercase()).or_default();
@@ -61,13 +61,13 @@ impl Import {
             }
         }
         for (domain, keys) in &domains {
-            let _ = writeln!(text, "\n# below the [[connector]] whose domain is {domain:?}:");
             for (rule, senders) in keys {
                 let senders = senders.iter().map(|sender| toml::Value::from(*sender)).collect::<Vec<_>>();
                 let KeyData::File(path) = &rule.signature.key else { continue };
                 let _ = writeln!(
                     text,
-                    "[[connector.dkim]]\nselector = {}\nkey_file = {}\nsign_for = {}",
+                    "\n[[signing]]\ndomain = {}\nselector = {}\nkey_file = {}\nsign_for = {}",
+                    toml::Value::from(domain.as_str()),
                     toml::Value::from(rule.signature.selector.as_str()),
                     toml::Value::from(path.display().to_string()),
                     toml::Value::from(senders)
@@ -82,6 +82,13 @@ impl Import {
             notes.push(
                 "MultipleSignatures: of three and more matches OpenDKIM 2.11 makes the first and the last signature only, \
                  although its manual says that all are made"
+                    .to_owned(),
+            );
+        }
+        if !matches!(self.signing, Signing::Tables { all: true, .. }) && rules.len() > 1 {
+            notes.push(
+                "a sender whom several entries fit is signed by all of them; OpenDKIM takes the first line alone. All \
+                 signatures are valid; narrow sign_for where one is too many"
                     .to_owned(),
             );
         }

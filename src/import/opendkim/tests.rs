@@ -108,8 +108,8 @@ fn what_is_printed_is_toml_with_each_key_once_in_its_domain() {
     let senders = "acme.example one\n.acme.example one\nann@acme.example two\nother.example three\n";
     let (text, problems) = import(PLAIN, KEYS, senders).show(&|_| None);
     assert!(!problems, "{text}");
-    let read: toml::Table = text.replace("[[connector.dkim]]", "[[dkim]]").parse().unwrap();
-    let keys: Vec<(&str, Vec<&str>)> = read["dkim"]
+    let read: toml::Table = text.parse().unwrap();
+    let keys: Vec<(&str, Vec<&str>)> = read["signing"]
         .as_array()
         .unwrap()
         .iter()
