@@ -109,6 +109,32 @@ fn a_changed_configuration_is_applied_on_top_and_still_undone_to_the_first_state
 }
 
 #[test]
+fn wherever_a_change_of_the_change_is_cut_off_it_can_be_made_again_and_taken_back() {
+    let mut more = config();
+    more.authentication.dns_timeout = std::time::Duration::from_secs(30);
+    for written in 0..5 {
+        for finish in [false, true] {
+            let site = Site::new(DEBIAN);
+            apply(&site);
+            let installation = site.installation();
+            let attachment = Attachment::of(&more, &installation).unwrap();
+            let plan = || Change::plan(&site.installation(), &attachment);
+            for (path, text) in plan().unwrap().writes().iter().take(written) {
+                std::fs::write(path, text).unwrap();
+            }
+            site.settle();
+            if finish {
+                plan().unwrap_or_else(|error| panic!("after {written} files: {error}")).apply().unwrap();
+                site.settle();
+                assert!(site.main_cf().contains("content_timeout=70s"), "after {written} files");
+            }
+            undo(&site);
+            assert_eq!(site.main_cf(), DEBIAN, "after {written} files");
+        }
+    }
+}
+
+#[test]
 fn what_the_postmaster_changed_elsewhere_since_survives_the_undo() {
     let site = Site::new("smtpd_milters = inet:localhost:8891\n");
     apply(&site);

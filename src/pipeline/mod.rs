@@ -128,7 +128,10 @@ impl Pipeline {
         let mut edits = repair.edits;
         let mut headers = mail.headers.clone();
         headers.apply(&edits);
-        let standing = self.standing_verdict(&mail.connection, &mail.headers, &headers, now);
+        let standing = match &origin {
+            Origin::Elsewhere => self.standing_verdict(&mail.connection, &mail.headers, &headers, now),
+            _ => None,
+        };
         let inbound = class.domain.is_some() && standing.is_none();
         let forged = match inbound {
             true => forged::fields(&mail.headers, &self.authserv_id),
@@ -140,10 +143,16 @@ impl Pipeline {
         }
         let standing_at = standing.as_ref().map(|(index, _)| *index);
         let forged: Vec<usize> = forged.into_iter().filter(|index| Some(*index) != standing_at).collect();
-        record.sender = standing.map(|(_, verdict)| verdict);
         edits.extend(forged.into_iter().map(|index| HeaderEdit::Remove { index }));
         // From here on the message is what its author wrote.
         let mail = &mail.with_headers(headers);
+        if let Some((index, verdict)) = standing {
+            // What the filter did to the body is not the sender's doing. Ours stays where it is: what is below it is not ours.
+            let digest = self.digest(mail).await;
+            let field = self.site_key.seal(&verdict, &mail.headers, digest.as_deref(), now);
+            edits.push(HeaderEdit::Replace { index, field });
+            record.sender = Some(verdict);
+        }
 
         let keys = self.outbound.keys(&origin, &mail.headers);
         let mut findings = None;
@@ -169,7 +178,8 @@ impl Pipeline {
     }
 
     /// The verdict of the pass before the content filter, and where it stands in the message as it came, if the filter hands
-    /// the message back and the verdict holds. It stays: to judge again would be to judge the filter.
+    /// the message back and the verdict holds. It stays, whatever the filter did to the body: to judge again would be to judge
+    /// the filter.
     fn standing_verdict(
         &self,
         connection: &Connection,
@@ -181,7 +191,6 @@ impl Pipeline {
             return None;
         }
         let fields = came.iter().enumerate().filter(|(_, field)| field.is(site_key::FIELD));
-        // Whether the body is the judged one, the transport sees.
         fields.take(VERDICTS_MAX).find_map(|(index, field)| {
             let opened = self.site_key.open(field, restored, now, self.verdict_lifetime)?;
             Some((index, opened.verdict))

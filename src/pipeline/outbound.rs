@@ -18,7 +18,7 @@ use super::seal::{self, Opened, Submitter};
 use super::sign::{Key, Keys};
 use super::{SiteKey, acceptable, author, sign};
 use crate::config::{self, BreachPolicy, Config, Connector};
-use crate::mail::{Client, Connection, Envelope, Header, Headers, Mail, Reply, Shortfall};
+use crate::mail::{Address, Client, Connection, Domain, Envelope, Header, Headers, Mail, Reply, Shortfall};
 
 /// All that the outbound side is configured with.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(super) struct Outbound {
     channels: Channels,
     keys: Keys,
     connectors: HashMap<String, Outgoing>,
+    /// The names of a domain's connectors: the cost of finding one does not grow with their number.
+    by_domain: HashMap<Domain, Vec<String>>,
     settings: config::Outbound,
 }
 
@@ -59,16 +61,17 @@ pub(super) struct Departure {
 
 impl Outbound {
     pub(super) fn new(config: &Config) -> Self {
-        let outgoing = config.connectors.iter().filter(|connector| connector.submission.is_some());
+        let (mut connectors, mut by_domain) = (HashMap::new(), HashMap::<Domain, Vec<String>>::new());
+        for connector in config.connectors.iter().filter(|connector| connector.submission.is_some()) {
+            by_domain.entry(connector.domain.clone()).or_default().push(connector.name.clone());
+            let preserved = preserve::of(connector);
+            connectors.insert(connector.name.clone(), Outgoing { connector: Arc::clone(connector), preserved });
+        }
         Self {
             channels: Channels::new(&config.connectors, Instant::now()),
             keys: Keys::new(&config.connectors, &config.signing),
-            connectors: outgoing
-                .map(|connector| {
-                    let preserved = preserve::of(connector);
-                    (connector.name.clone(), Outgoing { connector: Arc::clone(connector), preserved })
-                })
-                .collect(),
+            connectors,
+            by_domain,
             settings: config.outbound.clone(),
         }
     }
@@ -258,8 +261,7 @@ impl Outbound {
     /// dropped the seal, or a stranger has borrowed the address. Nobody can tell which, so nothing is repaired.
     fn tell_of_a_lost_seal(&self, mail: &Mail) {
         let Some(from) = author::sole_address(&mail.headers) else { return };
-        let claimed = self.connectors.values().find(|outgoing| outgoing.connector.supports(&from));
-        let Some(Outgoing { connector, preserved }) = claimed else { return };
+        let Some(Outgoing { connector, preserved }) = self.outgoing(&from) else { return };
         let Repair { restored, lost, .. } = preserve::check(&mail.headers, preserved);
         tracing::warn!(
             queue_id = mail.queue_id,
@@ -276,14 +278,13 @@ impl Outbound {
             return false;
         };
         let here = connection.client.ip().is_some_and(|ip| ip.to_canonical().is_loopback());
-        here && self.connectors.values().any(|outgoing| outgoing.connector.supports(&sender))
+        here && self.outgoing(&sender).is_some()
     }
 
     /// Signed by us already and changed since: the signature is broken, and nothing can be put back without a seal.
     fn tell_of_an_unknown_filter(&self, mail: &Mail) {
         let Some(from) = author::sole_address(&mail.headers) else { return };
-        let claimed = self.connectors.values().find(|outgoing| outgoing.connector.supports(&from));
-        let Some(Outgoing { connector, preserved }) = claimed else { return };
+        let Some(Outgoing { connector, preserved }) = self.outgoing(&from) else { return };
         let Repair { restored, lost, .. } = preserve::check(&mail.headers, preserved);
         let fields = [restored, lost].concat().join(",");
         if fields.is_empty() || !is_signed_by(connector, &mail.headers) {
@@ -295,6 +296,11 @@ impl Outbound {
             fields,
             "preserved fields were changed after this notification was signed; if a content filter on this host hands mail back, name it in outbound.reinjection_networks"
         );
+    }
+
+    fn outgoing(&self, address: &Address) -> Option<&Outgoing> {
+        let names = self.by_domain.get(address.domain())?;
+        names.iter().filter_map(|name| self.connectors.get(name)).find(|outgoing| outgoing.connector.supports(address))
     }
 
     fn has_filter(&self) -> bool {

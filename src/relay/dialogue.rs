@@ -127,7 +127,9 @@ impl<S: Stream> Dialogue<S> {
         let pending = std::future::poll_fn(|context| {
             Poll::Ready(Pin::new(&mut *stream).poll_read(context, &mut buffer).is_pending())
         });
-        self.reader.is_empty() && pending.await
+        let pending = pending.await;
+        self.reader.push(buffer.filled());
+        self.reader.is_empty() && pending
     }
 
     /// Takes leave (RFC 5321 section 4.1.1.10) within the bound for QUIT. What is answered no longer matters.

@@ -289,6 +289,11 @@ async fn send_message<S: Stream>(dialogue: &mut Dialogue<S>, mail: &Mail) -> Res
     if replaced > 0 {
         tracing::warn!(remote = %dialogue.peer(), replaced, "stray CR or LF in a message replaced by spaces");
     }
+    // What was said before the end of the message is no reply to it: a 250 among it would take the message for delivered.
+    if !dialogue.is_quiet().await {
+        let text = "a reply before the end of the message".to_owned();
+        return Err(dialogue.failure(Cause::Nonsense(Step::Message, text)));
+    }
     dialogue.send(Step::Message, &block).await
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use crate::site::{Site, mail, short};
+use deskmilter::relay::Bounds;
 use support::endpoint::{Action, Certificate, Endpoint, Rule, Script};
 
 /// Expected: code and enhanced code, and words of the text, for each of two recipients; and the number of tickets.
@@ -328,5 +329,17 @@ async fn a_refusal_in_the_middle_of_the_message_is_passed_back() {
     let reply = delivery.replies.first().unwrap();
     // The reset that follows may destroy the words on their way; then it is a lost connection.
     assert!(reply.to_string().contains("enough") || reply.is_transient(), "{reply}");
+    assert_eq!(endpoint.see(|record| record.taken.len()), 0);
+}
+
+#[tokio::test]
+async fn a_success_before_the_end_of_the_message_is_none() {
+    let mut script = rule("CONTENT", Action::Say("250 2.0.0 taken\r\n"));
+    script.secure = vec!["AUTH PLAIN"];
+    let endpoint = Endpoint::start(script).await;
+    let body = b"x\r\n".repeat(3_000_000);
+    let delivery = Site::new(&endpoint).relay(Bounds::default()).send(&mail(&["a@acme.example"], &body)).await;
+    let reply = delivery.replies.first().unwrap().to_string();
+    assert!(reply.starts_with("451 4.5.0 ") && reply.contains("before the end of the message"), "{reply}");
     assert_eq!(endpoint.see(|record| record.taken.len()), 0);
 }

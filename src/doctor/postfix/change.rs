@@ -75,16 +75,27 @@ impl Change {
         diff(&self.main_cf, &self.current, &self.wanted) + &diff(&self.map_path, map, &self.wanted_map)
     }
 
-    /// Makes it: first the map that `main.cf` will name, then the two copies, `main.cf` last and at once.
+    /// Makes it: carries out [`Self::writes`].
     ///
     /// # Errors
-    /// Names the file that could not be written. `main.cf` is then as it was.
+    /// Names the file that could not be written.
     pub fn apply(&self) -> Result<(), PostfixError> {
+        self.writes().iter().try_for_each(|(path, text)| replace(path, text, &self.main_cf))
+    }
+
+    /// The files that are written, each at once, and what is in them then: first the map that `main.cf` will name, then the two
+    /// copies, then `main.cf`. Wherever that is cut off, the next --apply or --undo knows all lines of ours: until `main.cf` is
+    /// the new one, the second copy holds those of the old one too.
+    pub fn writes(&self) -> Vec<(PathBuf, String)> {
         let directory = self.main_cf.parent().unwrap_or(Path::new("/"));
-        replace(&self.map_path, &self.wanted_map, &self.main_cf)?;
-        replace(&directory.join(BEFORE), &self.base, &self.main_cf)?;
-        replace(&directory.join(AFTER), &self.wanted, &self.main_cf)?;
-        replace(&self.main_cf, &self.wanted, &self.main_cf)
+        let both = self.wanted.clone() + &main_cf::blocks(&self.current).concat();
+        vec![
+            (self.map_path.clone(), self.wanted_map.clone()),
+            (directory.join(BEFORE), self.base.clone()),
+            (directory.join(AFTER), both),
+            (self.main_cf.clone(), self.wanted.clone()),
+            (directory.join(AFTER), self.wanted.clone()),
+        ]
     }
 }
 

@@ -428,7 +428,14 @@ async fn the_verdict_of_the_first_pass_survives_the_filter_and_a_forged_one_does
     assert!(judged.contains("X-Deskmilter-Sender-Auth: none; reason=dns-temporary"), "{judged}");
     let filtered = judged.replace("Subject: a", "Subject: [checked] a") + "footer\r\n";
     let back = text(&pass(&pipeline, &inbound("127.0.0.1", filtered.as_bytes())).await.unwrap());
-    assert_eq!(back, filtered);
+    assert!(back.contains("X-Deskmilter-Sender-Auth: none; reason=dns-temporary"), "{back}");
+    let without_verdict = |text: &str| {
+        text.split("\r\n")
+            .filter(|l| !l.contains("mac=") && !l.starts_with("X-Desk"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(without_verdict(&back), without_verdict(&filtered));
     let forged = filtered.replace("none; reason=dns-temporary", "pass; reason=dmarc");
     let back = text(&pass(&pipeline, &inbound("127.0.0.1", forged.as_bytes())).await.unwrap());
     assert!(!back.contains("pass; reason=dmarc"), "{back}");
