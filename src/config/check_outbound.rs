@@ -100,7 +100,7 @@ impl Check<'_, '_> {
                     self.note(span, &key("logins.name"), "not a login; write it as the MTA's SASL service knows it");
                     return None;
                 }
-                if let Some(owner) = logins.insert(name.clone(), connector.to_owned()) {
+                if let Some(owner) = logins.insert(name.to_lowercase(), connector.to_owned()) {
                     let text = if owner == connector {
                         format!("login {name:?} is listed twice; write all its addresses in one entry")
                     } else {

@@ -40,7 +40,7 @@ impl Channels {
                     messages: Mutex::new(submission.rate.map(|rate| Bucket::full(rate, now))),
                     recipients: Mutex::new(submission.recipient_rate.map(|rate| Bucket::full(rate, now))),
                 };
-                by_login.insert(login.name.clone(), channel);
+                by_login.insert(login.name.to_lowercase(), channel);
             }
         }
         Self { by_login }
@@ -48,7 +48,8 @@ impl Channels {
 
     /// The login that the client used, where it is one of a ticket system.
     pub(super) fn of(&self, connection: &Connection) -> Option<&Channel> {
-        self.by_login.get(connection.login.as_deref()?)
+        // SASL services fold the case of a login or not, each in its own way: no two logins differ in that alone.
+        self.by_login.get(&connection.login.as_deref()?.to_lowercase())
     }
 }
 

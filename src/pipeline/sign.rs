@@ -263,7 +263,10 @@ fn signatures(keys: &[Arc<Key>], headers: &Headers, body: &Body) -> Result<Vec<H
     }
     head.extend_from_slice(b"\r\n");
 
-    let signers: Vec<_> = keys.iter().flat_map(|key| key.signers(headers)).collect();
+    // OpenDKIM looks at the three topmost signatures only (MaximumSignaturesToVerify), and large providers fail mail whose only
+    // good signature is Ed25519: RSA goes on top.
+    let (rsa, others): (Vec<&Arc<Key>>, Vec<&Arc<Key>>) = keys.iter().partition(|key| key.is_rsa());
+    let signers: Vec<_> = others.into_iter().chain(rsa).flat_map(|key| key.signers(headers)).collect();
     let mut streams: Vec<_> = signers.iter().map(DkimSigner::sign_streaming).collect();
     streams.iter_mut().for_each(|stream| stream.write(&head));
     let mut lines = Lines::default();
@@ -289,7 +292,11 @@ fn signatures(keys: &[Arc<Key>], headers: &Headers, body: &Body) -> Result<Vec<H
 type Signer = DkimSigner<Shared, mail_auth::signer::Ready>;
 
 impl Key {
-    /// One signature over the core fields, and a second one over the preserved fields too: behind a server that strips some of
+    fn is_rsa(&self) -> bool {
+        mail_auth::crypto::SigningKey::algorithm(self.key.as_signer()) == Algorithm::RsaSha256
+    }
+
+    /// One signature over the core fields, topmost, and one over the preserved fields too: behind a server that strips some of
     /// those the first one still holds.
     fn signers(&self, headers: &Headers) -> Vec<Signer> {
         let signer = |names: Vec<&str>| {
@@ -301,7 +308,7 @@ impl Key {
         let core = covered(headers, &[]);
         match &self.preserved {
             None => vec![signer(core)],
-            Some(preserved) => vec![signer(core), signer(covered(headers, preserved))],
+            Some(preserved) => vec![signer(covered(headers, preserved)), signer(core)],
         }
     }
 }

@@ -180,7 +180,7 @@ async fn a_notification_leaves_with_a_signature_of_each_key_and_otherwise_as_it_
     assert!(pipeline.concerns(&mail.connection, &mail.envelope));
     let wire = pass(&pipeline, &mail).await.unwrap();
     assert!(text(&wire).ends_with(NOTIFICATION), "{}", text(&wire));
-    assert_eq!(Verifier::new().verify(&wire).await, passes(&["ed", "rsa", "rsa"]));
+    assert_eq!(Verifier::new().verify(&wire).await, passes(&["rsa", "rsa", "ed"]));
     let signatures = text(&wire).replace("\r\n\t", "");
     assert_eq!(
         signatures.matches("X-Zendesk-Email-Id:").count() + signatures.matches(":X-Zendesk-Email-Id;").count(),
@@ -333,7 +333,7 @@ async fn a_verification_mail_to_the_support_address_is_signed_and_judged() {
     let message = NOTIFICATION.replace("ann@b.example", "support@acme.example");
     let wire = pass(&pipeline, &mail(desk(), "support@acme.example", "support@acme.example", message.as_bytes())).await;
     let wire = wire.unwrap();
-    assert_eq!(Verifier::new().verify(&wire).await, passes(&["ed", "rsa", "rsa"]));
+    assert_eq!(Verifier::new().verify(&wire).await, passes(&["rsa", "rsa", "ed"]));
     let text = text(&wire);
     assert!(text.contains("X-Deskmilter-Sender-Auth: pass; reason=smtp-auth"), "{text}");
     assert!(text.contains("spf=none (hop is trusted by its login)"), "{text}");
@@ -346,7 +346,7 @@ async fn preserved_fields_are_put_back_before_signing_and_lost_ones_refused_wher
     let wire = pass(&pipeline, &mail(desk(), "", "ann@b.example", message.as_bytes())).await.unwrap();
     assert!(text(&wire).contains("\r\nX-Mailer: Zendesk Mailer\r\n"), "{}", text(&wire));
     assert!(text(&wire).contains("\r\nAuto-Submitted: auto-generated\r\n"), "{}", text(&wire));
-    assert_eq!(Verifier::new().verify(&wire).await, passes(&["ed", "rsa", "rsa"]));
+    assert_eq!(Verifier::new().verify(&wire).await, passes(&["rsa", "rsa", "ed"]));
 
     let lost = NOTIFICATION.replace("X-Zendesk-Email-Id: 01HZXAMPLE\r\n", "");
     let lost = mail(desk(), "", "ann@b.example", lost.as_bytes());
@@ -375,7 +375,7 @@ async fn through_a_content_filter_the_first_pass_seals_and_the_second_restores_a
         mail(connection(client, None, false), "support@acme.example", "ann@b.example", message.as_bytes())
     };
     let wire = pass(&pipeline, &back("127.0.0.1", &filtered)).await.unwrap();
-    assert_eq!(Verifier::new().verify(&wire).await, passes(&["ed", "rsa", "rsa"]));
+    assert_eq!(Verifier::new().verify(&wire).await, passes(&["rsa", "rsa", "ed"]));
     let left = text(&wire);
     assert!(!left.contains("X-Deskmilter-"), "{left}");
     for line in NOTIFICATION.split("\r\n").filter(|line| line.starts_with("X-") || line.starts_with("Auto-")) {
@@ -462,7 +462,7 @@ async fn large_and_odd_bodies_are_signed_and_what_is_not_whole_is_not() {
         }
         mail.body = writer.finish().await.unwrap();
         let wire = pass(&pipeline, &mail).await.unwrap();
-        assert_eq!(Verifier::new().verify(&wire).await, passes(&["ed", "rsa", "rsa"]), "{} octets", body.len());
+        assert_eq!(Verifier::new().verify(&wire).await, passes(&["rsa", "rsa", "ed"]), "{} octets", body.len());
     }
     for (shortfall, code) in [(crate::mail::Shortfall::TooLarge, "552"), (crate::mail::Shortfall::Spool, "451")] {
         let mail = mail(desk(), "", "ann@b.example", NOTIFICATION.as_bytes());
@@ -500,7 +500,7 @@ proptest! {
         let mail = mail(desk(), "", "ann@b.example", &message(&fields, &body));
         run(async {
             let wire = pass(&site().pipeline(CONFIG), &mail).await.unwrap();
-            assert_eq!(Verifier::new().verify(&wire).await, passes(&["ed", "rsa", "rsa"]), "{}", text(&wire));
+            assert_eq!(Verifier::new().verify(&wire).await, passes(&["rsa", "rsa", "ed"]), "{}", text(&wire));
         });
     }
 

@@ -271,9 +271,17 @@ impl PrivatePostfix {
     /// # Panics
     /// When it is stopped.
     pub fn reload(&self) {
-        let before = self.log().matches("reload -- version").count();
-        self.master.as_ref().expect("a running Postfix").signal(Signal::SIGHUP);
-        self.wait_for("the reload", |postfix| postfix.log().matches("reload -- version").count() > before);
+        let reloads = |postfix: &Self| postfix.log().matches("reload -- version").count();
+        let before = reloads(self);
+        let asked = std::cell::Cell::new(None::<std::time::Instant>);
+        self.wait_for("the reload", |postfix| {
+            // A signal to a master that has just opened its sockets and does not heed signals yet is lost: ask again.
+            if asked.get().is_none_or(|at| at.elapsed() > std::time::Duration::from_secs(3)) {
+                postfix.master.as_ref().expect("a running Postfix").signal(Signal::SIGHUP);
+                asked.set(Some(std::time::Instant::now()));
+            }
+            reloads(postfix) > before
+        });
     }
 
     /// Where its smtpd listens.
