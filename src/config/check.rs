@@ -12,8 +12,8 @@ use toml::Spanned;
 use super::check_outbound::{Logins, OutboundSpans};
 use super::problem::Report;
 use super::{
-    Authentication, Config, Connector, CredentialSet, Daemon, Endpoint, Environment, Limits, Listen, Log, LogTarget,
-    Milter, Mode, OnTempError, SecretFile, SocketAccess, System, Tls, Transport, quantity, raw,
+    Authentication, Config, Connector, Daemon, Environment, Limits, Listen, Log, LogTarget, Milter, Mode, OnTempError,
+    SecretFile, SocketAccess, System, Transport, quantity, raw,
 };
 use crate::mail::{Address, Domain};
 
@@ -507,86 +507,6 @@ impl Check<'_, '_> {
         Some(address)
     }
 
-    fn endpoint(&mut self, connector: &str, raw: raw::Endpoint) -> Option<Endpoint> {
-        let key = |key: &str| format!("connector.{connector}.endpoint.{key}");
-        let host = raw.host.get_ref().trim_end_matches('.').to_lowercase();
-        if host.parse::<IpAddr>().is_err() && Domain::parse(&host).is_err() {
-            self.note(
-                raw.host.span(),
-                &key("host"),
-                format!("{host:?} is no host name; write the name that the ticket system gave with the credentials"),
-            );
-        }
-        let tls = match raw.tls {
-            Some(text) if matches!(text.get_ref().as_str(), "none" | "no" | "off" | "may" | "opportunistic") => {
-                self.note(
-                    text.span(),
-                    &key("tls"),
-                    "no message and no password travels unencrypted; write \"starttls\" or \"implicit\"",
-                );
-                return None;
-            }
-            text => self.choice(
-                &key("tls"),
-                text,
-                Tls::Starttls,
-                &[("starttls", Tls::Starttls), ("implicit", Tls::Implicit)],
-            )?,
-        };
-        if let Some(relay) = raw.relay.filter(|relay| relay.get_ref() != "transport") {
-            self.note(
-                relay.span(),
-                &key("relay"),
-                format!("{:?} is not available; write \"transport\"", relay.get_ref()),
-            );
-        }
-        let default_port = match tls {
-            Tls::Starttls => 587,
-            Tls::Implicit => 465,
-        };
-        let port = u16::try_from(self.count(&key("port"), raw.port, default_port, 1, 65_535)).ok()?;
-        let ca_file = raw.ca_file.map(|path| self.path(path.get_ref()));
-        let sets = raw.credentials.get_ref().len();
-        if sets == 0 || sets > 2 {
-            self.note(
-                raw.credentials.span(),
-                &key("credentials"),
-                format!("{sets} sets; write one, or two while the password is being changed"),
-            );
-        }
-        let credentials = raw
-            .credentials
-            .into_inner()
-            .into_iter()
-            .filter_map(|set| {
-                let username = set.username.get_ref();
-                if username.is_empty() || username.len() > 255 || username.chars().any(char::is_control) {
-                    self.note(
-                        set.username.span(),
-                        &key("credentials.username"),
-                        "not a user name; write it as the ticket system gave it",
-                    );
-                    return None;
-                }
-                let file = SecretFile::owned_by(self.path(set.password_file.get_ref()), self.owner);
-                if let Err(error) = file.read_password() {
-                    self.note(set.password_file.span(), &key("credentials.password_file"), error.to_string());
-                }
-                Some(CredentialSet { username: set.username.into_inner(), password_file: file })
-            })
-            .collect();
-        Some(Endpoint {
-            host,
-            port,
-            tls,
-            ca_file,
-            credentials,
-            max_connections: self.count(&key("max_connections"), raw.max_connections, 10, 1, 1_000),
-            // Below Postfix's lmtp_data_done_timeout of 600 s, so that our reply always comes before it gives up.
-            deadline: self.duration(&key("deadline"), raw.deadline, 300, 5, 540),
-        })
-    }
-
     pub(super) fn path(&self, text: &str) -> PathBuf {
         self.base.join(text)
     }
@@ -619,7 +539,14 @@ impl Check<'_, '_> {
         found
     }
 
-    fn count(&mut self, key: &str, number: Option<Spanned<u64>>, default: usize, min: u64, max: u64) -> usize {
+    pub(super) fn count(
+        &mut self,
+        key: &str,
+        number: Option<Spanned<u64>>,
+        default: usize,
+        min: u64,
+        max: u64,
+    ) -> usize {
         let Some(number) = number else { return default };
         if !(min..=max).contains(number.get_ref()) {
             self.note(
