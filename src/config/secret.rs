@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -113,7 +113,9 @@ impl SecretFile {
     pub fn read(&self) -> Result<Secret, SecretError> {
         let path = || self.path.clone();
         let read_error = |error| SecretError::Read { path: path(), error };
-        let file = File::open(&self.path).map_err(read_error)?;
+        // Opening a FIFO would wait for somebody to write into it; what is no regular file is refused below.
+        let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();
+        let file = File::options().read(true).custom_flags(nonblocking).open(&self.path).map_err(read_error)?;
         let facts = file.metadata().map_err(read_error)?;
         if !facts.is_file() || facts.len() > SECRET_MAX {
             return Err(SecretError::Kind { path: path() });
@@ -185,6 +187,16 @@ mod tests {
             let message = file.read_password().unwrap_err().to_string();
             assert!(message.contains("acme.password") && message.contains(&format!("{mode:04o}")), "{message}");
             assert!(message.contains("chmod 0600") && !message.contains("s3cret"), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_without_waiting_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for path in [path, directory.path().to_owned()] {
+            assert!(matches!(SecretFile::new(path).read(), Err(SecretError::Kind { .. })));
         }
     }
 
