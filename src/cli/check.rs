@@ -1,9 +1,8 @@
 //! `deskmilter check`: is the configuration right, and what is in effect?
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use super::{ConfigFile, EX_CONFIG};
+use super::{ConfigFile, EX_CONFIG, say};
 use crate::config::{Config, SecretFile};
 use crate::pipeline::SiteKey;
 use crate::relay::Relay;
@@ -20,8 +19,7 @@ pub(super) fn run(file: &ConfigFile) -> ExitCode {
     if !problems.is_empty() {
         return ExitCode::from(EX_CONFIG);
     }
-    // Whoever closed standard output does not want to know.
-    let _ = write!(std::io::stdout(), "{config}");
+    say(&config.to_string());
     ExitCode::SUCCESS
 }
 

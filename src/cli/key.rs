@@ -1,12 +1,12 @@
 //! `deskmilter key`: makes a DKIM key, prints the record that publishes it, checks whether DNS has it right.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{EX_CANTCREAT, EX_CONFIG, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE};
+use super::{EX_CANTCREAT, EX_CONFIG, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE, say};
 use crate::config::SecretFile;
 use crate::dkim::{KeyError, NewKey, Selector, SigningKey, record_name, write_new, zone_entry};
 use crate::doctor::dkim::{Severity, Trouble, check};
@@ -230,11 +230,6 @@ fn name_server(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53)))
         .map_err(|_| "write 192.0.2.53 or 192.0.2.53:5353".to_owned())
-}
-
-fn say(text: &str) {
-    // Whoever closed standard output does not want to know.
-    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 #[cfg(test)]

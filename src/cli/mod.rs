@@ -7,6 +7,7 @@ mod postfix;
 mod sandbox;
 mod serve;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -88,4 +89,10 @@ pub fn run() -> ExitCode {
         Command::Key(arguments) => key::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
     }
+}
+
+/// Writes to standard output.
+fn say(text: &str) {
+    // Whoever closed standard output does not want to know.
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }

@@ -1,11 +1,10 @@
 //! `deskmilter postfix`: shows, makes and takes back the change to a Postfix configuration that attaches deskmilter, and
 //! checks whether it is attached as it should be.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{ConfigFile, EX_CONFIG};
+use super::{ConfigFile, EX_CONFIG, say};
 use crate::config::Config;
 use crate::doctor::postfix::{Attachment, Change, Installation, Outcome, PostfixError, Undo, check};
 
@@ -94,11 +93,6 @@ fn act(args: &PostfixArgs, config: &Config) -> Result<ExitCode, PostfixError> {
 
 fn reload(installation: &Installation) -> String {
     format!("now run: postfix -c {} reload\n", installation.directory().display())
-}
-
-fn say(text: &str) {
-    // Whoever closed standard output does not want to know.
-    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 #[cfg(test)]
