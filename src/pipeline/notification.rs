@@ -23,8 +23,8 @@ pub(super) struct Channel {
     pub(super) connector: Arc<Connector>,
     submission: Submission,
     pub(super) login: Login,
-    messages: Mutex<Option<Bucket>>,
-    recipients: Mutex<Option<Bucket>>,
+    messages: Arc<Mutex<Option<Bucket>>>,
+    recipients: Arc<Mutex<Option<Bucket>>>,
 }
 
 impl Channels {
@@ -37,13 +37,26 @@ impl Channels {
                     connector: Arc::clone(connector),
                     submission: submission.clone(),
                     login: login.clone(),
-                    messages: Mutex::new(submission.rate.map(|rate| Bucket::full(rate, now))),
-                    recipients: Mutex::new(submission.recipient_rate.map(|rate| Bucket::full(rate, now))),
+                    messages: Arc::new(Mutex::new(submission.rate.map(|rate| Bucket::full(rate, now)))),
+                    recipients: Arc::new(Mutex::new(submission.recipient_rate.map(|rate| Bucket::full(rate, now)))),
                 };
                 by_login.insert(login.name.to_lowercase(), channel);
             }
         }
         Self { by_login }
+    }
+
+    /// Goes on counting where `earlier` is, for each login whose rate is the same: a reload gives nobody a fresh start.
+    pub(super) fn go_on_from(&mut self, earlier: &Self) {
+        for (login, channel) in &mut self.by_login {
+            let Some(before) = earlier.by_login.get(login) else { continue };
+            if before.submission.rate == channel.submission.rate {
+                channel.messages = Arc::clone(&before.messages);
+            }
+            if before.submission.recipient_rate == channel.submission.recipient_rate {
+                channel.recipients = Arc::clone(&before.recipients);
+            }
+        }
     }
 
     /// The login that the client used, where it is one of a ticket system.
