@@ -8,7 +8,7 @@ use support::{Message, Site};
 fn a_hangup_ends_nothing_and_a_term_ends_it_cleanly_with_its_sockets_removed() {
     let mut site = Site::start();
     site.daemon.reload();
-    site.daemon.wait_for_log("restart to apply changes");
+    site.daemon.wait_for_log("configuration reloaded");
     let message = Message::new("a@plain.example", "support@acme.example", "still there").octets();
     assert_eq!(site.postfix.submit("a@plain.example", &["support@acme.example"], &message).code, 250);
     site.desk.wait_for_tickets(1);
