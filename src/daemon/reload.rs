@@ -108,7 +108,7 @@ impl Running {
         let (parts, watch) = (Arc::clone(&self.parts), self.watch.clone());
         let looked = spawn_blocking(move || {
             let changes = watch.look();
-            let told: HashSet<PathBuf> = changes.keys().filter(|path| watch.is_sure(path)).cloned().collect();
+            let told = watch.surely(&changes);
             let refreshed = refresh::refresh(&parts, &changes.keys().cloned().collect());
             (changes, told, refreshed)
         });
@@ -170,6 +170,7 @@ fn prepare(file: &Path, parts: &Parts, watch: &Watch, open: &HashSet<Listen>) ->
 
 /// A socket that cannot be opened is a reason to change nothing at all: half a configuration is none.
 fn without_root(problems: Vec<String>) -> Vec<String> {
-    let hint = "a reload opens sockets without the rights of root; if that is the reason, restart";
+    let hint =
+        "a reload opens sockets as daemon.user, which must be a member of socket_group; if it needs root, restart";
     problems.into_iter().map(|problem| format!("{problem} ({hint})")).collect()
 }

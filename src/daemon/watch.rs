@@ -59,13 +59,14 @@ impl Watch {
     /// What has changed.
     pub(super) fn look(&self) -> Changes {
         let now = self.seen.iter().map(|(path, seen)| (path, seen, Stamp::of(path)));
-        let changed = now.filter(|(path, seen, now)| *seen != now || !self.is_sure(path));
+        let changed = now.filter(|(path, seen, now)| *seen != now || self.unsure.contains(*path));
         changed.map(|(path, _, now)| (path.clone(), now)).collect()
     }
 
-    /// Whether a change of this file is one since it was read, and not only may be one.
-    pub(super) fn is_sure(&self, path: &Path) -> bool {
-        !self.unsure.contains(path)
+    /// Of `changes`, the files that are surely not what they were: of others it is only not known.
+    pub(super) fn surely(&self, changes: &Changes) -> HashSet<PathBuf> {
+        let differs = |(path, now): &(&PathBuf, &Option<Stamp>)| self.seen.get(*path) != Some(*now);
+        changes.iter().filter(differs).map(|(path, _)| path.clone()).collect()
     }
 
     /// The files whose content is not what is in force.
@@ -150,9 +151,8 @@ mod tests {
         std::fs::create_dir(folder.path().join("state")).unwrap();
         std::fs::write(config.daemon.site_key_file.path(), "a").unwrap();
         let mut watch = Watch::new(&config, SystemTime::now());
-        assert!(!watch.is_sure(config.daemon.site_key_file.path()));
         let changes = watch.look();
-        assert_eq!(changes.len(), 1);
+        assert_eq!((changes.len(), watch.surely(&changes).len()), (1, 0));
         watch.remember(changes, vec![config.daemon.site_key_file.path().to_owned()]);
         assert_eq!((watch.look().len(), watch.stale().len()), (0, 1));
         let later = SystemTime::now() + Duration::from_secs(60);

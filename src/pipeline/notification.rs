@@ -188,6 +188,28 @@ mod tests {
     use std::time::Duration;
 
     #[test]
+    fn a_reload_gives_no_login_a_fresh_start_but_another_rate_does() {
+        let channels = |rate: &str| {
+            let text = format!(
+                "[daemon]\nhostname = \"mx.acme.example\"\n[milter]\nlisten = [\"unix:/run/x.sock\"]\n\
+                 [[connector]]\nname = \"acme\"\nmode = \"outbound-only\"\ndomain = \"acme.example\"\n\
+                 addresses = [\"support@acme.example\"]\n[connector.submission]\nrate = \"{rate}\"\n\
+                 logins = [{{ name = \"desk\", addresses = [\"support@acme.example\"] }}]\n"
+            );
+            let config = crate::config::Config::parse(&text, std::path::Path::new("/x/deskmilter.toml")).unwrap();
+            Channels::new(&config.connectors, Instant::now())
+        };
+        let admits = |channels: &Channels| channels.by_login.get("desk").unwrap().admit_rate(1, Instant::now()).is_ok();
+        let first = channels("1/d");
+        assert!(admits(&first) && !admits(&first));
+        let (mut same, mut other) = (channels("1/d"), channels("2/d"));
+        same.go_on_from(&first);
+        other.go_on_from(&first);
+        assert!(!admits(&same));
+        assert!(admits(&other));
+    }
+
+    #[test]
     fn a_rate_lets_a_burst_through_and_then_as_many_as_its_time_allows() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
