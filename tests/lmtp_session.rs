@@ -362,6 +362,24 @@ async fn at_the_end_idle_sessions_are_sent_away_and_a_transaction_finishes() {
 }
 
 #[tokio::test]
+async fn at_the_end_an_endpoint_that_does_not_answer_is_not_waited_for_without_end() {
+    let listener = Listener::start_with(|service| {
+        service.hand_over.delay = Duration::from_secs(60);
+        service.timeouts.drain = Duration::from_millis(200);
+    });
+    let mut busy = listener.client().await;
+    busy.say("MAIL FROM:<>").await;
+    busy.say("RCPT TO:<support@acme.example>").await;
+    busy.say("DATA").await;
+    busy.send("Subject: a\r\n\r\n.\r\n").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    listener.shutdown.cancel();
+    let rest = busy.rest().await;
+    assert!(rest.starts_with("451 4.3.2 ") && rest.contains("\r\n421 4.3.2 "), "{rest}");
+    timeout(PATIENCE, listener.tasks.wait()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_connection_too_many_waits_its_turn_with_no_bad_greeting() {
     let listener = Listener::start();
     let clients = [listener.client().await, listener.client().await, listener.client().await];

@@ -4,7 +4,9 @@
 //! - [`milter`]: Postfix and Sendmail, before the queue: judge and tag.
 //! - [`lmtp`]: any MTA, out of the queue: hand over to the relay.
 //! - [`smtp`]: the server's side of SMTP and LMTP as a pure state machine, used by `lmtp` and by the sandbox.
+//! - [`slots`]: how many connections at a time.
 
 pub mod lmtp;
 pub mod milter;
+pub mod slots;
 pub mod smtp;

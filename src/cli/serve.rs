@@ -21,7 +21,7 @@ pub(super) fn run(file: &ConfigFile) -> ExitCode {
         eprintln!("deskmilter: {error}");
         return ExitCode::from(EX_UNAVAILABLE);
     }
-    match daemon::run(config) {
+    match daemon::run(config, &file.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error, "cannot serve");

@@ -13,6 +13,7 @@ mod quantity;
 mod raw;
 mod secret;
 mod show;
+mod stamp;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use outbound::{
 };
 pub use problem::{Problem, Problems};
 pub use secret::{Secret, SecretError, SecretFile};
+pub use stamp::Stamp;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -55,7 +57,7 @@ pub struct Config {
 }
 
 /// `[daemon]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {
     /// This host's name in EHLO and Received.
     pub hostname: Domain,
@@ -95,7 +97,7 @@ pub struct SocketAccess {
 }
 
 /// `[milter]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Milter {
     /// Where the MTA finds us.
     pub listen: Vec<Listen>,
@@ -104,7 +106,7 @@ pub struct Milter {
 }
 
 /// `[transport]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transport {
     /// The folder that holds one LMTP socket per connector, `NAME.sock`.
     pub directory: PathBuf,
@@ -115,7 +117,7 @@ pub struct Transport {
 }
 
 /// `[authentication]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authentication {
     /// The name that signs our Authentication-Results (RFC 8601 section 2.5).
     pub authserv_id: String,
@@ -144,7 +146,7 @@ pub enum OnTempError {
 }
 
 /// `[limits]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Octets of a message at most.
     pub message_size: u64,
@@ -165,7 +167,7 @@ pub struct Limits {
 }
 
 /// `[[connector]]`: one link between a domain and its ticket system.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connector {
     /// Its name: lower-case letters, digits, `-` and `_`; also the name of its socket.
     pub name: String,

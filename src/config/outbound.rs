@@ -12,7 +12,7 @@ use crate::dkim::{Selector, SigningKey};
 use crate::mail::{Address, AddressError, Domain};
 
 /// `[outbound]`
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outbound {
     /// Clients beside the authenticated ones and this host whose mail `[[signing]]` signs.
     pub signing_networks: Vec<IpNet>,
@@ -23,7 +23,7 @@ pub struct Outbound {
 }
 
 /// `[connector.submission]`: how notifications reach us.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submission {
     /// The SASL logins of the ticket system. At least one.
     pub logins: Vec<Login>,
@@ -36,7 +36,7 @@ pub struct Submission {
 }
 
 /// One SASL login and what it may send as.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
     /// The name as the MTA tells it (`{auth_authen}`).
     pub name: String,
@@ -54,7 +54,7 @@ pub struct Rate {
 }
 
 /// `[connector.preserve]`
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preserve {
     /// What becomes of a breach whose value cannot be known.
     pub policy: BreachPolicy,
@@ -73,7 +73,7 @@ pub enum BreachPolicy {
 }
 
 /// A key and what it signs as: `[[connector.dkim]]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DkimKey {
     /// `s=`
     pub selector: Selector,
@@ -106,7 +106,7 @@ pub enum SignWhen {
 }
 
 /// `[[signing]]`: signs the rest of a domain's mail.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signing {
     /// `d=`
     pub domain: Domain,

@@ -3,7 +3,7 @@
 use std::fs::DirBuilder;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt, chown, lchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -14,15 +14,16 @@ use nix::unistd::{Group, User};
 use crate::config::{Listen, SocketAccess};
 
 /// A bound socket and where it is.
+#[derive(Debug)]
 pub(super) enum Socket {
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener, Name),
     Tcp(TcpListener, SocketAddr),
 }
 
 impl Socket {
     pub(super) fn bind(listen: &Listen, access: &SocketAccess, user: Option<&User>) -> Result<Self, String> {
         match listen {
-            Listen::Unix(path) => Ok(Self::Unix(unix(path, access, user)?, path.clone())),
+            Listen::Unix(path) => unix(path, access, user).map(|(listener, name)| Self::Unix(listener, name)),
             Listen::Inet(address) => {
                 let failed = |error: io::Error| format!("inet:{address}: {error}; is another program listening there?");
                 let listener = TcpListener::bind(address).map_err(failed)?;
@@ -36,23 +37,34 @@ impl Socket {
     /// Where it is, as the MTA's configuration spells it.
     pub(super) fn address(&self) -> Listen {
         match self {
-            Self::Unix(_, path) => Listen::Unix(path.clone()),
+            Self::Unix(_, name) => Listen::Unix(name.path.clone()),
             Self::Tcp(_, address) => Listen::Inet(*address),
         }
     }
+}
 
-    /// Its path, if it has one.
-    pub(super) fn path(&self) -> Option<PathBuf> {
-        match self {
-            Self::Unix(_, path) => Some(path.clone()),
-            Self::Tcp(..) => None,
+/// The name of a socket that we made. Dropping it removes the name, so that an MTA sees at once that nobody is there; but not when
+/// another program has put its own socket in the place.
+#[derive(Debug)]
+pub(super) struct Name {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        let ours = |facts: std::fs::Metadata| facts.dev() == self.device && facts.ino() == self.inode;
+        if self.path.symlink_metadata().is_ok_and(ours) {
+            // The folder may belong to root: then the next start replaces the socket.
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
 /// Binds beside the final name, sets owner and mode, and only then renames: nobody meets a socket that is not ready, and a
 /// socket left by a killed process is replaced, but never one that a living process serves.
-pub(super) fn unix(path: &Path, access: &SocketAccess, user: Option<&User>) -> Result<UnixListener, String> {
+fn unix(path: &Path, access: &SocketAccess, user: Option<&User>) -> Result<(UnixListener, Name), String> {
     let failed = |error: io::Error| format!("unix:{}: {error}", path.display());
     if UnixStream::connect(path).is_ok() {
         return Err(format!("unix:{}: another process serves this socket; stop it first", path.display()));
@@ -80,11 +92,12 @@ pub(super) fn unix(path: &Path, access: &SocketAccess, user: Option<&User>) -> R
         let listener = UnixListener::bind(&aside)?;
         give(&aside, access.mode, owner, group)?;
         listener.set_nonblocking(true)?;
+        let facts = aside.symlink_metadata()?;
         std::fs::rename(&aside, path)?;
-        Ok(listener)
+        Ok((listener, Name { path: path.to_owned(), device: facts.dev(), inode: facts.ino() }))
     };
     match bind() {
-        Ok(listener) => Ok(listener),
+        Ok(bound) => Ok(bound),
         Err(error) => {
             let _ = std::fs::remove_file(&aside);
             Err(failed(error))
@@ -108,14 +121,6 @@ fn make_directory(directory: &Path, owner: Option<u32>, group: Option<u32>) -> i
     }
 }
 
-/// Removes our sockets, so that an MTA sees at once that nobody is there.
-pub(super) fn unlink(sockets: &[PathBuf]) {
-    for path in sockets {
-        // The folder may belong to root: then the next start replaces the socket.
-        let _ = std::fs::remove_file(path);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -131,9 +136,14 @@ mod tests {
         let first = unix(&path, &ACCESS, None).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         assert!(unix(&path, &ACCESS, None).is_err_and(|error| error.contains("another process serves")));
-        drop(first);
-        assert!(unix(&path, &ACCESS, None).is_ok());
-        std::fs::remove_file(&path).unwrap();
+        // As a killed process leaves it.
+        let (listener, name) = first;
+        drop(listener);
+        let second = unix(&path, &ACCESS, None).unwrap();
+        drop(name);
+        assert!(path.exists(), "the name is not ours any more");
+        drop(second);
+        assert!(!path.exists());
         std::fs::write(&path, "precious").unwrap();
         assert!(unix(&path, &ACCESS, None).is_err_and(|error| error.contains("no socket")));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");

@@ -1,42 +1,54 @@
 //! The running program: sockets bound, privileges dropped, services started, signals heeded, work in flight finished.
 //!
-//! In: a checked [`Config`]. Out: a process that serves until SIGTERM or SIGINT. Knows what the parts are and how they are put
-//! together, and nothing of mail.
+//! In: a checked [`Config`] and where it came from. Out: a process that serves until SIGTERM or SIGINT. Knows what the parts are
+//! and how they are put together, and nothing of mail.
+//!
+//! [`run`] binds what `bind` and `listeners` can while it may still be root, and makes the [`parts`]; from then on `reload` makes
+//! new ones on SIGHUP, and `refresh` when `watch` finds a file that was replaced.
 
 mod bind;
+mod difference;
+mod listeners;
+mod parts;
 mod privileges;
+mod refresh;
+mod reload;
 mod state;
+mod watch;
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
-use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use nix::sys::signal::{SigSet, Signal};
+use tokio::signal::unix::{self, SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
-use crate::attach::{lmtp, milter};
-use crate::config::{Config, Connector, Endpoint};
-use crate::mail::{Budget, Spool};
-use crate::pipeline::{Pipeline, SiteKey};
-use crate::relay::Relay;
+use crate::config::Config;
+use listeners::{Listeners, Sockets};
+use parts::Parts;
+use reload::Running;
 
 /// How long work in flight may take after SIGTERM: a little longer than each session gives itself (30 s), so that those that
 /// run out of time can still say so to the MTA.
 const DRAIN: Duration = Duration::from_secs(35);
 
-/// Runs the daemon in the foreground until it is told to stop.
+/// So long before the daemon starts its configuration may have been read.
+const READ_BEFORE_START: Duration = Duration::from_secs(60);
+
+/// Runs the daemon in the foreground until it is told to stop. `file` is where `config` came from, and is read again on SIGHUP.
 ///
 /// # Errors
 /// What kept it from starting, with the object and the remedy.
-pub fn run(config: Config) -> Result<(), String> {
+pub fn run(config: Config, file: &Path) -> Result<(), String> {
+    // Until there is somebody to hear it, a SIGHUP waits: it would end the process.
+    hangup().thread_block().map_err(|error| format!("SIGHUP cannot be blocked: {error}"))?;
+    let file = std::path::absolute(file).map_err(|error| format!("{}: {error}", file.display()))?;
     privileges::forbid_core_dumps()?;
     privileges::allow_open_files();
     let user = config.daemon.user.as_deref().map(privileges::find_user).transpose()?;
     state::prepare(&config.daemon.state_directory, user.as_ref())?;
-    let sockets = Sockets::bind(&config, user.as_ref())?;
+    let sockets = Sockets::bind(&config, user.as_ref(), &HashSet::new()).map_err(|problems| problems.join("; "))?;
     match &user {
         Some(user) => privileges::become_user(user)?,
         None if nix::unistd::geteuid().is_root() => {
@@ -50,128 +62,68 @@ pub fn run(config: Config) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("the runtime cannot be started: {error}"))?;
-    runtime.block_on(serve(config, sockets))
+    let ended = runtime.block_on(serve(config, &file, sockets));
+    // Nothing is waited for beyond the time to drain, not even a file system that hangs.
+    runtime.shutdown_background();
+    ended
 }
 
-/// Everything we listen on, bound while we may still be root.
-struct Sockets {
-    milter: Vec<bind::Socket>,
-    transport: Vec<(Arc<Connector>, Endpoint, std::os::unix::net::UnixListener, PathBuf)>,
-}
+async fn serve(config: Config, file: &Path, sockets: Sockets) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("signals cannot be heard: {error}");
+    let mut stop = Stop {
+        terminate: signal(SignalKind::terminate()).map_err(failed)?,
+        interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+    };
+    let mut reload = signal(SignalKind::hangup()).map_err(failed)?;
+    hangup().thread_unblock().map_err(|error| failed(error.into()))?;
 
-impl Sockets {
-    fn bind(config: &Config, user: Option<&nix::unistd::User>) -> Result<Self, String> {
-        let mut milter = Vec::new();
-        if let Some(service) = &config.milter {
-            for listen in &service.listen {
-                milter.push(bind::Socket::bind(listen, &service.access, user)?);
-            }
-        }
-        let mut transport = Vec::new();
-        if let Some(service) = &config.transport {
-            for connector in &config.connectors {
-                let Some(endpoint) = &connector.endpoint else { continue };
-                let path = service.directory.join(format!("{}.sock", connector.name));
-                let listener = bind::unix(&path, &service.access, user)?;
-                transport.push((Arc::clone(connector), endpoint.clone(), listener, path));
-            }
-        }
-        Ok(Self { milter, transport })
-    }
-}
-
-/// The parts, put together.
-struct Services {
-    pipeline: Arc<ArcSwap<Pipeline>>,
-    milter: Arc<milter::Service<Pipeline>>,
-    spool: Spool,
-}
-
-impl Services {
-    fn new(config: &Config, site_key: SiteKey) -> Result<Self, String> {
-        let budget = Budget::new(config.limits.memory);
-        let spool = Spool::new(state::spool_directory(&config.daemon.state_directory));
-        let pipeline = Arc::new(ArcSwap::from_pointee(Pipeline::new(config, site_key, &budget)?));
-        let milter = Arc::new(milter::Service::new(Arc::clone(&pipeline), spool.clone(), &config.limits));
-        Ok(Self { pipeline, milter, spool })
-    }
-
-    fn transport(
-        &self,
-        config: &Config,
-        connector: Arc<Connector>,
-        endpoint: &Endpoint,
-    ) -> Result<Arc<ArcSwap<lmtp::Service>>, String> {
-        let relay = Relay::new(&connector, endpoint, &config.daemon.hostname)
-            .map_err(|error| format!("connector.{}.endpoint: {error}", connector.name))?;
-        let peers = config.transport.iter().flat_map(|transport| &transport.peers);
-        Ok(Arc::new(ArcSwap::from_pointee(lmtp::Service {
-            connector,
-            hand_over: lmtp::Route { pipeline: self.pipeline.load_full(), relay: Arc::new(relay) },
-            limits: config.limits.clone(),
-            spool: self.spool.clone(),
-            hostname: config.daemon.hostname.clone(),
-            peers: peers
-                .map(|name| privileges::find_user(name).map(|user| user.uid.as_raw()))
-                .collect::<Result<_, _>>()?,
-            timeouts: lmtp::Timeouts::default(),
-        })))
-    }
-}
-
-async fn serve(config: Config, sockets: Sockets) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("a socket cannot be used: {error}");
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
-
+    let since = SystemTime::now().checked_sub(READ_BEFORE_START).unwrap_or(SystemTime::UNIX_EPOCH);
     let site_key = state::site_key(&config.daemon.site_key_file)?;
-    let services = Services::new(&config, site_key)?;
-    let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let mut paths = Vec::new();
-    for socket in sockets.milter {
-        tracing::info!(socket = %socket.address(), "milter listening");
-        paths.extend(socket.path());
-        let listener = match socket {
-            bind::Socket::Unix(listener, _) => {
-                milter::Listener::Unix(UnixListener::from_std(listener).map_err(failed)?)
-            }
-            bind::Socket::Tcp(listener, _) => milter::Listener::Tcp(TcpListener::from_std(listener).map_err(failed)?),
-        };
-        tasks.spawn(milter::serve(listener, Arc::clone(&services.milter), shutdown.clone(), tasks.clone()));
-    }
-    for (connector, endpoint, listener, path) in sockets.transport {
-        tracing::info!(
-            socket = %path.display(),
-            connector = connector.name,
-            endpoint = format!("{}:{}", endpoint.host, endpoint.port),
-            "transport listening"
-        );
-        let listener = UnixListener::from_std(listener).map_err(failed)?;
-        let service = services.transport(&config, connector, &endpoint)?;
-        tasks.spawn(lmtp::serve(listener, service, shutdown.clone(), tasks.clone()));
-        paths.push(path);
-    }
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), connectors = config.connectors.len(), "ready");
+    let parts = Parts::first(config, site_key).map_err(|problems| problems.join("; "))?;
+    let tasks = TaskTracker::new();
+    let mut listeners = Listeners::new(&parts, tasks.clone());
+    listeners.swap(&parts, sockets.register()?);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), connectors = parts.config.connectors.len(), "ready");
 
-    let reason = loop {
-        tokio::select! {
-            _ = terminate.recv() => break "SIGTERM",
-            _ = interrupt.recv() => break "SIGINT",
-            // A terminal that closes, or a habit from other daemons, must not end the service.
-            _ = hangup.recv() => tracing::warn!("SIGHUP: the configuration is read at start only; restart to apply changes"),
-        }
+    let mut running = Running::new(file.to_owned(), parts, listeners, since);
+    let reason = tokio::select! {
+        reason = stop.told() => reason,
+        never = running.keep_up_to_date(&mut reload) => match never {},
     };
     tracing::info!(reason, "stopping");
-    shutdown.cancel();
-    bind::unlink(&paths);
+    drop(running);
     tasks.close();
-    if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
-        tracing::warn!(
+    tokio::select! {
+        biased;
+        () = tasks.wait() => {}
+        reason = stop.told() => tracing::warn!(
+            reason, "told again: work in flight is given up; the MTA will send those messages again"
+        ),
+        () = tokio::time::sleep(DRAIN) => tracing::warn!(
             seconds = DRAIN.as_secs(),
             "work in flight did not end in time; the MTA will send those messages again"
-        );
+        ),
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+fn hangup() -> SigSet {
+    SigSet::from(Signal::SIGHUP)
+}
+
+/// The signals that end us.
+struct Stop {
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+}
+
+impl Stop {
+    /// Waits for the next one; its name.
+    async fn told(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }

@@ -196,6 +196,15 @@ impl mail_auth::crypto::SigningKey for &SigningKey {
     }
 }
 
+/// The same public key means the same private key.
+impl PartialEq for SigningKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.public == other.public
+    }
+}
+
+impl Eq for SigningKey {}
+
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SigningKey([secret], {}, {} bits)", self.public.algorithm, self.public.bits)

@@ -32,6 +32,7 @@ pub use site_key::SiteKey;
 
 use outbound::Origin;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Config, Connector, OnTempError};
@@ -61,7 +62,7 @@ pub struct Pipeline {
     verdict_lifetime: Duration,
     verdict_covers_body: bool,
     classifier: classify::Classifier,
-    authenticator: authenticate::Authenticator,
+    authenticator: Arc<authenticate::Authenticator>,
     outbound: outbound::Outbound,
     site_key: SiteKey,
 }
@@ -96,7 +97,32 @@ impl Pipeline {
             authentication.max_signatures,
             budget.clone(),
         )?;
-        Ok(Self {
+        Ok(Self::with(config, site_key, Arc::new(authenticator)))
+    }
+
+    /// A pipeline for the next configuration that goes on where this one is: what each login has used of its rates is
+    /// remembered. With `same_resolver` the resolver, its bounds and its answers are kept as well, whatever `config` says.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn successor(
+        &self,
+        config: &Config,
+        site_key: SiteKey,
+        budget: &Budget,
+        same_resolver: bool,
+    ) -> Result<Self, String> {
+        let mut next = match same_resolver {
+            true => Self::with(config, site_key, Arc::clone(&self.authenticator)),
+            false => Self::new(config, site_key, budget)?,
+        };
+        next.outbound.go_on_from(&self.outbound);
+        Ok(next)
+    }
+
+    fn with(config: &Config, site_key: SiteKey, authenticator: Arc<authenticate::Authenticator>) -> Self {
+        let authentication = &config.authentication;
+        Self {
             hostname: config.daemon.hostname.clone(),
             authserv_id: authentication.authserv_id.clone(),
             hops: config.limits.hops,
@@ -107,7 +133,7 @@ impl Pipeline {
             authenticator,
             outbound: outbound::Outbound::new(config),
             site_key,
-        })
+        }
     }
 
     /// Classify, recognise, preserve, authenticate, tag, seal or sign.

@@ -23,8 +23,8 @@ pub(super) struct Channel {
     pub(super) connector: Arc<Connector>,
     submission: Submission,
     pub(super) login: Login,
-    messages: Mutex<Option<Bucket>>,
-    recipients: Mutex<Option<Bucket>>,
+    messages: Arc<Mutex<Option<Bucket>>>,
+    recipients: Arc<Mutex<Option<Bucket>>>,
 }
 
 impl Channels {
@@ -37,13 +37,26 @@ impl Channels {
                     connector: Arc::clone(connector),
                     submission: submission.clone(),
                     login: login.clone(),
-                    messages: Mutex::new(submission.rate.map(|rate| Bucket::full(rate, now))),
-                    recipients: Mutex::new(submission.recipient_rate.map(|rate| Bucket::full(rate, now))),
+                    messages: Arc::new(Mutex::new(submission.rate.map(|rate| Bucket::full(rate, now)))),
+                    recipients: Arc::new(Mutex::new(submission.recipient_rate.map(|rate| Bucket::full(rate, now)))),
                 };
                 by_login.insert(login.name.to_lowercase(), channel);
             }
         }
         Self { by_login }
+    }
+
+    /// Goes on counting where `earlier` is, for each login whose rate is the same: a reload gives nobody a fresh start.
+    pub(super) fn go_on_from(&mut self, earlier: &Self) {
+        for (login, channel) in &mut self.by_login {
+            let Some(before) = earlier.by_login.get(login) else { continue };
+            if before.submission.rate == channel.submission.rate {
+                channel.messages = Arc::clone(&before.messages);
+            }
+            if before.submission.recipient_rate == channel.submission.recipient_rate {
+                channel.recipients = Arc::clone(&before.recipients);
+            }
+        }
     }
 
     /// The login that the client used, where it is one of a ticket system.
@@ -173,6 +186,28 @@ impl Bucket {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn a_reload_gives_no_login_a_fresh_start_but_another_rate_does() {
+        let channels = |rate: &str| {
+            let text = format!(
+                "[daemon]\nhostname = \"mx.acme.example\"\n[milter]\nlisten = [\"unix:/run/x.sock\"]\n\
+                 [[connector]]\nname = \"acme\"\nmode = \"outbound-only\"\ndomain = \"acme.example\"\n\
+                 addresses = [\"support@acme.example\"]\n[connector.submission]\nrate = \"{rate}\"\n\
+                 logins = [{{ name = \"desk\", addresses = [\"support@acme.example\"] }}]\n"
+            );
+            let config = crate::config::Config::parse(&text, std::path::Path::new("/x/deskmilter.toml")).unwrap();
+            Channels::new(&config.connectors, Instant::now())
+        };
+        let admits = |channels: &Channels| channels.by_login.get("desk").unwrap().admit_rate(1, Instant::now()).is_ok();
+        let first = channels("1/d");
+        assert!(admits(&first) && !admits(&first));
+        let (mut same, mut other) = (channels("1/d"), channels("2/d"));
+        same.go_on_from(&first);
+        other.go_on_from(&first);
+        assert!(!admits(&same));
+        assert!(admits(&other));
+    }
 
     #[test]
     fn a_rate_lets_a_burst_through_and_then_as_many_as_its_time_allows() {

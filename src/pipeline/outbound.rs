@@ -76,6 +76,11 @@ impl Outbound {
         }
     }
 
+    /// Remembers what each login has used of its rates under the configuration before.
+    pub(super) fn go_on_from(&mut self, earlier: &Self) {
+        self.channels.go_on_from(&earlier.channels);
+    }
+
     /// Whether mail of this client may need something of us, whoever it is for. Where a content filter hands mail back, that is
     /// all mail: a seal that a stranger sends must be gone before the filter hands it back as if it were ours.
     pub(super) fn concerns(&self, connection: &Connection, envelope: &Envelope) -> bool {

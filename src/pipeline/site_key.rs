@@ -25,6 +25,7 @@ const KEY_MIN: usize = 32;
 pub(super) const CLOCK_SKEW: u64 = 300;
 
 /// The key of a site, or two during a key change: the first one signs, both verify.
+#[derive(Clone)]
 pub struct SiteKey {
     keys: Vec<hmac::Key>,
 }

@@ -1,9 +1,7 @@
 //! From a route to a session that the endpoint has authenticated: credential sets in their order, AUTH PLAIN or LOGIN
 //! (RFC 4954, RFC 4616), each set on a connection of its own, for many servers close after a refusal.
 
-use std::collections::HashMap;
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,11 +20,14 @@ use super::dialogue::Dialogue;
 use super::failure::{Cause, Failure};
 use super::reply::{Extensions, RemoteReply};
 use super::route::Route;
-use crate::config::{CredentialSet, Secret};
+use crate::config::{CredentialSet, Secret, Stamp};
 
 /// Octets of a command line at most (RFC 5321 section 4.5.3.1.4); a longer AUTH sends its response in the next line
 /// (RFC 4954 section 4).
 const COMMAND_MAX: usize = 512;
+
+/// How long we wait before a password file that cannot be used is read once more: somebody may be writing it.
+const REREAD_AFTER: Duration = Duration::from_millis(250);
 
 /// So many characters of an AUTH response in a reply are taken for its repetition, be it cut short.
 const ECHO_MIN: usize = 12;
@@ -49,29 +50,9 @@ pub(super) struct Session {
     pub messages: u32,
 }
 
-/// Tells one content of a password file from the next without keeping the password.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    /// The file as it is now; `None` when it is not there.
-    pub async fn of(set: &CredentialSet) -> Option<Self> {
-        let path = set.password_file.path().to_owned();
-        let facts: Metadata = tokio::fs::metadata(path).await.ok()?;
-        Some(Self {
-            device: facts.dev(),
-            inode: facts.ino(),
-            length: facts.len(),
-            modified: (facts.mtime(), facts.mtime_nsec()),
-            changed: (facts.ctime(), facts.ctime_nsec()),
-        })
-    }
+/// The set's password file as it is now; `None` when it is not there.
+pub(super) async fn stamp_of(set: &CredentialSet) -> Option<Stamp> {
+    tokio::fs::metadata(set.password_file.path()).await.ok().as_ref().map(Stamp::from)
 }
 
 /// Which credential sets were refused lately, so that the endpoint is not asked again and again for what it refuses.
@@ -108,26 +89,29 @@ impl Refusals {
 /// A set refused with 5xx is named in a warning and the next one is tried; sets refused lately are passed over while there
 /// is another, and all are tried when there is none. A 4xx (RFC 4954 section 6: 454 temporary authentication failure)
 /// is about the endpoint, not the set: trying the others would add load there and might take the wrong one for revoked.
+///
+/// A set whose password file was replaced while the endpoint refused it is tried once more, with what is in the file then.
 pub(super) async fn login(
     route: &Route,
     refusals: &Refusals,
     clock: Clock,
     trace: &mut Trace,
 ) -> Result<Session, Failure> {
-    let mut candidates = Vec::new();
+    let mut candidates = VecDeque::new();
     for (index, set) in route.credentials.iter().enumerate() {
         let stamp = clock
-            .within(Step::Password, Stamp::of(set))
+            .within(Step::Password, stamp_of(set))
             .await
             .map_err(|elapsed| Failure::timeout(&route.host, elapsed))?;
-        candidates.push((index, set, stamp));
+        candidates.push_back((index, set, stamp));
     }
     if candidates.iter().any(|(index, _, stamp)| !refusals.holds(*index, *stamp)) {
         candidates.retain(|(index, _, stamp)| !refusals.holds(*index, *stamp));
     }
     let mut trouble = None;
     let mut refused = Vec::new();
-    for (index, set, stamp) in candidates {
+    let mut tried_again = Vec::new();
+    while let Some((index, set, stamp)) = candidates.pop_front() {
         let password = match read_password(route, set, clock).await {
             Ok(password) => password,
             Err(failure) => {
@@ -163,14 +147,31 @@ pub(super) async fn login(
             connector = %route.connector, remote = %peer, username = %set.username, reply = %reply.as_reply(),
             "credential set refused by the endpoint"
         );
-        refused.push(set.username.clone());
+        if !refused.contains(&set.username) {
+            refused.push(set.username.clone());
+        }
         trouble = Some(Failure::new(&peer, Cause::Credentials { usernames: refused.join(", "), last: reply }));
+        let now = clock.within(Step::Password, stamp_of(set)).await.ok().flatten();
+        if now.is_some() && now != stamp && !tried_again.contains(&index) {
+            tried_again.push(index);
+            candidates.push_front((index, set, now));
+        }
     }
     let none = || Failure::new(&route.host, Cause::Password("no credential set configured".to_owned()));
     Err(trouble.unwrap_or_else(none))
 }
 
 async fn read_password(route: &Route, set: &CredentialSet, clock: Clock) -> Result<Secret, Failure> {
+    match read_password_once(route, set, clock).await {
+        Ok(password) => Ok(password),
+        Err(_) => {
+            let _in_time = clock.within(Step::Password, tokio::time::sleep(REREAD_AFTER)).await;
+            read_password_once(route, set, clock).await
+        }
+    }
+}
+
+async fn read_password_once(route: &Route, set: &CredentialSet, clock: Clock) -> Result<Secret, Failure> {
     let file = set.password_file.clone();
     let reading = clock.within(Step::Password, spawn_blocking(move || file.read_password()));
     match reading.await {

@@ -316,6 +316,40 @@ async fn a_long_password_and_a_user_name_that_is_an_address_log_in() {
 }
 
 #[tokio::test]
+async fn a_password_replaced_during_a_login_that_fails_is_tried_before_anything_is_answered() {
+    let rules = vec![Rule { on: "GREETING", connection: Some(1), action: Action::Late(Duration::from_millis(500)) }];
+    let endpoint = Endpoint::start(Script { passwords: vec!["s3cret-two"], rules, ..Script::default() }).await;
+    let site = Site::new(&endpoint);
+    let relay = site.relay(short());
+    let replace = async {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        site.write_password("acme.example", "s3cret-two");
+    };
+    let (sent, ()) = tokio::join!(send(&relay), replace);
+    assert_eq!(code(&sent), "250 2.0.0");
+    let logins = |record: &support::endpoint::Record| record.logins.clone();
+    assert_eq!(endpoint.see(logins), ["acme.example/s3cret-one", "acme.example/s3cret-two"]);
+    // A file that stays wrong is not tried again and again.
+    site.write_password("acme.example", "s3cret-three");
+    assert_eq!(code(&send(&relay).await), "451 4.7.8");
+    assert_eq!(endpoint.see(logins).len(), 3);
+}
+
+#[tokio::test]
+async fn a_password_file_that_is_being_written_is_read_once_more() {
+    let endpoint = Endpoint::start(Script::default()).await;
+    let site = Site::new(&endpoint);
+    let relay = site.relay(short());
+    site.write_password("acme.example", "");
+    let write = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        site.write_password("acme.example", "s3cret-one");
+    };
+    let (sent, ()) = tokio::join!(send(&relay), write);
+    assert_eq!(code(&sent), "250 2.0.0");
+}
+
+#[tokio::test]
 async fn a_route_that_cannot_work_is_told_at_start_with_its_remedy() {
     let endpoint = Endpoint::start(Script::default()).await;
     let missing = Site::new(&endpoint).ca_file("/nonexistent/ca.pem".into());

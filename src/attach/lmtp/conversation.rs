@@ -162,7 +162,15 @@ impl<H: HandOver> Conversation<H> {
                     queue_id: queue.clone(),
                 };
                 size = mail.size();
-                service.hand_over.hand_over(&service.connector, mail).await
+                let handed_over = service.hand_over.hand_over(&service.connector, mail);
+                tokio::select! {
+                    biased;
+                    outcome = handed_over => outcome,
+                    () = self.drained() => {
+                        let text = "service is ending before the message was handed over; try again later";
+                        HandedOver::refused(&Reply::new(451, 3, 2, text), recipients.len())
+                    }
+                }
             }
         };
         let mut replies = outcome.delivery.replies;
@@ -183,6 +191,17 @@ impl<H: HandOver> Conversation<H> {
         .write();
         for reply in &replies {
             self.say(reply);
+        }
+    }
+
+    /// Ends when the time to finish the transaction at hand is over.
+    async fn drained(&self) {
+        match self.draining_until {
+            Some(until) => tokio::time::sleep_until(until).await,
+            None => {
+                self.shutdown.cancelled().await;
+                tokio::time::sleep(self.service.timeouts.drain).await;
+            }
         }
     }
 

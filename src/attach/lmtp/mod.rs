@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::slots::Slots;
 use crate::config::{Connector, Limits};
 use crate::mail::{Domain, Mail, Reply, Spool};
 use crate::pipeline::Pipeline;
@@ -39,7 +39,7 @@ pub struct Service<H = Route> {
     pub connector: Arc<Connector>,
     /// Where complete messages go.
     pub hand_over: H,
-    /// Bounds. The number of connections is taken when the listener starts.
+    /// Bounds. The number of connections is the business of the listener.
     pub limits: Limits,
     /// Where large bodies are kept while they pass.
     pub spool: Spool,
@@ -60,7 +60,7 @@ pub struct Timeouts {
     pub data: Duration,
     /// For a whole message.
     pub message: Duration,
-    /// For the rest of a transaction once the service is told to end.
+    /// For the rest of a transaction, the endpoint's reply included, once the service is told to end.
     pub drain: Duration,
 }
 
@@ -118,20 +118,31 @@ impl HandedOver {
     }
 }
 
-/// Serves `listener` until `shutdown`, then returns; sessions end by themselves, in `tasks`: idle ones at once with 421,
-/// those within a transaction after it.
+/// As [`serve_within`], with as many connections at a time as the service's limits say when it begins.
 pub async fn serve<H: HandOver>(
     listener: UnixListener,
     service: Arc<ArcSwap<Service<H>>>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let room = Arc::new(Semaphore::new(service.load().limits.transport_connections.clamp(1, Semaphore::MAX_PERMITS)));
+    let slots = Slots::new(service.load().limits.transport_connections);
+    serve_within(slots, listener, service, shutdown, tasks).await;
+}
+
+/// Serves `listener` until `shutdown`, a connection for each of `slots`, then returns; sessions end by themselves, in `tasks`: idle ones at once with 421,
+/// those within a transaction after it, and none later than [`Timeouts::drain`].
+pub async fn serve_within<H: HandOver>(
+    slots: Slots,
+    listener: UnixListener,
+    service: Arc<ArcSwap<Service<H>>>,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+) {
     loop {
         // Who does not fit waits in the socket's backlog, unanswered: a refusal would mark the destination dead.
         let permit = tokio::select! {
             () = shutdown.cancelled() => return,
-            permit = Arc::clone(&room).acquire_owned() => permit,
+            permit = slots.take() => permit,
         };
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return,

@@ -91,7 +91,7 @@ where
         service,
         shutdown,
         drained,
-        session: Session::new(service.limits),
+        session: Session::new(**service.limits.load()),
         intake: None,
         incoming: BytesMut::new(),
         outgoing: BytesMut::new(),
@@ -186,6 +186,7 @@ where
         if matches!(command, Command::Mail(_)) {
             self.intake = None;
             self.judge = self.service.judge.load_full();
+            self.session.set_limits(**self.service.limits.load());
         }
         let negotiating = matches!(command, Command::Negotiate(_));
         let judge = &self.judge;

@@ -70,14 +70,14 @@ pub async fn serve<J: Judge>(
             }
         };
         pause = PAUSE_MIN;
-        if service.slots.available_permits() == 0 && full.is_due() {
+        if service.slots.is_full() && full.is_due() {
             warn!("all milter connections are in use, more have to wait; consider a higher limits.milter_connections");
         }
         // Only a connection that is there takes a slot: a listener that waits for one must not starve the others.
         let slot = tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            slot = Arc::clone(&service.slots).acquire_owned() => slot,
+            slot = service.slots.take() => slot,
         };
         let (service, shutdown) = (Arc::clone(&service), shutdown.clone());
         tasks.spawn(async move {

@@ -41,8 +41,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
 
+use super::slots::Slots;
 use crate::config::Limits;
 use crate::mail::Spool;
 use session::MessageLimits;
@@ -52,8 +52,8 @@ use session::MessageLimits;
 pub struct Service<J> {
     judge: Arc<ArcSwap<J>>,
     spool: Spool,
-    limits: MessageLimits,
-    slots: Arc<Semaphore>,
+    limits: ArcSwap<MessageLimits>,
+    slots: Slots,
     patience: Patience,
 }
 
@@ -92,14 +92,19 @@ impl<J> Service<J> {
     /// A service that asks the judge that `judge` holds when a message begins, and spools bodies into `spool`. Of `limits`,
     /// `message_size`, `header_size` and `milter_connections` count; the last is for all listeners together.
     pub fn new(judge: Arc<ArcSwap<J>>, spool: Spool, limits: &Limits) -> Self {
-        let slots = limits.milter_connections.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             judge,
             spool,
-            limits: MessageLimits { message_size: limits.message_size, header_size: limits.header_size },
-            slots: Arc::new(Semaphore::new(slots)),
+            limits: ArcSwap::from_pointee(message_limits(limits)),
+            slots: Slots::new(limits.milter_connections),
             patience: Patience::default(),
         }
+    }
+
+    /// Other bounds, for connections and messages that begin from now on.
+    pub fn set_limits(&self, limits: &Limits) {
+        self.limits.store(Arc::new(message_limits(limits)));
+        self.slots.set(limits.milter_connections);
     }
 
     /// The same service with other waiting times.
@@ -108,4 +113,8 @@ impl<J> Service<J> {
         self.patience = patience;
         self
     }
+}
+
+fn message_limits(limits: &Limits) -> MessageLimits {
+    MessageLimits { message_size: limits.message_size, header_size: limits.header_size }
 }

@@ -121,6 +121,11 @@ impl Session {
         }
     }
 
+    /// Other bounds, from the next message on. Between messages only.
+    pub fn set_limits(&mut self, limits: MessageLimits) {
+        self.limits = limits;
+    }
+
     /// What was negotiated.
     pub fn agreement(&self) -> Option<Agreement> {
         self.agreement

@@ -88,6 +88,24 @@ impl Daemon {
         status
     }
 
+    /// SIGTERM alone; it may still have work to finish.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn terminate(&mut self) {
+        self.running().signal(Signal::SIGTERM);
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// When it does not in time; shows its log.
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = self.running().wait(PATIENCE);
+        self.process = None;
+        status
+    }
+
     /// SIGHUP: read the configuration again.
     ///
     /// # Panics

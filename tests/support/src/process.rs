@@ -101,6 +101,14 @@ impl Process {
         if self.is_running() {
             self.signal(Signal::SIGTERM);
         }
+        self.wait(limit)
+    }
+
+    /// Waits for the end. What then still runs of its group is killed.
+    ///
+    /// # Panics
+    /// When it has not ended after `limit`.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let start = Instant::now();
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {
@@ -109,7 +117,7 @@ impl Process {
             }
             if start.elapsed() >= limit {
                 self.kill();
-                panic!("{}: still running {limit:?} after SIGTERM\n{}", self.name, tail(&self.log()));
+                panic!("{}: still running after {limit:?}\n{}", self.name, tail(&self.log()));
             }
             std::thread::sleep(Duration::from_millis(5));
         }

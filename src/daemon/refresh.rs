@@ -1,0 +1,128 @@
+//! Files that were replaced while the configuration stayed the same: each that is usable counts, and for each other one what was
+//! read before.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::parts::Parts;
+use super::watch::{RESOLV_CONF, system_roots};
+use crate::config::{Config, Connector, SecretFile};
+use crate::dkim::SigningKey;
+use crate::pipeline::SiteKey;
+
+/// What became of changed files.
+#[derive(Debug, Default)]
+pub(super) struct Refreshed {
+    /// The parts with what is new; `None` when all stays as it is.
+    pub(super) parts: Option<Parts>,
+    /// The files that were taken over.
+    pub(super) replaced: Vec<PathBuf>,
+    /// Files of certification authorities that are of no use; the others are read again with every configuration.
+    pub(super) rejected: Vec<PathBuf>,
+    /// Why a file was not taken over.
+    pub(super) trouble: Vec<String>,
+}
+
+/// Reads the files that have `changed`.
+pub(super) fn refresh(parts: &Parts, changed: &HashSet<PathBuf>) -> Refreshed {
+    let mut refreshed = Refreshed::default();
+    if changed.is_empty() {
+        return refreshed;
+    }
+    let mut config = parts.config.clone();
+    refreshed.keys(&mut config, changed);
+    refreshed.passwords(&config, changed);
+    let site_key = refreshed.site_key(parts, changed);
+
+    let (mut relays, failed) = parts.relays(&config, changed);
+    for failed in failed {
+        if let Some(relay) = parts.relay(&failed.connector) {
+            relays.insert(failed.connector, Arc::clone(relay));
+        }
+        refreshed.rejected.extend(failed.trusts.map_or_else(system_roots, |file| vec![file]));
+        refreshed.trouble.push(failed.problem);
+    }
+    let mut authorities: Vec<&PathBuf> = config
+        .connectors
+        .iter()
+        .filter(|connector| match (relays.get(&connector.name), parts.relay(&connector.name)) {
+            (Some(new), Some(old)) => !Arc::ptr_eq(new, old),
+            _ => false,
+        })
+        .filter_map(|connector| connector.endpoint.as_ref()?.ca_file.as_ref())
+        .collect();
+    authorities.sort();
+    authorities.dedup();
+    refreshed.replaced.extend(authorities.into_iter().cloned());
+    let system = system_roots().into_iter().chain([PathBuf::from(RESOLV_CONF)]);
+    refreshed.replaced.extend(system.filter(|path| changed.contains(path)));
+    if refreshed.replaced.is_empty() {
+        return refreshed;
+    }
+    match parts.next(config, site_key, relays, changed) {
+        Ok(parts) => refreshed.parts = Some(parts),
+        Err(problems) => refreshed.trouble.extend(problems),
+    }
+    refreshed
+}
+
+impl Refreshed {
+    /// Puts replaced DKIM keys into `config`.
+    fn keys(&mut self, config: &mut Config, changed: &HashSet<PathBuf>) {
+        for signing in config.signing.iter_mut().filter(|signing| changed.contains(signing.key_file.path())) {
+            self.key(&signing.key_file, &mut signing.key);
+        }
+        for connector in &mut config.connectors {
+            if !connector.dkim.iter().any(|key| changed.contains(key.key_file.path())) {
+                continue;
+            }
+            let mut with_new_keys = Connector::clone(connector);
+            for key in with_new_keys.dkim.iter_mut().filter(|key| changed.contains(key.key_file.path())) {
+                self.key(&key.key_file, &mut key.key);
+            }
+            *connector = Arc::new(with_new_keys);
+        }
+    }
+
+    fn key(&mut self, file: &SecretFile, key: &mut Arc<SigningKey>) {
+        match SigningKey::load(file) {
+            Ok(new) if new == **key => {}
+            Ok(new) => {
+                *key = Arc::new(new);
+                self.replaced(file);
+            }
+            Err(error) => self.trouble.push(error.to_string()),
+        }
+    }
+
+    /// Passwords are read when they are needed; that one is not usable is better told before.
+    fn passwords(&mut self, config: &Config, changed: &HashSet<PathBuf>) {
+        let endpoints = config.connectors.iter().filter_map(|connector| connector.endpoint.as_ref());
+        let sets = endpoints.flat_map(|endpoint| &endpoint.credentials);
+        for file in sets.map(|set| &set.password_file).filter(|file| changed.contains(file.path())) {
+            match file.read_password() {
+                Ok(_) => self.replaced(file),
+                Err(error) => self.trouble.push(error.to_string()),
+            }
+        }
+    }
+
+    fn site_key(&mut self, parts: &Parts, changed: &HashSet<PathBuf>) -> SiteKey {
+        let file = &parts.config.daemon.site_key_file;
+        if changed.contains(file.path()) {
+            match SiteKey::load(file) {
+                Ok(new) => {
+                    self.replaced(file);
+                    return new;
+                }
+                Err(error) => self.trouble.push(error),
+            }
+        }
+        parts.site_key.clone()
+    }
+
+    fn replaced(&mut self, file: &SecretFile) {
+        self.replaced.push(file.path().to_owned());
+    }
+}
