@@ -161,8 +161,11 @@ fn open_field(
     }
     let date: Vec<String> = headers.named("Date").map(Header::text).collect();
     // From and Message-ID may have been changed and are then put back, but not both: that is another message.
-    let known = opened.is_unchanged("From", headers) || opened.is_unchanged("Message-ID", headers);
-    if opened.sender != sender.as_str() || opened.date != date || !known {
+    let same_id = opened.is_unchanged("Message-ID", headers);
+    let known = same_id || opened.is_unchanged("From", headers);
+    // A Date that was missing may have been added since (RFC 6409 section 8.2): then the Message-ID must be the same.
+    let same_date = opened.date == date || (opened.date.is_empty() && date.len() == 1 && same_id);
+    if opened.sender != sender.as_str() || !same_date || !known {
         return Err(Refused::OtherMessage);
     }
     Ok(opened)
