@@ -187,6 +187,8 @@ mod tests {
             let message = file.read_password().unwrap_err().to_string();
             assert!(message.contains("acme.password") && message.contains(&format!("{mode:04o}")), "{message}");
             assert!(message.contains("chmod 0600") && !message.contains("s3cret"), "{message}");
+            // Nobody is to run it on a file that happens to be no secret.
+            assert!(!message.contains("chmod 0600 /"), "{message}");
         }
     }
 

@@ -59,6 +59,16 @@ fn a_selector_of_two_keys_and_an_order_of_nothing_are_problems() {
 }
 
 #[tokio::test]
+async fn mail_without_an_author_is_nobodys_to_sign_and_of_two_authors_is_refused() {
+    let pipeline = site().pipeline(CONFIG);
+    let own = |message: &str| mail(connection("local", None, false), "", "x@b.example", message.as_bytes());
+    let nobody = "Date: Sun, 22 Nov 2026 09:00:00 +0000\r\nSubject: a\r\n\r\na\r\n";
+    assert_eq!(text(&pass(&pipeline, &own(nobody)).await.unwrap()), nobody);
+    let two = format!("From: ann@acme.example\r\nFrom: ann@acme.example\r\n{nobody}");
+    assert!(pass(&pipeline, &own(&two)).await.unwrap_err().starts_with("550 5.6.0 2 From fields"));
+}
+
+#[tokio::test]
 async fn mail_without_a_date_is_signed_so_that_one_may_be_added_once() {
     let pipeline = site().pipeline(CONFIG);
     let message = "From: ann@acme.example\r\nSubject: a\r\n\r\na\r\n";
