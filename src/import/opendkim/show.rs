@@ -67,7 +67,7 @@ impl Import {
         let networks = self.internal_networks();
         let first = !self.signs_with_all() && entries.len() > 1;
         if first || !networks.is_empty() {
-            text.push_str("\n[outbound]\n");
+            text.push_str("\n# a file has one [outbound]: where there is one, put these lines there\n[outbound]\n");
         }
         if first {
             text.push_str("sign_with = \"first\"\n");
