@@ -111,7 +111,9 @@ fn the_command_prints_toml_checks_the_keys_and_says_what_is_left_out() {
     let toml: toml::Table = text.parse().unwrap();
     assert_eq!(toml["signing"].as_array().unwrap().len(), 3, "{text}");
     assert_eq!(toml["signing"][0]["sign_for"][0].as_str(), Some("ann@acme.example"), "{text}");
-    for part in ["SignatureTTL 60: no equivalent", "192.0.2.0/24", "no sender signs with own"] {
+    assert_eq!(toml["outbound"]["sign_with"].as_str(), Some("first"), "{text}");
+    assert_eq!(toml["outbound"]["signing_networks"].as_array().unwrap()[0].as_str(), Some("192.0.2.0/24"), "{text}");
+    for part in ["SignatureTTL 60: no equivalent", "no sender signs with own"] {
         assert!(text.contains(part), "{part}: {text}");
     }
 
@@ -138,6 +140,7 @@ fn the_command_prints_toml_checks_the_keys_and_says_what_is_left_out() {
 /// OpenDKIM's side and ours.
 #[cfg(test)]
 mod fixture {
+    use std::collections::BTreeSet;
     use std::fs;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
@@ -145,7 +148,7 @@ mod fixture {
     use std::process::{Command, Output};
 
     use deskmilter::import::opendkim::{Import, Settings};
-    use support::{PATIENCE, Process, deskmilter};
+    use support::{Daemon, PATIENCE, Process, deskmilter};
     use tempfile::TempDir;
 
     use super::{KEYS, SENDERS};
@@ -173,6 +176,37 @@ mod fixture {
             signed += real.len();
         }
         assert!(signed > 0, "{name}: nobody is signed");
+        // Other problems are lines that do nothing in OpenDKIM either.
+        if !problems.iter().any(|problem| problem.contains("each sender's")) {
+            compare_daemons(name, site, &import, &opendkim);
+        }
+    }
+
+    /// A deskmilter with the printed configuration makes the signatures of the running OpenDKIM: the same domains and
+    /// selectors for every sender. Of three and more, OpenDKIM leaves out those in the middle.
+    fn compare_daemons(name: &str, site: &Site, import: &Import, opendkim: &OpenDkim) {
+        let socket = site.path("deskmilter.sock");
+        let text = format!(
+            "[daemon]\nhostname = \"mx.acme.example\"\nstate_directory = \"state\"\n[milter]\nlisten = [\"unix:{}\"]\n\
+             [authentication]\nname_servers = [\"127.0.0.1:9\"]\n{}",
+            socket.display(),
+            import.show(&|_| None).0
+        );
+        let configuration = site.path("deskmilter.toml");
+        fs::write(&configuration, &text).unwrap();
+        let daemon = Daemon::start(&configuration, std::slice::from_ref(&socket));
+        for sender in SENDERS {
+            let made = signatures(&socket, sender, &|| daemon.log());
+            let expected: BTreeSet<_> =
+                import.signing.signatures(sender).unwrap().into_iter().map(|s| (s.domain, s.selector)).collect();
+            let of_opendkim = opendkim.signatures(sender).into_iter().collect();
+            let made: BTreeSet<_> = made.into_iter().collect();
+            assert_eq!(made, expected, "{name}: {sender}\n{text}");
+            assert!(made.is_superset(&of_opendkim), "{name}: {sender}: {made:?} {of_opendkim:?}");
+            if expected.len() < 3 {
+                assert_eq!(made, of_opendkim, "{name}: {sender}");
+            }
+        }
     }
 
     /// What OpenDKIM 2.11 makes of several matches: its list of signatures to make forgets all but the first and the last one
@@ -249,43 +283,52 @@ mod fixture {
             Self { process, socket }
         }
 
-        /// `d=` and `s=` of each signature that a message of `sender` gets, in the order in which they are made.
+        /// As [`signatures`].
         pub fn signatures(&self, sender: &str) -> Vec<(String, String)> {
-            let mut mta = Mta(UnixStream::connect(&self.socket).unwrap());
-            mta.0.set_read_timeout(Some(PATIENCE)).unwrap();
-            // Version 6, all actions, no steps left out.
-            mta.say(b'O', &[0, 0, 0, 6, 0, 0, 1, 0xff, 0, 0, 0, 0]);
-            assert_eq!(mta.hear().0, b'O');
-            mta.ask(b'C', b"localhost\x004\x30\x39127.0.0.1\0");
-            mta.ask(b'H', b"localhost\0");
-            mta.ask(b'M', b"<bounce@envelope.example>\0");
-            mta.ask(b'R', b"<ann@customer.example>\0");
-            mta.ask(b'L', format!("From\0{sender}\0").as_bytes());
-            mta.ask(b'L', b"Date\0Thu, 1 Jan 2026 00:00:00 +0000\0");
-            if mta.ask(b'N', b"") == b'a' {
+            signatures(&self.socket, sender, &|| self.process.log())
+        }
+    }
+
+    /// `d=` and `s=` of each signature that a message of `sender` gets from the milter at `socket`, in the order in which they
+    /// are made.
+    pub fn signatures(socket: &Path, sender: &str, log: &dyn Fn() -> String) -> Vec<(String, String)> {
+        let mut mta = Mta(UnixStream::connect(socket).unwrap());
+        mta.0.set_read_timeout(Some(PATIENCE)).unwrap();
+        // Version 6, all actions, no steps left out.
+        mta.say(b'O', &[0, 0, 0, 6, 0, 0, 1, 0xff, 0, 0, 0, 0]);
+        assert_eq!(mta.hear().0, b'O');
+        for (code, payload) in [
+            (b'C', b"localhost\x004\x30\x39127.0.0.1\0".as_slice()),
+            (b'H', b"localhost\0"),
+            (b'M', b"<bounce@envelope.example>\0"),
+            (b'R', b"<ann@customer.example>\0"),
+            (b'L', format!("From\0{sender}\0").as_bytes()),
+            (b'L', b"Date\0Thu, 1 Jan 2026 00:00:00 +0000\0"),
+            (b'N', b""),
+        ] {
+            if mta.ask(code, payload) == b'a' {
                 return Vec::new();
             }
-            mta.ask(b'B', b"Hello\r\n");
-            mta.say(b'E', b"");
-            let mut signatures = Vec::new();
-            loop {
-                let (code, payload) = mta.hear();
-                let text = String::from_utf8_lossy(&payload).into_owned();
-                match code {
-                    b'i' | b'h' if text.contains("DKIM-Signature") => {
-                        let tag = |name: &str| {
-                            let value = text.split([';', '\0']).find_map(|tag| tag.trim().strip_prefix(name));
-                            value.unwrap_or_else(|| panic!("no {name} in {text:?}")).to_owned()
-                        };
-                        signatures.push((tag("d="), tag("s=")));
-                    }
-                    b'i' | b'h' | b'p' | b'm' => {}
-                    b'c' | b'a' => break,
-                    other => panic!("{sender}: {} {text:?}\n{}", char::from(other), self.process.log()),
+        }
+        mta.ask(b'B', b"Hello\r\n");
+        mta.say(b'E', b"");
+        let mut signatures = Vec::new();
+        loop {
+            let (code, payload) = mta.hear();
+            let text = String::from_utf8_lossy(&payload).into_owned();
+            match code {
+                b'i' | b'h' if text.contains("DKIM-Signature") => {
+                    let tag = |name: &str| {
+                        let value = text.split([';', '\0']).find_map(|tag| tag.trim().strip_prefix(name));
+                        value.unwrap_or_else(|| panic!("no {name} in {text:?}")).to_owned()
+                    };
+                    // Each one is put on top of those before it.
+                    signatures.push((tag("d="), tag("s=")));
                 }
+                b'i' | b'h' | b'p' | b'm' => {}
+                b'c' | b'a' => return signatures,
+                other => panic!("{sender}: {} {text:?}\n{}", char::from(other), log()),
             }
-            // Each one is put on top of those before it.
-            signatures
         }
     }
 

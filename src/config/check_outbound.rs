@@ -9,7 +9,8 @@ use toml::Spanned;
 
 use super::check::Check;
 use super::outbound::{
-    BreachPolicy, Cover, DkimKey, Login, Outbound, Preserve, Rate, SenderPattern, SignWhen, Signing, Submission,
+    BreachPolicy, Cover, DkimKey, Login, Outbound, Preserve, Rate, SenderPattern, SignWhen, SignWith, Signing,
+    Submission,
 };
 use super::{SecretFile, raw};
 use crate::dkim::{Selector, SigningKey};
@@ -35,7 +36,9 @@ pub(super) type Logins = HashMap<String, String>;
 
 impl Check<'_, '_> {
     pub(super) fn outbound(&mut self, raw: raw::Outbound) -> Outbound {
+        let choices = [("every", SignWith::Every), ("first", SignWith::First)];
         Outbound {
+            sign_with: self.choice("outbound.sign_with", raw.sign_with, SignWith::Every, &choices).unwrap_or_default(),
             signing_networks: self.networks("outbound.signing_networks", raw.signing_networks, false),
             reinjection_networks: self.networks("outbound.reinjection_networks", raw.reinjection_networks, false),
             seal_lifetime: self.duration("outbound.seal_lifetime", raw.seal_lifetime, 3_600, 60, 7 * 86_400),
@@ -227,8 +230,12 @@ impl Check<'_, '_> {
             else {
                 continue;
             };
-            if entries.iter().any(|other| other.domain == domain && other.selector == selector) {
-                let text = format!("selector {selector} of {domain} stands twice; each key has a selector of its own");
+            // The same key may stand in several places: where the first entry signs, their order counts.
+            let is_other_key = |other: &Signing| other.key_file != key_file || other.sign != sign;
+            if entries.iter().any(|other| other.domain == domain && other.selector == selector && is_other_key(other)) {
+                let text = format!(
+                    "selector {selector} of {domain} stands twice with another key or another sign; each key has a selector of its own"
+                );
                 self.note(span, "signing.selector", text);
             }
             let sign_for = patterns.unwrap_or_else(|| vec![SenderPattern::all_of(&domain)]);
@@ -324,6 +331,12 @@ impl Check<'_, '_> {
                 "has no effect without [[signing]], which says what is signed",
             );
         }
+        if let Some(span) = spans.sign_with.clone()
+            && !signing
+            && outbound.sign_with == SignWith::First
+        {
+            self.note(span, "outbound.sign_with", "has no effect without [[signing]]: a connector's keys all sign");
+        }
         if let Some(span) = spans.reinjection_networks.clone()
             && !signing
             && !submissions
@@ -335,9 +348,10 @@ impl Check<'_, '_> {
     }
 }
 
-/// Where the networks stand in the file.
+/// Where in the file stands what may have no effect.
 #[derive(Debug, Default)]
 pub(super) struct OutboundSpans {
+    sign_with: Option<Range<usize>>,
     signing_networks: Option<Range<usize>>,
     reinjection_networks: Option<Range<usize>>,
 }
@@ -345,6 +359,10 @@ pub(super) struct OutboundSpans {
 impl From<&raw::Outbound> for OutboundSpans {
     fn from(raw: &raw::Outbound) -> Self {
         let first = |list: &[Spanned<String>]| list.first().map(Spanned::span);
-        Self { signing_networks: first(&raw.signing_networks), reinjection_networks: first(&raw.reinjection_networks) }
+        Self {
+            sign_with: raw.sign_with.as_ref().map(Spanned::span),
+            signing_networks: first(&raw.signing_networks),
+            reinjection_networks: first(&raw.reinjection_networks),
+        }
     }
 }

@@ -20,7 +20,8 @@ mod tests;
 
 pub use listen::{Listen, ListenError};
 pub use outbound::{
-    BreachPolicy, Cover, DkimKey, Login, Outbound, Preserve, Rate, SenderPattern, SignWhen, Signing, Submission, holds,
+    BreachPolicy, Cover, DkimKey, Login, Outbound, Preserve, Rate, SenderPattern, SignWhen, SignWith, Signing,
+    Submission, holds,
 };
 pub use problem::{Problem, Problems};
 pub use secret::{Secret, SecretError, SecretFile};
@@ -54,6 +55,19 @@ pub struct Config {
     pub outbound: Outbound,
     /// What is signed besides notifications.
     pub signing: Vec<Signing>,
+}
+
+impl Config {
+    /// Whether any mail is signed.
+    pub fn signs(&self) -> bool {
+        let signs = |connector: &Arc<Connector>| connector.submission.is_some() && !connector.dkim.is_empty();
+        !self.signing.is_empty() || self.connectors.iter().any(signs)
+    }
+
+    /// Whether a ticket system hands notifications in.
+    pub fn takes_notifications(&self) -> bool {
+        self.connectors.iter().any(|connector| connector.submission.is_some())
+    }
 }
 
 /// `[daemon]`

@@ -20,6 +20,18 @@ pub struct Outbound {
     pub reinjection_networks: Vec<IpNet>,
     /// For how long a seal counts: longer than the content filter keeps mail.
     pub seal_lifetime: Duration,
+    /// Which of the `[[signing]]` entries for an author sign.
+    pub sign_with: SignWith,
+}
+
+/// `outbound.sign_with`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SignWith {
+    /// Every one.
+    #[default]
+    Every,
+    /// The first one of the file alone, as OpenDKIM does without MultipleSignatures.
+    First,
 }
 
 /// `[connector.submission]`: how notifications reach us.

@@ -152,6 +152,7 @@ pub(super) struct Outbound {
     #[serde(default)]
     pub(super) reinjection_networks: Vec<Text>,
     pub(super) seal_lifetime: Option<Text>,
+    pub(super) sign_with: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]

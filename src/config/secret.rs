@@ -53,7 +53,7 @@ pub enum SecretError {
         error: std::io::Error,
     },
     /// Others than the owner can read or write it.
-    #[error("{}: mode {mode:04o} lets others than its owner at the secret; run: chmod 0600 {}", path.display(), path.display())]
+    #[error("{}: mode {mode:04o} lets others than its owner at it, so that it is not taken for a secret; if it holds this secret and nothing else, chmod 0600 it", path.display())]
     Mode {
         /// The file.
         path: PathBuf,
@@ -61,7 +61,7 @@ pub enum SecretError {
         mode: u32,
     },
     /// It belongs to somebody else.
-    #[error("{}: owned by uid {owner}, but must belong to uid {expected}, which deskmilter runs as; run: chown {expected} {}", path.display(), path.display())]
+    #[error("{}: owned by uid {owner}, but a secret must belong to uid {expected}, which deskmilter runs as; if it holds this secret and nothing else, chown it to {expected}", path.display())]
     Owner {
         /// The file.
         path: PathBuf,
@@ -187,6 +187,8 @@ mod tests {
             let message = file.read_password().unwrap_err().to_string();
             assert!(message.contains("acme.password") && message.contains(&format!("{mode:04o}")), "{message}");
             assert!(message.contains("chmod 0600") && !message.contains("s3cret"), "{message}");
+            // Nobody is to run it on a file that happens to be no secret.
+            assert!(!message.contains("chmod 0600 /"), "{message}");
         }
     }
 

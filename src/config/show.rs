@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    BreachPolicy, Config, Connector, Cover, Environment, LogTarget, Mode, OnTempError, SignWhen, SocketAccess,
-    Submission, Tls, quantity,
+    BreachPolicy, Config, Connector, Cover, Environment, LogTarget, Mode, OnTempError, SignWhen, SignWith,
+    SocketAccess, Submission, Tls, quantity,
 };
 
 /// TOML that [`Config::parse`] reads again. Passwords are only named by their files.
@@ -66,6 +66,12 @@ impl fmt::Display for Config {
         writeln!(f, "signing_networks = {:?}", texts(&outbound.signing_networks))?;
         writeln!(f, "reinjection_networks = {:?}", texts(&outbound.reinjection_networks))?;
         writeln!(f, "seal_lifetime = {:?}", quantity::write_duration(outbound.seal_lifetime))?;
+
+        let sign_with = match outbound.sign_with {
+            SignWith::Every => "every",
+            SignWith::First => "first",
+        };
+        writeln!(f, "sign_with = {sign_with:?}")?;
 
         for signing in &self.signing {
             writeln!(f, "\n[[signing]]\ndomain = {:?}", signing.domain.as_str())?;

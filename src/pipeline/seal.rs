@@ -161,8 +161,11 @@ fn open_field(
     }
     let date: Vec<String> = headers.named("Date").map(Header::text).collect();
     // From and Message-ID may have been changed and are then put back, but not both: that is another message.
-    let known = opened.is_unchanged("From", headers) || opened.is_unchanged("Message-ID", headers);
-    if opened.sender != sender.as_str() || opened.date != date || !known {
+    let same_id = opened.is_unchanged("Message-ID", headers);
+    let known = same_id || opened.is_unchanged("From", headers);
+    // A Date that was missing may have been added since (RFC 6409 section 8.2): then the Message-ID alone tells messages apart.
+    let same_date = if opened.date.is_empty() { date.len() <= 1 && same_id } else { opened.date == date };
+    if opened.sender != sender.as_str() || !same_date || !known {
         return Err(Refused::OtherMessage);
     }
     Ok(opened)
@@ -364,6 +367,25 @@ mod tests {
         assert!(open(&key, &headers(MESSAGE), &sender(), NOW, HOUR).is_none());
         // A verdict's MAC is none for a seal.
         assert!(!key.verify(PURPOSE, b"x", &key.mac("verdict 1", b"x")));
+    }
+
+    #[test]
+    fn where_there_was_no_date_one_may_be_added_to_the_message_with_the_same_id() {
+        let key = key();
+        let date = "Date: Sun, 22 Nov 2026 09:00:00 +0000\r\n";
+        let dateless = MESSAGE.replace(date, "");
+        let field = sealed(&key, &dateless);
+        for (text, opens) in [
+            (dateless.clone(), true),
+            (MESSAGE.to_owned(), true),
+            (MESSAGE.replace("support@", "billing@"), true),
+            (dateless.replace("<1@", "<2@"), false),
+            (MESSAGE.replace("<1@", "<2@"), false),
+            (format!("{date}{MESSAGE}"), false),
+        ] {
+            let refused = opened(&key, &with(&text, &field), NOW).err();
+            assert_eq!(refused, (!opens).then_some(Refused::OtherMessage), "{text}");
+        }
     }
 
     #[test]

@@ -13,12 +13,12 @@ use tokio::sync::Semaphore;
 use super::authenticate::Findings;
 use super::authentication_results::Outcome;
 use super::preserve::Preserved;
-use crate::config::{Connector, Cover, SenderPattern, SignWhen, Signing};
+use crate::config::{Connector, Cover, SenderPattern, SignWhen, SignWith, Signing};
 use crate::dkim::SigningKey;
 use crate::mail::{Address, Body, Header, Headers, Reply};
 
 /// The fields that every signature covers, each once more than it is there, so that none can be added (RFC 6376 sections
-/// 5.4.1 and 8.15): what readers see, and how the body is read.
+/// 5.4.1 and 8.15): what readers see, and how the body is read. Date is an exception where it is missing, see [`covered`].
 const CORE: [&str; 13] = [
     "From",
     "Sender",
@@ -48,6 +48,7 @@ pub(super) struct Keys {
     by_domain: HashMap<String, Vec<usize>>,
     /// Rules that look at every address.
     wild: Vec<usize>,
+    sign_with: SignWith,
     /// Large messages that are hashed at a time: as many as there are processors.
     large: Arc<Semaphore>,
 }
@@ -80,7 +81,7 @@ pub(super) enum Failure {
 }
 
 impl Keys {
-    pub(super) fn new(connectors: &[Arc<Connector>], signing: &[Signing]) -> Self {
+    pub(super) fn new(connectors: &[Arc<Connector>], signing: &[Signing], sign_with: SignWith) -> Self {
         let mut by_connector = HashMap::new();
         for connector in connectors.iter().filter(|connector| connector.submission.is_some()) {
             let preserved = super::preserve::of(connector);
@@ -111,7 +112,7 @@ impl Keys {
             rules.push(Rule { patterns: signing.sign_for.clone(), key: Arc::new(key) });
         }
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { by_connector, rules, by_domain, wild, large: Arc::new(Semaphore::new(processors)) }
+        Self { by_connector, rules, by_domain, wild, sign_with, large: Arc::new(Semaphore::new(processors)) }
     }
 
     /// Whether there is any `[[signing]]`.
@@ -124,7 +125,7 @@ impl Keys {
         self.by_connector.get(connector).cloned().unwrap_or_else(|| self.of_author(from))
     }
 
-    /// The keys of every `[[signing]]` entry that is for one of these From addresses.
+    /// The keys of the `[[signing]]` entries that are for one of these From addresses: of every one, or of the first one.
     pub(super) fn of_author(&self, from: &[Address]) -> Vec<Arc<Key>> {
         let mut found: Vec<usize> = Vec::new();
         for address in from {
@@ -137,7 +138,17 @@ impl Keys {
             }
         }
         found.sort_unstable();
-        found.into_iter().filter_map(|n| self.rules.get(n)).map(|rule| Arc::clone(&rule.key)).collect()
+        if self.sign_with == SignWith::First {
+            found.truncate(1);
+        }
+        let mut keys: Vec<Arc<Key>> = Vec::new();
+        for rule in found.into_iter().filter_map(|n| self.rules.get(n)) {
+            // One key may stand in several entries.
+            if !keys.iter().any(|key| key.domain == rule.key.domain && key.selector == rule.key.selector) {
+                keys.push(Arc::clone(&rule.key));
+            }
+        }
+        keys
     }
 
     /// The DKIM-Signature fields by `keys` of a message with these header fields, topmost last. The body is read in pieces;
@@ -231,15 +242,25 @@ impl fmt::Display for Failure {
     }
 }
 
+/// Whether a message that is to be signed must have a Date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dated {
+    /// One.
+    Must,
+    /// One or none: programs of the company leave it to their mail server, and a server further on may add it.
+    May,
+}
+
 /// Refuses a message that RFC 5322 section 3.6 does not know, because its signature would say nothing certain: two From fields
-/// are shown in two ways (RFC 6376 section 8.15), and a Date that a server further on adds breaks the signature.
+/// are shown in two ways (RFC 6376 section 8.15), and so are two Date fields.
 ///
 /// # Errors
 /// The reply for it.
-pub(super) fn refuse_malformed(headers: &Headers) -> Result<(), Reply> {
+pub(super) fn refuse_malformed(headers: &Headers, dated: Dated) -> Result<(), Reply> {
     for name in ["From", "Date"] {
         let count = headers.named(name).count();
-        if count != 1 {
+        let may_be_missing = name == "Date" && dated == Dated::May;
+        if count > 1 || (count == 0 && !may_be_missing) {
             let text =
                 format!("{count} {name} fields; a message that is to be signed has exactly one (RFC 5322 section 3.6)");
             return Err(Reply::new(550, 6, 0, text));
@@ -316,7 +337,9 @@ impl Key {
 /// The names for the signer, which takes every field of a name that it is given, and one more for a name given twice.
 fn covered<'n>(headers: &Headers, preserved: &'n [String]) -> Vec<&'n str> {
     let mut names: Vec<&str> = Vec::new();
-    let oversigned = CORE.into_iter().chain(preserved.iter().map(String::as_str));
+    // A Date that is missing is not listed at all: the server that adds it does no wrong (RFC 6409 section 8.2).
+    let stands = |name: &&str| *name != "Date" || headers.first(name).is_some();
+    let oversigned = CORE.into_iter().filter(stands).chain(preserved.iter().map(String::as_str));
     for name in oversigned {
         if names.iter().any(|other| other.eq_ignore_ascii_case(name)) {
             continue;

@@ -112,6 +112,24 @@ fn an_employees_mail_is_signed_after_the_content_filter_and_a_strangers_is_not()
 }
 
 #[test]
+fn a_date_that_is_added_behind_the_filter_does_no_harm_to_an_employees_mail() {
+    let tables = "[[signing]]\ndomain = \"acme.example\"\nselector = \"mail2026\"\nkey_file = \"mail2026.pem\"\n";
+    let site = OutboundSite::start(&Terms { filter: Filter::Test, outbound: HERE, tables, ..Terms::default() });
+    let dateless = Message::new("Boss <boss@acme.example>", JANE, "Lunch").without("Date");
+    let reply = site.submit_as(support::EMPLOYEE_LOGIN, "boss@acme.example", &[JANE], &dateless.clone().octets());
+    assert_eq!(reply.code, 250, "{reply}");
+    let between = site.between.wait_for(1, || site.logs()).remove(0).message;
+    let dated = super::under("Date: Sun, 22 Nov 2026 09:00:00 +0000\r\n", &between);
+    assert_eq!(site.hand_back("boss@acme.example", &[JANE], &dated).code, 250);
+    let received = site.delivered(1).message;
+    assert!(verdicts(&site, &received).all_valid("acme.example", "mail2026"), "{}", site.logs());
+    // With neither Date nor Message-ID nothing binds the seal to the message.
+    let unbound = dateless.without("Message-ID").octets();
+    let reply = site.submit_as(support::EMPLOYEE_LOGIN, "boss@acme.example", &[JANE], &unbound);
+    assert!(reply.code == 550 && reply.text.starts_with("5.6.0 0 Date"), "{reply}");
+}
+
+#[test]
 fn a_filter_that_drops_the_seal_leaves_a_breach_that_is_reported_and_a_message_that_is_not_signed() {
     let site = sealed(Filter::Test);
     let sealed = between(&site, &site.notification());
@@ -196,6 +214,57 @@ fn a_seal_that_was_touched_is_worth_nothing() {
         assert!(verdicts(&site, &received).none_valid("acme.example", "desk2026"));
     }
     assert!(site.daemon.log().contains("seal"), "{}", site.daemon.log());
+}
+
+/// Hands a sealed message back that the filter has mangled: nothing is put back, nothing signed, the seal is gone, and the log
+/// says why.
+#[track_caller]
+fn assert_seal_refused(site: &OutboundSite, message: &[u8], reason: &str) {
+    let before = site.customer.transactions().len();
+    let reply = site.hand_back(SUPPORT, &[JANE], message);
+    assert_eq!(reply.code, 250, "{reply}");
+    let received = site.delivered(before + 1).message;
+    assert!(fields(&received, "X-Mailer").is_empty(), "{}", String::from_utf8_lossy(&received));
+    assert!(fields(&received, SEAL).is_empty(), "{}", String::from_utf8_lossy(&received));
+    assert!(verdicts(site, &received).none_valid("acme.example", "desk2026"));
+    let log = site.daemon.log();
+    let told = log.lines().rev().find(|line| line.contains("seal refused; not signed"));
+    assert!(told.is_some_and(|line| line.contains("WARN") && line.contains(reason)), "{reason}: {told:?}");
+}
+
+#[test]
+fn a_truncated_a_replayed_and_a_foreign_seal_are_each_refused_with_their_reason() {
+    let mut site = sealed(Filter::Test);
+    let sealed = between(&site, &site.notification());
+    let seal = String::from_utf8(fields(&sealed, SEAL).remove(0)).unwrap();
+    let cut = format!("{}\r\n", seal.trim_end().split_at(seal.len() / 2).0);
+    assert_seal_refused(&site, &mangled(&replaced(&sealed, &seal, &cut)), "it cannot be read");
+    let cut = format!("{}\r\n", seal.trim_end().split_at(seal.trim_end().len() - 3).0);
+    assert_seal_refused(&site, &mangled(&replaced(&sealed, &seal, &cut)), "its MAC is not of a key of this site");
+
+    let other = Message::zendesk_notification(SUPPORT, JANE, "Another").set("Date", "Mon, 23 Nov 2026 09:00:00 +0000");
+    let other = other.octets();
+    assert_seal_refused(&site, &super::under(&seal, &mangled(&other)), "it belongs to another message");
+
+    let path = site.keys().join("state/site.key");
+    restart_with_site_key(&mut site, &path, "BgkOEhcbICUpLjM3PEFFSk9TWF1haGxxdnp_hIiNkpc\n");
+    assert_seal_refused(&site, &mangled(&sealed), "its MAC is not of a key of this site");
+    // Its honest twin.
+    let sent = site.notification();
+    let honest = mangled(&between(&site, &sent));
+    assert_eq!(site.hand_back(SUPPORT, &[JANE], &honest).code, 250);
+    let received = site.delivered(5).message;
+    assert_preserved(&sent, &received);
+    assert_signed(&site, &received);
+}
+
+#[test]
+fn an_expired_seal_is_refused_with_its_reason() {
+    let outbound = "reinjection_networks = [\"127.0.0.1/32\"]\nseal_lifetime = \"60s\"";
+    let site = OutboundSite::start(&Terms { filter: Filter::Test, outbound, ..Terms::default() });
+    let sealed = mangled(&between(&site, &site.notification()));
+    std::thread::sleep(std::time::Duration::from_secs(62));
+    assert_seal_refused(&site, &sealed, "it is older than outbound.seal_lifetime");
 }
 
 #[test]

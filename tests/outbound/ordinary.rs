@@ -2,7 +2,7 @@
 
 use support::{Client, EMPLOYEE_LOGIN, Message, OutboundSite, Terms, fields, received_as_sent};
 
-use super::{JANE, SUPPORT, signatures, verdicts};
+use super::{JANE, SUPPORT, signatures, under, verdicts};
 
 const SIGNING: &str = "[[signing]]\ndomain = \"acme.example\"\nselector = \"mail2026\"\nkey_file = \"mail2026.pem\"\n";
 
@@ -31,6 +31,29 @@ fn an_employees_mail_is_signed_for_the_domain_and_otherwise_left_alone() {
     assert!(received_as_sent(&received, &sent));
     let verdicts = verdicts(&site, &received);
     assert!(verdicts.all_valid("acme.example", "mail2026") && verdicts.dmarc_passes(), "{verdicts:?}");
+}
+
+#[test]
+fn an_employees_mail_without_a_date_is_signed_so_that_a_server_further_on_may_add_it() {
+    let site = OutboundSite::start(&Terms { tables: SIGNING, ..Terms::default() });
+    let sent = Message::new("Boss <boss@acme.example>", JANE, "Lunch").without("Date").octets();
+    let reply = site.submit_as(EMPLOYEE_LOGIN, "boss@acme.example", &[JANE], &sent);
+    assert_eq!(reply.code, 250, "{reply}");
+    let received = site.delivered(1).message;
+    assert!(fields(&received, "Date").is_empty(), "{}", String::from_utf8_lossy(&received));
+    let dated = under("Date: Sun, 22 Nov 2026 09:00:00 +0000\r\n", &received);
+    for message in [&received, &dated] {
+        let verdicts = verdicts(&site, message);
+        for found in [&verdicts.dkimpy, &verdicts.mail_auth] {
+            assert!(!found.is_empty() && found.iter().all(|signature| signature.valid), "{verdicts:?}");
+        }
+    }
+    // A second author or Date has no excuse.
+    for name in ["From", "Date"] {
+        let twice = Message::new("Boss <boss@acme.example>", JANE, "Lunch").field(name, "x@acme.example").octets();
+        let reply = site.submit_as(EMPLOYEE_LOGIN, "boss@acme.example", &[JANE], &twice);
+        assert!(reply.code == 550 && reply.text.starts_with("5.6.0 2 "), "{name}: {reply}");
+    }
 }
 
 #[test]
@@ -77,4 +100,16 @@ fn mail_from_a_native_address_to_the_companys_people_flows() {
     assert_eq!(reply.code, 250, "{reply}");
     let received = site.postfix.wait_for_mail("boss@acme.example", 1).remove(0);
     assert!(received_as_sent(&received, &sent), "{}", String::from_utf8_lossy(&received));
+}
+
+#[test]
+fn addresses_that_postfix_masquerades_are_rewritten_before_the_signature_is_made() {
+    let main_cf = "masquerade_domains = acme.example\nlocal_header_rewrite_clients = permit_inet_interfaces";
+    let site = OutboundSite::start(&Terms { tables: SIGNING, main_cf, ..Terms::default() });
+    let sent = Message::new("Boss <boss@host1.acme.example>", JANE, "Lunch").octets();
+    let reply = site.submit_as(EMPLOYEE_LOGIN, "boss@acme.example", &[JANE], &sent);
+    assert_eq!(reply.code, 250, "{reply}");
+    let received = site.delivered(1).message;
+    assert_eq!(fields(&received, "From"), [b"From: Boss <boss@acme.example>\r\n"]);
+    assert!(verdicts(&site, &received).all_valid("acme.example", "mail2026"), "{}", site.logs());
 }

@@ -1,8 +1,9 @@
 //! Messages of every shape: what leaves signed verifies where it arrives, or it does not leave.
 
 use std::fmt::Write;
+use std::process::Command;
 
-use support::{Message, OutboundSite, Reply, SUPPORT_LOGIN, Terms, fields, notification};
+use support::{Message, OutboundSite, Reply, SUPPORT_LOGIN, Terms, deskmilter, fields, notification};
 
 use super::{JANE, SUPPORT, assert_preserved, assert_signed, verdicts};
 
@@ -135,15 +136,41 @@ fn eight_bit_text_and_headers_verify_where_the_next_server_takes_them() {
 
 #[test]
 fn an_eight_bit_body_for_a_server_without_8bitmime_arrives_with_a_valid_signature() {
-    // Postfix would convert it after the signature was made.
-    let site = OutboundSite::start(&Terms { main_cf: "disable_mime_output_conversion = yes", ..Terms::default() });
+    // Postfix would convert it after the signature was made, if --apply did not keep it from that.
+    let site = OutboundSite::prepare(&Terms::default()).apply().start();
     let message = Message::zendesk_notification(SUPPORT, "joe@old.example", "Re: Order 4711")
         .set("Content-Transfer-Encoding", "8bit")
         .body("Größe: 12 €\r\n");
     let mut session = site.submission.login(&OutboundSite::zendesk_host(), SUPPORT_LOGIN);
     let reply = session.send_with(SUPPORT, "BODY=8BITMIME", &["joe@old.example"], &message.octets());
     assert_eq!(reply.code, 250, "{reply}");
-    assert_signed(&site, &site.old.wait_for(1, || site.logs()).remove(0).message);
+    let received = site.old.wait_for(1, || site.logs()).remove(0).message;
+    assert_signed(&site, &received);
+    assert!(received.ends_with("Größe: 12 €\r\n".as_bytes()), "{}", String::from_utf8_lossy(&received));
+
+    let check = postfix_check(&site);
+    assert!(check.contains("ok    8-bit text: ") && check.contains("ok    unchanged after signing: "), "{check}");
+}
+
+#[test]
+fn without_the_setting_the_same_message_arrives_broken_and_the_check_says_so() {
+    let site = OutboundSite::start(&Terms::default());
+    let message = Message::zendesk_notification(SUPPORT, "joe@old.example", "Re: Order 4711")
+        .set("Content-Transfer-Encoding", "8bit")
+        .body("Größe: 12 €\r\n");
+    let mut session = site.submission.login(&OutboundSite::zendesk_host(), SUPPORT_LOGIN);
+    session.send_with(SUPPORT, "BODY=8BITMIME", &["joe@old.example"], &message.octets());
+    let received = site.old.wait_for(1, || site.logs()).remove(0).message;
+    assert!(verdicts(&site, &received).none_valid("acme.example", "desk2026"));
+    let check = postfix_check(&site);
+    assert!(check.contains("fail  8-bit text: ") && check.contains("deskmilter postfix --apply"), "{check}");
+}
+
+fn postfix_check(site: &OutboundSite) -> String {
+    let mut command = Command::new(deskmilter());
+    command.args(["postfix", "--check", "--config-directory"]).arg(site.postfix.configuration());
+    let output = command.arg("-c").arg(site.keys().join("deskmilter.toml")).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]

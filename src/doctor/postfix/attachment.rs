@@ -21,6 +21,11 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Postfix's default is 300 s in all, too long for mail that waits for a daemon that hangs.
 const CONTENT_SLACK: Duration = Duration::from_secs(40);
 
+/// What keeps Postfix from rewriting 8-bit text as quoted-printable for a next hop without 8BITMIME, which happens after the
+/// milters and breaks every signature. `force_mime_input_conversion` (Postfix 3.9) would rewrite it before them, and so break
+/// the signatures that were there.
+pub(super) const KEEPS_EIGHT_BIT: &str = "disable_mime_output_conversion";
+
 /// The milter entry and the transport map for one Postfix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
@@ -36,6 +41,8 @@ pub struct Attachment {
     pub map: String,
     /// Support address and next hop, in order.
     pub routes: Vec<(String, String)>,
+    /// Whether mail is signed, which Postfix then must not rewrite any more.
+    pub signs: bool,
 }
 
 impl Attachment {
@@ -66,7 +73,7 @@ impl Attachment {
         let map = format!("texthash:{}", map_path.display());
         let clients: Vec<&Service> = services.iter().filter(|service| service.command == "lmtp").collect();
         let routes = routes(config, &queue_directory, &clients)?;
-        Ok(Self { endpoint, milter_entry, map_path, map, routes })
+        Ok(Self { endpoint, milter_entry, map_path, map, routes, signs: config.signs() })
     }
 
     /// The transport map's text.

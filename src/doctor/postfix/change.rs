@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use similar::TextDiff;
 
-use super::attachment::MAP_HEADING;
+use super::attachment::{KEEPS_EIGHT_BIT, MAP_HEADING};
 use super::main_cf::{self, ParameterEdit};
 use super::{Attachment, Installation, MilterEntry, PostfixError};
 
@@ -42,10 +42,7 @@ impl Change {
     pub fn plan(installation: &Installation, attachment: &Attachment) -> Result<Self, PostfixError> {
         let state = State::read(installation)?;
         let base = state.without_ours()?;
-        let mut wanted = base.clone();
-        for edit in edits(installation, attachment, &base)? {
-            wanted = main_cf::append(&wanted, &edit);
-        }
+        let wanted = attached(installation, attachment, &base)?;
         let current_map = read_optional(&attachment.map_path)?;
         if current_map.as_deref().is_some_and(|text| !text.starts_with(MAP_HEADING)) {
             return Err(PostfixError::Refused(format!(
@@ -196,10 +193,9 @@ impl State {
     }
 }
 
-/// The edits that are needed on top of `base`: none for what a postmaster has put in by hand.
-fn edits(installation: &Installation, attachment: &Attachment, base: &str) -> Result<Vec<ParameterEdit>, PostfixError> {
+/// `base` with the edits that are needed: none for what a postmaster has put in by hand.
+fn attached(installation: &Installation, attachment: &Attachment, base: &str) -> Result<String, PostfixError> {
     let queue_directory = installation.queue_directory()?;
-    let mut edits: Vec<ParameterEdit> = Vec::new();
     let mut text = base.to_owned();
     // In this order: non_smtpd_milters is often $smtpd_milters, and then has our entry already.
     for name in ["smtpd_milters", "non_smtpd_milters", "transport_maps"] {
@@ -212,14 +208,15 @@ fn edits(installation: &Installation, attachment: &Attachment, base: &str) -> Re
         };
         let needed = name != "transport_maps" || !attachment.routes.is_empty();
         if !there && needed {
-            let edit = ParameterEdit { name, value: addition.clone() };
-            text = main_cf::append(&text, &edit);
-            edits.push(edit);
+            text = main_cf::append(&text, &ParameterEdit { name, value: addition.clone() });
         }
+    }
+    if attachment.signs && trial(installation, &text, KEEPS_EIGHT_BIT)? != "yes" {
+        text = main_cf::set(&text, KEEPS_EIGHT_BIT, "yes");
     }
     // Postfix itself reads the result once more before anything is written.
     trial(installation, &text, "smtpd_milters")?;
-    Ok(edits)
+    Ok(text)
 }
 
 /// A parameter's value if `main.cf` were `text`, as Postfix reads it.

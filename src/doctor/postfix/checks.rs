@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::Path;
 
-use super::{Attachment, Installation, MilterEntry, PostfixError, Service};
+use super::{Attachment, Installation, MilterEntry, PostfixError, Service, outgoing};
 use crate::config::{Config, Listen};
 use crate::doctor::postfix::reach::{self, Caller};
 
@@ -53,21 +53,26 @@ pub fn check(config: &Config, installation: &Installation) -> Result<Vec<Finding
     let mut findings = vec![view.attached(), view.attached_once()];
     findings.extend(view.reachable(config)?);
     findings.extend([view.default_action(), view.last(), view.transport(installation)?]);
+    findings.extend(outgoing::check(config, installation, &view)?);
     Ok(findings)
 }
 
 /// What the checks look at.
-struct View {
-    attachment: Attachment,
+pub(super) struct View {
+    pub(super) attachment: Attachment,
     queue_directory: std::path::PathBuf,
     /// Each list of milters with the name of who asks them: services that receive SMTP, and `non_smtpd_milters`.
     lists: Vec<(String, Vec<MilterEntry>)>,
-    services: Vec<Service>,
+    pub(super) services: Vec<Service>,
     milter_maps: String,
     content_filter: String,
     receive_override_options: String,
+    sasl: String,
     transport_maps: Vec<String>,
     mail_owner: String,
+    /// Mail is signed or sealed, and a content filter hands it back to a second pass.
+    seals: bool,
+    takes_notifications: bool,
 }
 
 const NON_SMTPD: &str = "non_smtpd_milters";
@@ -99,13 +104,47 @@ impl View {
             milter_maps: installation.parameter("smtpd_milter_maps")?,
             content_filter: installation.parameter("content_filter")?,
             receive_override_options: installation.parameter("receive_override_options")?,
+            sasl: installation.parameter("smtpd_sasl_auth_enable")?,
             transport_maps: MilterEntry::list(&maps).into_iter().map(|entry| entry.endpoint).collect(),
             mail_owner: installation.parameter("mail_owner")?,
+            seals: !config.outbound.reinjection_networks.is_empty(),
+            takes_notifications: config.takes_notifications(),
         })
     }
 
     fn is_ours(&self, entry: &MilterEntry) -> bool {
         entry.reaches(&self.attachment.endpoint, &self.queue_directory)
+    }
+
+    /// Whether `service` asks us, and looks at all at what milters say.
+    pub(super) fn asks_us(&self, service: &Service) -> bool {
+        !self.milters_are_off(service) && self.ours().any(|(who, _)| *who == service.label())
+    }
+
+    /// Whether `service` takes mail past all milters.
+    pub(super) fn milters_are_off(&self, service: &Service) -> bool {
+        let own = service.overrides.get("receive_override_options");
+        own.unwrap_or(&self.receive_override_options).contains("no_milters")
+    }
+
+    /// Where `service` sends what it takes before it is delivered; empty for nowhere.
+    pub(super) fn filter_of<'v>(&'v self, service: &'v Service) -> &'v str {
+        service.overrides.get("content_filter").unwrap_or(&self.content_filter)
+    }
+
+    /// The services that a content filter hands mail back to, as far as that can be told: it does not go to a filter again,
+    /// which master.cf says of that service, or only this machine reaches it.
+    pub(super) fn second_pass(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().filter(|service| {
+            service.receives_smtp()
+                && self.filter_of(service).is_empty()
+                && (service.is_on_loopback() || service.overrides.contains_key("content_filter"))
+        })
+    }
+
+    /// Whether clients log in to `service`.
+    fn takes_logins(&self, service: &Service) -> bool {
+        service.overrides.get("smtpd_sasl_auth_enable").unwrap_or(&self.sasl) == "yes"
     }
 
     /// The lists that hold our entry.
@@ -164,17 +203,11 @@ impl View {
             }
         }
         let filtered = self.services.iter().find_map(|service| {
-            let own = service.overrides.get("content_filter").unwrap_or(&self.content_filter);
-            (service.receives_smtp() && !own.is_empty()).then(|| own.clone())
+            let filter = self.filter_of(service);
+            (service.receives_smtp() && !filter.is_empty() && !self.seals).then(|| filter.to_owned())
         });
         if let Some(filter) = filtered {
-            let again = self.services.iter().find(|service| {
-                let options = service.overrides.get("receive_override_options");
-                let options = options.unwrap_or(&self.receive_override_options);
-                service.is_on_loopback()
-                    && !options.contains("no_milters")
-                    && self.ours().any(|(who, _)| *who == service.label())
-            });
+            let again = self.services.iter().find(|service| service.is_on_loopback() && self.asks_us(service));
             if let Some(service) = again {
                 return fail(
                     CHECK,
@@ -182,7 +215,8 @@ impl View {
                         "mail comes back from content_filter = {filter} to {}, where it is judged again as sent by this machine",
                         service.label()
                     ),
-                    "add -o receive_override_options=no_milters to that service in master.cf",
+                    "add -o receive_override_options=no_milters to that service in master.cf, or, where mail is signed, name the \
+                     filter's network in outbound.reinjection_networks",
                 );
             }
         }
@@ -248,7 +282,15 @@ impl View {
         for (who, list) in self.ours() {
             for entry in list.iter().filter(|entry| self.is_ours(entry)) {
                 let action = entry.settings.get("default_action").map_or("not set", String::as_str);
-                if action != "accept" {
+                if self.must_not_pass_us(who) {
+                    if action != "tempfail" {
+                        return warn(
+                            CHECK,
+                            format!("{action} for {who}: notifications leave unsigned while deskmilter is down"),
+                            "write -o { smtpd_milters = { ADDRESS, default_action=tempfail } } for that service in master.cf",
+                        );
+                    }
+                } else if action != "accept" {
                     return fail(
                         CHECK,
                         format!("{action} for {who}: ordinary mail waits or is refused while deskmilter is down"),
@@ -260,8 +302,19 @@ impl View {
         if self.ours().next().is_none() {
             fail(CHECK, "not attached".to_owned(), "see above")
         } else {
-            ok(CHECK, "accept".to_owned())
+            ok(CHECK, "accept, and tempfail where mail must not leave unsigned".to_owned())
         }
+    }
+
+    /// Whether mail that `who` takes had better wait for us: what a ticket system hands in by its login, and what a content
+    /// filter hands back sealed.
+    fn must_not_pass_us(&self, who: &str) -> bool {
+        let is_it = |service: &Service| service.label() == who;
+        let submission = |service: &Service| {
+            is_it(service) && self.takes_logins(service) && service.overrides.contains_key("smtpd_sasl_auth_enable")
+        };
+        (self.takes_notifications && self.services.iter().any(submission))
+            || (self.seals && self.second_pass().any(is_it))
     }
 
     fn last(&self) -> Finding {
@@ -315,14 +368,14 @@ impl View {
     }
 }
 
-fn ok(check: &'static str, found: String) -> Finding {
+pub(super) fn ok(check: &'static str, found: String) -> Finding {
     Finding { outcome: Outcome::Ok, check, found, remedy: String::new() }
 }
 
-fn warn(check: &'static str, found: String, remedy: &str) -> Finding {
+pub(super) fn warn(check: &'static str, found: String, remedy: &str) -> Finding {
     Finding { outcome: Outcome::Warn, check, found, remedy: remedy.to_owned() }
 }
 
-fn fail(check: &'static str, found: String, remedy: &str) -> Finding {
+pub(super) fn fail(check: &'static str, found: String, remedy: &str) -> Finding {
     Finding { outcome: Outcome::Fail, check, found, remedy: remedy.to_owned() }
 }

@@ -23,11 +23,17 @@ pub(super) fn append(text: &str, edit: &ParameterEdit) -> String {
     let ParameterEdit { name, value } = edit;
     let (at, block) = match end_of_parameter(text, name) {
         Some(at) => (at, format!("    {BEGIN}\n    {value}\n    {END}\n")),
-        None => (text.len(), format!("{BEGIN}\n{name} = {value}\n{END}\n")),
+        None => return set(text, name, value),
     };
     let (before, after) = text.split_at_checked(at).unwrap_or((text, ""));
     let newline = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
     format!("{before}{newline}{block}{after}")
+}
+
+/// `text` with the parameter `name` set to `value` by a line of its own at the end, where it counts.
+pub(super) fn set(text: &str, name: &str, value: &str) -> String {
+    let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    format!("{text}{newline}{BEGIN}\n{name} = {value}\n{END}\n")
 }
 
 /// The octet after the last line of the last definition of `name`, line feed included.
@@ -107,6 +113,14 @@ mod tests {
             assert!(changed.contains(&format!("{BEGIN}\nsmtpd_milters = unix:z\n{END}\n")), "{changed}");
             assert!(changed.starts_with(text));
         }
+    }
+
+    #[test]
+    fn a_parameter_that_is_set_comes_last_and_leaves_the_line_that_was_there() {
+        let text = "a = no\nb = c";
+        let changed = set(text, "a", "yes");
+        assert_eq!(changed, format!("{text}\n{BEGIN}\na = yes\n{END}\n"));
+        assert_eq!(without_blocks(&changed).trim_end(), text);
     }
 
     proptest! {

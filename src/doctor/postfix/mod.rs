@@ -9,6 +9,7 @@ mod change;
 mod checks;
 mod main_cf;
 mod milter_list;
+mod outgoing;
 mod reach;
 mod service;
 

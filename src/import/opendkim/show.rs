@@ -1,11 +1,15 @@
 //! The import as text: the part of `deskmilter.toml` that does the same, and comments on everything else.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::Path;
 
+use ipnet::IpNet;
+
+use super::dataset::{Dataset, Pattern};
 use super::settings::Setting;
-use super::signing::{Import, Rule, Signing};
+use super::signing::{Import, Rule, Signature, Signing};
 use super::tables::{KeyData, SigningTable};
 
 /// Letters of a value that are shown.
@@ -19,6 +23,13 @@ impl Import {
     pub fn show(&self, key_problem: &dyn Fn(&Path) -> Option<String>) -> (String, bool) {
         let (rules, lost) = self.signing.rules();
         let mut problems: Vec<String> = self.problems.iter().cloned().chain(lost).collect();
+        let mode = self.settings.get("Mode").unwrap_or("sv");
+        if !mode.contains('s') {
+            problems.push(format!(
+                "Mode {}: OpenDKIM signs nothing; deskmilter would sign with these entries",
+                shown(mode)
+            ));
+        }
         let mut files = HashSet::new();
         for rule in &rules {
             if let KeyData::File(path) = &rule.signature.key
@@ -50,30 +61,47 @@ impl Import {
         text
     }
 
-    /// The configuration, grouped by signing domain.
+    /// The configuration: entries in the order in which they are tried, and that the first one signs.
     fn signing_entries(&self, rules: &[Rule], text: &mut String) {
-        let mut domains: BTreeMap<String, Vec<(&Rule, Vec<&str>)>> = BTreeMap::new();
-        for rule in rules {
-            let keys = domains.entry(rule.signature.domain.to_ascii_lowercase()).or_default();
-            match keys.iter_mut().find(|(other, _)| other.signature == rule.signature) {
-                Some((_, senders)) => senders.push(&rule.senders),
-                None => keys.push((rule, vec![&rule.senders])),
-            }
+        let entries = entries(rules, self.signs_with_all());
+        let networks = self.internal_networks();
+        let first = !self.signs_with_all() && entries.len() > 1;
+        if first || !networks.is_empty() {
+            text.push_str("\n# a file has one [outbound]: where there is one, put these lines there\n[outbound]\n");
         }
-        for (domain, keys) in &domains {
-            for (rule, senders) in keys {
-                let senders = senders.iter().map(|sender| toml::Value::from(*sender)).collect::<Vec<_>>();
-                let KeyData::File(path) = &rule.signature.key else { continue };
-                let _ = writeln!(
-                    text,
-                    "\n[[signing]]\ndomain = {}\nselector = {}\nkey_file = {}\nsign_for = {}",
-                    toml::Value::from(domain.as_str()),
-                    toml::Value::from(rule.signature.selector.as_str()),
-                    toml::Value::from(path.display().to_string()),
-                    toml::Value::from(senders)
-                );
-            }
+        if first {
+            text.push_str("sign_with = \"first\"\n");
         }
+        if !networks.is_empty() {
+            let networks: toml::Value = networks.iter().map(ToString::to_string).collect::<Vec<_>>().into();
+            let _ = writeln!(text, "signing_networks = {networks}");
+        }
+        for (signature, senders) in &entries {
+            let KeyData::File(path) = &signature.key else { continue };
+            let senders = senders.iter().map(|sender| toml::Value::from(*sender)).collect::<Vec<_>>();
+            let _ = writeln!(
+                text,
+                "\n[[signing]]\ndomain = {}\nselector = {}\nkey_file = {}\nsign_for = {}",
+                toml::Value::from(signature.domain.to_ascii_lowercase()),
+                toml::Value::from(signature.selector.as_str()),
+                toml::Value::from(path.display().to_string()),
+                toml::Value::from(senders)
+            );
+        }
+    }
+
+    fn signs_with_all(&self) -> bool {
+        matches!(self.signing, Signing::Tables { all: true, .. })
+    }
+
+    /// InternalHosts as far as `signing_networks` can say it. deskmilter trusts this host in any case.
+    fn internal_networks(&self) -> Vec<IpNet> {
+        let hosts = self.hosts.iter().filter(|(name, _)| *name == "InternalHosts");
+        let networks = hosts.flat_map(|(_, hosts)| networks(hosts)).map(|(_, network)| network);
+        let mut found: Vec<IpNet> = networks.filter(|network| !network.addr().is_loopback()).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
     fn notes(&self, rules: &[Rule]) -> Vec<String> {
@@ -82,13 +110,6 @@ impl Import {
             notes.push(
                 "MultipleSignatures: of three and more matches OpenDKIM 2.11 makes the first and the last signature only, \
                  although its manual says that all are made"
-                    .to_owned(),
-            );
-        }
-        if !matches!(self.signing, Signing::Tables { all: true, .. }) && rules.len() > 1 {
-            notes.push(
-                "a sender whom several entries fit is signed by all of them; OpenDKIM takes the first line alone. All \
-                 signatures are valid; narrow sign_for where one is too many"
                     .to_owned(),
             );
         }
@@ -121,12 +142,26 @@ impl Import {
             );
         }
         for (name, hosts) in &self.hosts {
-            let hosts: Vec<String> = hosts.entries().iter().map(|entry| shown(&entry.name)).collect();
-            notes.push(format!("{name}: {}; {}", hosts.join(" "), host_note(name)));
+            let internal = *name == "InternalHosts";
+            let taken: Vec<&str> = networks(hosts).map(|(name, _)| name).collect();
+            let names = hosts.entries().iter().map(|entry| entry.name.as_str());
+            let left: Vec<String> =
+                names.filter(|name| !internal || !(taken.contains(name) || is_this_host(name))).map(shown).collect();
+            if !left.is_empty() {
+                notes.push(format!("{name}: {}; {}", left.join(" "), host_note(name)));
+            }
+            let has_this_host = hosts.entries().iter().any(|entry| is_this_host(&entry.name));
+            if internal && !has_this_host {
+                notes.push(
+                    "InternalHosts lacks 127.0.0.1; deskmilter signs mail from this host all the same".to_owned(),
+                );
+            }
         }
         if self.settings.get("InternalHosts").is_none() {
             notes.push(
-                "InternalHosts is not set: OpenDKIM signs mail from 127.0.0.1 and of authenticated clients".to_owned(),
+                "InternalHosts is not set: OpenDKIM signs mail from 127.0.0.1 and of authenticated clients, and so does \
+                 deskmilter"
+                    .to_owned(),
             );
         }
         if self.settings.get("Canonicalization").is_none() {
@@ -151,6 +186,7 @@ impl Import {
             "signheaders" | "omitheaders" | "oversignheaders" => {
                 "deskmilter has its own list of signed and oversigned fields"
             }
+            "senderheaders" | "sendermacro" => "deskmilter goes by the address in From alone",
             "signaturealgorithm" => "deskmilter tells the algorithm from the key",
             "requiresafekeys" => "deskmilter always refuses keys that others can read",
             "mode" => "what deskmilter signs and verifies, its connectors and [authentication] say",
@@ -172,11 +208,55 @@ impl Import {
 fn host_note(list: &str) -> &'static str {
     match list {
         "InternalHosts" => {
-            "mail from these hosts is signed; deskmilter signs for sign_for and for its connectors' logins"
+            "OpenDKIM signs mail from these hosts; outbound.signing_networks takes networks without exceptions: write them there"
         }
         "ExternalIgnoreList" => "silences a line of OpenDKIM's log only",
         _ => "mail from these hosts is passed on untouched; give them a Postfix service without milters",
     }
+}
+
+/// The entries of InternalHosts that are networks or addresses. None where one is excepted (`!192.0.2.1`), because a network
+/// around it would hold it.
+fn networks(hosts: &Dataset) -> impl Iterator<Item = (&str, IpNet)> {
+    let excepts = hosts.entries().iter().any(|entry| entry.name.starts_with('!'));
+    let entries = hosts.entries().iter().filter(move |_| !excepts);
+    entries.filter_map(|entry| Some((entry.name.as_str(), network(&entry.name)?)))
+}
+
+/// A network or address of InternalHosts; the whole Internet is none that could be trusted.
+fn network(text: &str) -> Option<IpNet> {
+    let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
+    (network.prefix_len() > 0).then(|| network.trunc())
+}
+
+fn is_this_host(text: &str) -> bool {
+    text.eq_ignore_ascii_case("localhost") || network(text).is_some_and(|network| network.addr().is_loopback())
+}
+
+/// Signatures with their senders. A rule joins the earlier ones with the same signature where no rule in between could be for
+/// a sender of its own: the order in which rules are tried stays what it was. Where all sign, order is nothing.
+fn entries(rules: &[Rule], all: bool) -> Vec<(&Signature, Vec<&str>)> {
+    let mut entries: Vec<(&Signature, Vec<&str>)> = Vec::new();
+    for rule in rules {
+        let same = entries.iter().rposition(|(signature, _)| **signature == rule.signature);
+        let joins = same.filter(|at| {
+            let between = entries.get(at.saturating_add(1)..).unwrap_or_default();
+            all || between.iter().flat_map(|(_, senders)| senders).all(|sender| are_apart(sender, &rule.senders))
+        });
+        match joins.and_then(|at| entries.get_mut(at)) {
+            Some((_, senders)) => senders.push(&rule.senders),
+            None => entries.push((&rule.signature, vec![&rule.senders])),
+        }
+    }
+    entries
+}
+
+/// Whether no sender is meant by both patterns, as far as their domains tell.
+fn are_apart(one: &str, other: &str) -> bool {
+    let domain = |pattern| str::rsplit_once(pattern, '@').map(|(_, domain)| domain);
+    let (Some(one), Some(other)) = (domain(one), domain(other)) else { return false };
+    let apart = |fixed: &str, pattern: &str| !fixed.contains('*') && !Pattern(pattern).matches(fixed, true);
+    apart(one, other) || apart(other, one)
 }
 
 fn section(text: &mut String, title: &str, lines: &[String]) {

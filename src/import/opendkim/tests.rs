@@ -95,7 +95,7 @@ fn what_is_not_taken_over_is_named_and_no_secret_is() {
         "i=ann@other.example is not written",
         "no sender signs with two",
         "SignatureTTL 3600: no equivalent",
-        "192.0.2.0/24 localhost",
+        "signing_networks = [\"192.0.2.0/24\"]",
         "simple/simple",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
@@ -124,6 +124,40 @@ fn what_is_printed_is_toml_with_each_key_once_in_its_domain() {
         ("s3", vec!["*@other.example"]),
     ];
     assert_eq!(keys, expected);
+}
+
+#[test]
+fn the_order_that_counts_is_kept_where_senders_overlap() {
+    let senders =
+        "ann@* three\n*@acme.example one\nbob@acme.example two\n*@*.acme.example one\neve@other.example three\n";
+    let (text, _) = import(PATTERNS, KEYS, senders).show(&|_| None);
+    let read: toml::Table = text.parse().unwrap();
+    let order: Vec<&str> =
+        read["signing"].as_array().unwrap().iter().map(|entry| entry["selector"].as_str().unwrap()).collect();
+    // The second three could join the first one: nobody in between signs for other.example.
+    assert_eq!(order, ["s3", "s1", "s2"], "{text}");
+    let senders = "ann@acme.example one\n*@acme.example two\n*@acme.* one\n";
+    let (text, _) = import(PATTERNS, KEYS, senders).show(&|_| None);
+    assert_eq!(text.matches("\n[[signing]]\n").count(), 3, "{text}");
+    assert!(text.contains("\n[outbound]\nsign_with = \"first\"\n"), "{text}");
+}
+
+#[test]
+fn internal_hosts_become_networks_unless_one_is_excepted() {
+    let conf = |hosts: &str| format!("{PLAIN}InternalHosts {hosts}\n");
+    let show = |hosts: &str| import(&conf(hosts), KEYS, "acme.example one\n").show(&|_| None).0;
+    let text = show("127.0.0.1,10.1.2.3,192.0.2.7/24,mail.acme.example,0.0.0.0/0");
+    assert!(text.contains("\n[outbound]\nsigning_networks = [\"10.1.2.3/32\", \"192.0.2.0/24\"]\n"), "{text}");
+    assert!(text.contains("InternalHosts: mail.acme.example 0.0.0.0/0; OpenDKIM signs"), "{text}");
+    let text = show("192.0.2.0/24,!192.0.2.7");
+    assert!(!text.contains("[outbound]") && text.contains("InternalHosts: 192.0.2.0/24 !192.0.2.7; "), "{text}");
+    assert!(text.contains("InternalHosts lacks 127.0.0.1"), "{text}");
+}
+
+#[test]
+fn a_verifier_that_signs_nothing_is_a_problem() {
+    let (text, problems) = import(&format!("{PLAIN}Mode v\n"), KEYS, "acme.example one\n").show(&|_| None);
+    assert!(problems && text.contains("Mode v: OpenDKIM signs nothing"), "{text}");
 }
 
 #[test]

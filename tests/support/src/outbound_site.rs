@@ -4,13 +4,14 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::process::folder;
 use crate::{
     Client, ContentFilter, Daemon, NameServer, PrivateKey, PrivatePostfix, Reply, SandboxEndpoint, Signer, SmtpSession,
-    SmtpSink, Submission, Transaction, Zone, free_address,
+    SmtpSink, Submission, Transaction, Zone, deskmilter, free_address, write_settled,
 };
 
 /// The login that the ticket system has for support@acme.example.
@@ -220,6 +221,22 @@ impl PreparedSite {
     /// The folder of the company's keys.
     pub fn keys(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Lets deskmilter write into main.cf what it needs: `deskmilter postfix --apply`.
+    ///
+    /// # Panics
+    /// When it does not succeed.
+    #[must_use]
+    pub fn apply(self) -> Self {
+        let directory = self.postfix.configuration();
+        let mut command = Command::new(deskmilter());
+        command.args(["postfix", "--apply", "--config-directory"]).arg(&directory).arg("-c").arg(&self.configuration);
+        let output = command.output().expect("deskmilter runs");
+        assert!(output.status.success(), "{output:?}");
+        let main_cf = directory.join("main.cf");
+        write_settled(&main_cf, &fs::read_to_string(&main_cf).expect("main.cf"));
+        self
     }
 
     /// Starts the daemon and then Postfix.
