@@ -258,7 +258,11 @@ fn signatures(keys: &[Arc<Key>], headers: &Headers, body: &Body) -> Result<Vec<H
         {
             return Err(Failure::LongLine);
         }
-        head.extend_from_slice(field.raw());
+        // The name without a blank before the colon: relaxed canonicalization takes it off (RFC 6376 section 3.4.2), while the library
+        // would look for a field of another name.
+        head.extend_from_slice(field.name());
+        head.push(b':');
+        head.extend_from_slice(field.value());
         head.extend_from_slice(b"\r\n");
     }
     head.extend_from_slice(b"\r\n");

@@ -1,5 +1,7 @@
 //! The outbound side from outside: a message with its client goes in, the message as the MTA would have it comes out.
 
+mod hostile;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::OnceLock;

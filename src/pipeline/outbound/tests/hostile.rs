@@ -1,0 +1,187 @@
+//! What an attacker, a careless program or a picky postmaster would try on the outbound side.
+
+use super::*;
+
+/// The signatures of a message with its field names written without a blank before the colon: the same message in relaxed
+/// canonicalization (RFC 6376 section 3.4.2).
+async fn verified(wire: &[u8]) -> Vec<(String, bool)> {
+    Verifier::new().verify(text(wire).replace(" :", ":").as_bytes()).await
+}
+
+async fn sealed(pipeline: &Pipeline, message: &[u8]) -> Vec<u8> {
+    pass(pipeline, &mail(desk(), "", "ann@b.example", message)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_blank_before_the_colon_does_not_leave_the_field_unsigned() {
+    let pipeline = site().pipeline(CONFIG);
+    for name in ["From", "Subject", "Date", "To", "X-Mailer"] {
+        let odd = NOTIFICATION.replacen(&format!("{name}:"), &format!("{name} :"), 1);
+        let wire = pass(&pipeline, &mail(desk(), "", "ann@b.example", odd.as_bytes())).await.unwrap();
+        assert_eq!(verified(&wire).await, passes(&["rsa", "rsa", "ed"]), "{}", text(&wire));
+    }
+}
+
+#[tokio::test]
+async fn a_seal_that_is_cut_anywhere_or_stands_on_another_message_is_worth_nothing() {
+    let pipeline = site().pipeline(&with_filter());
+    let out = text(&sealed(&pipeline, NOTIFICATION.as_bytes()).await);
+    let (seal, rest) = out.split_at(out.find("From:").unwrap());
+    let back = || connection("127.0.0.1", None, false);
+    for at in (20..seal.len() - 3).filter(|&at| !seal[at..].starts_with(['\r', '\n', '\t'])) {
+        let cut = format!("{}\r\n{rest}", seal[..at].trim_end());
+        let wire = pass(&pipeline, &mail(back(), "", "ann@b.example", cut.as_bytes())).await.unwrap();
+        assert!(!text(&wire).contains("DKIM-Signature"), "{at} of {}", seal.len());
+    }
+    let other = rest.replace("1_sprut", "2_sprut").replace("Desk <", "Boss <");
+    for message in
+        [rest.replace("09:00:00", "09:00:01"), other, rest.replace("From: Desk <support@acme.example>\r\n", "")]
+    {
+        let wire = pass(&pipeline, &mail(back(), "", "ann@b.example", format!("{seal}{message}").as_bytes())).await;
+        let wire = text(&wire.unwrap());
+        let signed = wire.contains("DKIM-Signature");
+        assert!(!signed || wire.contains("From: Desk <support@acme.example>"), "{wire}");
+    }
+    // Two seals: the same one twice does no harm, and neither is left.
+    let twice = format!("{seal}{seal}{rest}");
+    let wire = pass(&pipeline, &mail(back(), "", "ann@b.example", twice.as_bytes())).await.unwrap();
+    assert_eq!(Verifier::new().verify(&wire).await, passes(&["rsa", "rsa", "ed"]));
+    assert!(!text(&wire).contains("X-Deskmilter-Seal"));
+}
+
+#[tokio::test]
+async fn a_login_cannot_get_a_signature_for_an_author_that_is_not_its_own() {
+    let pipeline = site().pipeline(CONFIG);
+    for from in [
+        "support@acme.example, boss@acme.example",
+        "(support@acme.example) boss@acme.example",
+        "boss@acme.example (support@acme.example)",
+        "\"support@acme.example\" <boss@acme.example>",
+        "\"support\"@acme.example <boss@acme.example>",
+        "<@acme.example:boss@acme.example>",
+        "<support@acme.example> <boss@acme.example>",
+        "support@acme.example:boss@acme.example",
+        "support@acme.example; boss@acme.example",
+        "Desk: support@acme.example, boss@acme.example;",
+        "=?utf-8?Q?support=40acme.example?=",
+        "=?utf-8?Q?support?=@acme.example",
+        "\"=?utf-8?Q?a?=\" boss@acme.example",
+        "support@acme.example.evil.example",
+        "support@evil.example@acme.example",
+        "support%evil.example@acme.example",
+        "support@sub.acme.example",
+        "support@acme.example\0.evil.example",
+        "support@acme.example\u{a0}.evil.example",
+        "support@acme.example\u{200b}, boss@acme.example",
+        "support@\u{430}cme.example",
+        "support\\@evil.example",
+        "supp\u{f6}rt@acme.example",
+        "support+boss@evil.example",
+        "\r\n boss@acme.example",
+        "",
+        " ",
+        "@acme.example",
+        "support@",
+        "support",
+        "<>",
+    ] {
+        let odd = NOTIFICATION.replace("Desk <support@acme.example>", from);
+        let reply = pass(&pipeline, &mail(desk(), "", "ann@b.example", odd.as_bytes())).await;
+        assert!(
+            reply.clone().is_err_and(|reply| reply.starts_with("550 5.")),
+            "{from:?}: {:?}",
+            reply.map(|w| text(&w))
+        );
+    }
+    for honest in [
+        "\r\n support@acme.example",
+        "Desk: support@acme.example;",
+        "support@acme.example.",
+        "SUPPORT@ACME.EXAMPLE",
+        "\"Desk, \\\"the\\\" one\" <support+1@acme.example>",
+        "=?utf-8?Q?boss=40acme=2Eexample?= <support@acme.example>",
+    ] {
+        let odd = NOTIFICATION.replace("Desk <support@acme.example>", honest);
+        let reply = pass(&pipeline, &mail(desk(), "", "ann@b.example", odd.as_bytes())).await;
+        assert!(reply.is_ok(), "{honest:?}: {reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn hostile_sizes_take_no_more_than_their_time() {
+    let (pipeline, filter) = (site().pipeline(CONFIG), site().pipeline(&with_filter()));
+    let rest = NOTIFICATION.split_once("\r\n").unwrap().1;
+    let megabyte = 1 << 20;
+    for (what, head) in [
+        ("@", format!("From: {}\r\n", "a@".repeat(megabyte / 2))),
+        ("@ folded", format!("From: {}\r\n", "a@b.example,\r\n ".repeat(megabyte / 15))),
+        ("commas", format!("From: {}\r\n", ",".repeat(megabyte))),
+        ("open comments", format!("From: {}\r\n", "(".repeat(megabyte))),
+        ("comments", format!("From: {}\r\n", "(a@b.example)".repeat(megabyte / 13))),
+        ("quotes", format!("From: {}\r\n", "\"a@b\"@c,".repeat(megabyte / 8))),
+        ("angles", format!("From: {}\r\n", "<".repeat(megabyte))),
+        ("encoded", format!("From: {}\r\n", "=?utf-8?Q?a=40b?= ".repeat(megabyte / 18))),
+        ("blanks", format!("From: {}a@b\r\n", " ".repeat(megabyte))),
+        ("From fields", "From: a@acme.example\r\n".repeat(megabyte / 22)),
+        ("Cc fields", format!("From: support@acme.example\r\n{}", "Cc: a\r\n".repeat(19_000))),
+        ("signatures", format!("From: support@acme.example\r\n{}", "DKIM-Signature: v=1; h=a:b:c\r\n".repeat(19_000))),
+        (
+            "one signature",
+            format!("From: support@acme.example\r\nDKIM-Signature: h={}\r\n", "a:\r\n ".repeat(megabyte / 5)),
+        ),
+        (
+            "seals",
+            format!("From: support@acme.example\r\n{}", "X-Deskmilter-Seal: v=1; p=e30; mac=AAAA\r\n".repeat(90)),
+        ),
+    ] {
+        let message = format!("{head}{rest}");
+        for pipeline in [&pipeline, &filter] {
+            for client in [desk(), connection("127.0.0.1", None, false), connection("127.0.0.1", Some("ann"), true)] {
+                let mail = {
+                    let mut builder = HeadersBuilder::new(1 << 24);
+                    let headers = builder.push(message.as_bytes()).unwrap().unwrap().headers;
+                    let mut mail = mail(client, "support@acme.example", "ann@b.example", NOTIFICATION.as_bytes());
+                    mail.headers = headers;
+                    mail
+                };
+                let start = Instant::now();
+                let _ = pipeline.judge(&mail).await;
+                let took = start.elapsed();
+
+                assert!(took < Duration::from_secs(5), "{what}: {took:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_line_that_we_add_is_longer_than_a_line_may_be() {
+    let names: Vec<String> = (0..50).map(|n| format!("\"X-{n:02}{}\"", "x".repeat(72))).collect();
+    let text_of = CONFIG.replace(
+        "[[connector.dkim]]\nselector = \"rsa\"",
+        &format!("[connector.preserve]\nheaders = [{}]\n[[connector.dkim]]\nselector = \"rsa\"", names.join(",")),
+    );
+    let fields: String = names.iter().map(|name| format!("{}: a\r\n", name.trim_matches('"'))).collect();
+    let message = format!("{fields}{NOTIFICATION}");
+    let wire = pass(&site().pipeline(&text_of), &mail(desk(), "", "ann@b.example", message.as_bytes())).await.unwrap();
+    assert_eq!(Verifier::new().verify(&wire).await, passes(&["rsa", "rsa", "ed"]));
+    let longest = text(&wire).lines().map(str::len).max().unwrap();
+    assert!(longest < 200, "{longest}");
+}
+
+#[tokio::test]
+async fn an_existing_signature_that_oversigns_an_absent_constant_still_verifies() {
+    use mail_auth::dkim::{Canonicalization, DkimSigner};
+    use mail_auth::headers::HeaderWriter;
+    let pem = std::fs::read(site().folder.path().join("rsa.pem")).unwrap();
+    let original = NOTIFICATION.replace("X-Mailer: Zendesk Mailer\r\n", "").replace("auto-generated", "no");
+    for how in [Canonicalization::Simple, Canonicalization::Relaxed] {
+        let key = SigningKey::parse(&crate::config::Secret::new(pem.clone())).unwrap().into_signer();
+        let signer = DkimSigner::from_key(key).domain("acme.example").selector("rsa");
+        let signer = signer.headers(["From", "X-Mailer", "Auto-Submitted"]).header_canonicalization(how);
+        let signed = signer.sign(original.as_bytes()).unwrap().to_header() + &original;
+        let wire = pass(&site().pipeline(CONFIG), &mail(desk(), "", "ann@b.example", signed.as_bytes())).await.unwrap();
+        assert_eq!(Verifier::new().verify(&wire).await, passes(&["rsa", "rsa", "ed", "rsa"]), "{}", text(&wire));
+        assert!(!text(&wire).contains("X-Mailer: Z"));
+    }
+}
