@@ -184,7 +184,7 @@ impl Outbound {
         let headers = &mail.headers;
         if !keys.is_empty() {
             refuse_incomplete(mail)?;
-            sign::refuse_malformed(headers)?;
+            sign::refuse_malformed(headers, &keys)?;
         }
         let mut departure = Departure::default();
         let signers: Vec<Arc<Key>> = match self.submitter(origin) {

@@ -39,6 +39,8 @@ const CORE: [&str; 13] = [
 const WHERE_PRESENT: [&str; 4] = ["Content-Disposition", "List-Id", "List-Unsubscribe", "List-Unsubscribe-Post"];
 /// Octets in a line at most, without CRLF (RFC 5322 section 2.1.1). Postfix cuts longer ones on delivery.
 const LINE_MAX: usize = 998;
+/// FF: what printers took for the end of a page.
+const FORM_FEED: u8 = 0x0c;
 
 /// All keys. One for all sessions.
 pub(super) struct Keys {
@@ -232,16 +234,26 @@ impl fmt::Display for Failure {
 }
 
 /// Refuses a message that RFC 5322 section 3.6 does not know, because its signature would say nothing certain: two From fields
-/// are shown in two ways (RFC 6376 section 8.15), and a Date that a server further on adds breaks the signature.
+/// are shown in two ways (RFC 6376 section 8.15), and a Date that a server further on adds breaks the signature. A form feed in a
+/// field that `keys` cover is white space to our library and none to others, RFC 6376 among them (section 2.8).
 ///
 /// # Errors
 /// The reply for it.
-pub(super) fn refuse_malformed(headers: &Headers) -> Result<(), Reply> {
+pub(super) fn refuse_malformed(headers: &Headers, keys: &[Arc<Key>]) -> Result<(), Reply> {
     for name in ["From", "Date"] {
         let count = headers.named(name).count();
         if count != 1 {
             let text =
                 format!("{count} {name} fields; a message that is to be signed has exactly one (RFC 5322 section 3.6)");
+            return Err(Reply::new(550, 6, 0, text));
+        }
+    }
+    for field in headers.iter().filter(|field| field.value().contains(&FORM_FEED)) {
+        if keys.iter().any(|key| key.covers(field)) {
+            let name = String::from_utf8_lossy(field.name());
+            let text = format!(
+                "form feed in the header field {name} (RFC 5322 section 2.2): no signature would hold; remove it"
+            );
             return Err(Reply::new(550, 6, 0, text));
         }
     }
@@ -296,6 +308,12 @@ fn signatures(keys: &[Arc<Key>], headers: &Headers, body: &Body) -> Result<Vec<H
 type Signer = DkimSigner<Shared, mail_auth::signer::Ready>;
 
 impl Key {
+    /// Whether a signature of it covers such a field.
+    fn covers(&self, field: &Header) -> bool {
+        let preserved = self.preserved.iter().flatten().map(String::as_str);
+        CORE.into_iter().chain(WHERE_PRESENT).chain(preserved).any(|name| field.is(name))
+    }
+
     fn is_rsa(&self) -> bool {
         mail_auth::crypto::SigningKey::algorithm(self.key.as_signer()) == Algorithm::RsaSha256
     }

@@ -23,6 +23,14 @@ async fn a_blank_before_the_colon_does_not_leave_the_field_unsigned() {
 }
 
 #[tokio::test]
+async fn a_form_feed_which_verifiers_read_differently_is_refused() {
+    let pipeline = site().pipeline(CONFIG);
+    let odd = NOTIFICATION.replace("Re: a", "Re:\x0ca");
+    let reply = pass(&pipeline, &mail(desk(), "", "ann@b.example", odd.as_bytes())).await;
+    assert!(reply.is_err_and(|reply| reply.starts_with("550 5.6.0 form feed")));
+}
+
+#[tokio::test]
 async fn tls_older_than_1_2_is_as_good_as_none() {
     let pipeline = site().pipeline(CONFIG);
     for (version, good) in
