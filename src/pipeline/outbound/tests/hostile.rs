@@ -45,6 +45,14 @@ async fn tls_older_than_1_2_is_as_good_as_none() {
 }
 
 #[tokio::test]
+async fn thousands_of_fields_to_take_away_are_refused_and_not_handed_to_the_mta() {
+    let pipeline = site().pipeline(CONFIG);
+    let odd = format!("{}{NOTIFICATION}", "X-Mailer: a\r\n".repeat(5_000));
+    let reply = pass(&pipeline, &mail(desk(), "", "ann@b.example", odd.as_bytes())).await;
+    assert!(reply.is_err_and(|reply| reply.starts_with("55")));
+}
+
+#[tokio::test]
 async fn a_seal_that_is_cut_anywhere_or_stands_on_another_message_is_worth_nothing() {
     let pipeline = site().pipeline(&with_filter());
     let out = text(&sealed(&pipeline, NOTIFICATION.as_bytes()).await);
