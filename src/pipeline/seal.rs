@@ -19,7 +19,7 @@ use crate::mail::{Header, HeaderEdit, Headers, Path};
 pub(super) const FIELD: &str = "X-Deskmilter-Seal";
 /// What the MAC is for.
 const PURPOSE: &str = "seal 1";
-/// Octets of original fields that a seal carries, at most (40 KiB): Postfix cuts a header field at 102,400 octets
+/// Octets of original fields, written as JSON, that a seal carries, at most (40 KiB): Postfix cuts a header field at 102,400 octets
 /// (`header_size_limit`), and base64 takes its third. Of what does not fit it carries a digest, which tells of a change but
 /// cannot undo it.
 const CARRIED_MAX: usize = 40 * 1024;
@@ -42,7 +42,8 @@ pub(super) struct Submitter {
 pub(super) struct Opened {
     pub(super) submitter: Submitter,
     sender: String,
-    date: Vec<String>,
+    /// Digest of the Date fields.
+    date: String,
     time: u64,
     fields: Vec<Original>,
 }
@@ -90,7 +91,7 @@ pub(super) fn seal<'n>(
     let fields = names
         .into_iter()
         .map(|name| {
-            let octets: usize = headers.named(name).map(|field| field.raw().len()).sum();
+            let octets: usize = headers.named(name).map(|field| json_len(field.raw())).sum();
             let value = match room.checked_sub(octets) {
                 Some(rest) => {
                     room = rest;
@@ -101,7 +102,7 @@ pub(super) fn seal<'n>(
             Original { name: name.to_owned(), value }
         })
         .collect();
-    let date = headers.named("Date").map(Header::text).collect();
+    let date = digest_of(headers.named("Date"));
     let content = Opened { submitter, sender: sender.as_str().to_owned(), date, time: now, fields };
     // Strings, numbers and lists: nothing in it that JSON could not hold.
     let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&content).unwrap_or_default());
@@ -159,7 +160,7 @@ fn open_field(
     if now.saturating_sub(opened.time) > lifetime.as_secs() {
         return Err(Refused::Expired);
     }
-    let date: Vec<String> = headers.named("Date").map(Header::text).collect();
+    let date = digest_of(headers.named("Date"));
     // From and Message-ID may have been changed and are then put back, but not both: that is another message.
     let known = opened.is_unchanged("From", headers) || opened.is_unchanged("Message-ID", headers);
     if opened.sender != sender.as_str() || opened.date != date || !known {
@@ -233,6 +234,16 @@ fn digest_of<'h>(fields: impl Iterator<Item = &'h Header>) -> String {
 /// Each octet as the character of its number, for JSON.
 fn characters(octets: &[u8]) -> String {
     octets.iter().copied().map(char::from).collect()
+}
+
+/// Octets of the JSON string, and of the comma after it, in which [`characters`] ends up (RFC 8259 section 7).
+fn json_len(octets: &[u8]) -> usize {
+    let len = |octet: &u8| match octet {
+        b'"' | b'\\' | 0x08..=0x0a | 0x0c..=0x0d | 0x80..=0xff => 2,
+        0x00..=0x1f => 6,
+        _ => 1,
+    };
+    octets.iter().map(len).sum::<usize>().saturating_add(3)
 }
 
 fn header(characters: &str) -> Option<Header> {

@@ -12,6 +12,12 @@ async fn sealed(pipeline: &Pipeline, message: &[u8]) -> Vec<u8> {
     pass(pipeline, &mail(desk(), "", "ann@b.example", message)).await.unwrap()
 }
 
+fn seal_len(wire: &[u8]) -> usize {
+    let mut builder = HeadersBuilder::new(1 << 22);
+    let headers = builder.push(wire).unwrap().unwrap().headers;
+    headers.first("X-Deskmilter-Seal").unwrap().raw().len()
+}
+
 #[tokio::test]
 async fn a_blank_before_the_colon_does_not_leave_the_field_unsigned() {
     let pipeline = site().pipeline(CONFIG);
@@ -50,6 +56,22 @@ async fn thousands_of_fields_to_take_away_are_refused_and_not_handed_to_the_mta(
     let odd = format!("{}{NOTIFICATION}", "X-Mailer: a\r\n".repeat(5_000));
     let reply = pass(&pipeline, &mail(desk(), "", "ann@b.example", odd.as_bytes())).await;
     assert!(reply.is_err_and(|reply| reply.starts_with("55")));
+}
+
+#[tokio::test]
+async fn a_seal_is_never_larger_than_a_field_that_postfix_takes_whole() {
+    let pipeline = site().pipeline(&with_filter());
+    for filling in ["\u{fc}", "\"", "\\", "\u{1}", "\t.", "a"] {
+        let long = format!("X-Mailer: {}\r\n", (filling.repeat(400) + "\r\n ").repeat(100 / filling.len() - 1) + "x");
+        let odd = NOTIFICATION.replace("X-Mailer: Zendesk Mailer\r\n", &long);
+        // A constant would be put right before it is sealed.
+        let odd = odd.replace("X-Mailer", "References").into_bytes();
+        assert!(seal_len(&sealed(&pipeline, &odd).await) < 100_000, "{filling:?}");
+    }
+    let many = format!("{}{NOTIFICATION}", "Cc:\r\n".repeat(9_000));
+    assert!(seal_len(&sealed(&pipeline, many.as_bytes()).await) < 100_000);
+    let date = NOTIFICATION.replace("09:00:00 +0000", &format!("09:00:00 +0000\r\n ({})", "x\r\n ".repeat(20_000)));
+    assert!(seal_len(&sealed(&pipeline, date.as_bytes()).await) < 100_000);
 }
 
 #[tokio::test]
