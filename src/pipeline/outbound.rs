@@ -200,8 +200,10 @@ impl Outbound {
             Some(submitter) => {
                 let preserved = submitter.connector.as_ref().and_then(|name| self.connectors.get(name));
                 let preserved = preserved.map_or(&[][..], |outgoing| &outgoing.preserved);
-                let names = preserved.iter().map(|field| field.name.as_str());
-                let names = names.chain(GUARDED.into_iter().filter(|name| !is_among(preserved, name)));
+                // The author comes first: whatever finds no room in the seal, it does.
+                let preserved_names =
+                    preserved.iter().map(|field| field.name.as_str()).filter(|name| !is_guarded(name));
+                let names = GUARDED.into_iter().take(1).chain(preserved_names).chain(GUARDED.into_iter().skip(1));
                 departure.fields.push(seal::seal(site_key, submitter, &mail.envelope.sender, headers, names, now));
                 departure.sealed = true;
                 // Nobody signs yet, but a line that cannot be signed is refused while its sender is there to hear it.
@@ -360,8 +362,8 @@ impl Origin<'_> {
     }
 }
 
-fn is_among(preserved: &[Preserved], name: &str) -> bool {
-    preserved.iter().any(|field| field.name.eq_ignore_ascii_case(name))
+fn is_guarded(name: &str) -> bool {
+    GUARDED.iter().any(|guarded| guarded.eq_ignore_ascii_case(name))
 }
 
 /// Whether the message carries a signature that claims to be of one of the connector's keys.

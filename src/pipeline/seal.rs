@@ -161,8 +161,10 @@ fn open_field(
         return Err(Refused::Expired);
     }
     let date = digest_of(headers.named("Date"));
-    // From and Message-ID may have been changed and are then put back, but not both: that is another message.
-    let known = opened.is_unchanged("From", headers) || opened.is_unchanged("Message-ID", headers);
+    // From and Message-ID may have been changed and are then put back, but not both: that is another message. A From that cannot
+    // be put back must not have been changed.
+    let known = opened.is_unchanged("From", headers)
+        || opened.is_unchanged("Message-ID", headers) && opened.original("From").is_some_and(Original::is_carried);
     if opened.sender != sender.as_str() || opened.date != date || !known {
         return Err(Refused::OtherMessage);
     }
@@ -171,9 +173,12 @@ fn open_field(
 
 impl Opened {
     fn is_unchanged(&self, name: &str, headers: &Headers) -> bool {
-        let original = self.fields.iter().find(|original| original.name == name);
         let is_there = headers.first(name).is_some();
-        is_there && original.is_some_and(|original| original.says_the_same(headers))
+        is_there && self.original(name).is_some_and(|original| original.says_the_same(headers))
+    }
+
+    fn original(&self, name: &str) -> Option<&Original> {
+        self.fields.iter().find(|original| original.name.eq_ignore_ascii_case(name))
     }
 
     /// What makes the sealed fields of a message what they were. A name has no other fields afterwards than it had.
@@ -210,6 +215,10 @@ impl Opened {
 }
 
 impl Original {
+    fn is_carried(&self) -> bool {
+        matches!(self.value, Value::Fields(_))
+    }
+
     /// Whether the fields of this name say what they said, folded in whatever way.
     fn says_the_same(&self, headers: &Headers) -> bool {
         match &self.value {

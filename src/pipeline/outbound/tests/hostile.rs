@@ -75,6 +75,39 @@ async fn a_seal_is_never_larger_than_a_field_that_postfix_takes_whole() {
 }
 
 #[tokio::test]
+async fn where_from_was_changed_and_cannot_be_put_back_nothing_is_signed() {
+    let pipeline = site().pipeline(&with_filter());
+    let long = |n: usize| format!("X-Zendesk-Email-Id: {}\r\n", "x\r\n ".repeat(n) + "x");
+    let id = "X-Zendesk-Email-Id: 01HZXAMPLE\r\n";
+    let comment = format!("From: Desk ({}) <support@acme.example>", "x\r\n ".repeat(12_000));
+    let from = "From: Desk <support@acme.example>";
+    for message in [NOTIFICATION.replace(id, &long(9_500)), NOTIFICATION.replace(from, &comment)] {
+        let out = text(&sealed(&pipeline, message.as_bytes()).await);
+        let back = connection("127.0.0.1", None, false);
+        let spoofed = out.replacen("From: Desk", "From: Boss <boss@acme.example>\r\nX-Old: Desk", 1);
+        let wire = pass(&pipeline, &mail(back.clone(), "", "ann@b.example", spoofed.as_bytes())).await.unwrap();
+        let wire = text(&wire);
+        let boss = wire.contains("\r\nFrom: Boss") || wire.starts_with("From: Boss");
+        assert!(!(boss && wire.contains("DKIM-Signature")), "a spoofed author is signed");
+        let wire = pass(&pipeline, &mail(back, "", "ann@b.example", out.as_bytes())).await.unwrap();
+        assert!(text(&wire).contains("DKIM-Signature"), "what the filter left alone is signed");
+    }
+}
+
+#[tokio::test]
+async fn guarded_names_that_are_preserved_in_another_spelling_do_not_spoil_the_seal() {
+    let text_of = with_filter().replace(
+        "[[connector.dkim]]\nselector = \"rsa\"",
+        "[connector.preserve]\nheaders = [\"from\", \"message-id\", \"X-Mailer\"]\n[[connector.dkim]]\nselector = \"rsa\"",
+    );
+    let pipeline = site().pipeline(&text_of);
+    let out = text(&sealed(&pipeline, NOTIFICATION.as_bytes()).await);
+    let back = connection("127.0.0.1", None, false);
+    let wire = pass(&pipeline, &mail(back, "", "ann@b.example", out.as_bytes())).await.unwrap();
+    assert_eq!(Verifier::new().verify(&wire).await, passes(&["rsa", "rsa", "ed"]));
+}
+
+#[tokio::test]
 async fn a_seal_that_is_cut_anywhere_or_stands_on_another_message_is_worth_nothing() {
     let pipeline = site().pipeline(&with_filter());
     let out = text(&sealed(&pipeline, NOTIFICATION.as_bytes()).await);
