@@ -316,11 +316,8 @@ impl Session {
             return;
         }
         let Some(message) = &mut self.message else { return };
-        // What is no path is no address of ours either.
-        if let Ok(path) = Path::parse(path.path)
-            && message.envelope.recipients.len() < RECIPIENTS_MAX
-        {
-            message.envelope.recipients.push(path);
+        if message.envelope.recipients.len() < RECIPIENTS_MAX {
+            message.envelope.recipients.push(Path::lenient(path.path));
         }
     }
 
@@ -363,8 +360,7 @@ impl Session {
 
 impl Message {
     fn from(mail: command::Path<'_>) -> Self {
-        // What is no path can be the domain of nobody: it is judged as the null reverse-path is, by the HELO name.
-        let sender = Path::parse(mail.path).unwrap_or_default();
+        let sender = Path::lenient(mail.path);
         let smtputf8 = mail.has("SMTPUTF8");
         let eight_bit = mail.has("BODY=8BITMIME");
         Self {
