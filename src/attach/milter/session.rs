@@ -474,6 +474,52 @@ mod tests {
     }
 
     #[test]
+    fn nothing_of_one_message_or_connection_is_left_for_the_next() {
+        let last = std::cell::RefCell::new(None);
+        let mut talk = Talk::new(u32::MAX);
+        let mut say = |code: u8, payload: &[u8]| {
+            let concerns = |connection: &Connection, envelope: &Envelope| {
+                let sender = envelope.sender.as_str().to_owned();
+                *last.borrow_mut() = Some((
+                    connection.login.clone(),
+                    connection.tls.is_some(),
+                    connection.client.ip().is_some(),
+                    sender,
+                ));
+                true
+            };
+            talk.session.handle(Command::parse(code, payload).unwrap(), concerns, &mut talk.replies).unwrap();
+            if code == b'E' {
+                talk.session.complete();
+            }
+        };
+        let rest: [(u8, &[u8]); 4] = [(b'R', b"<c@d.example>\0"), (b'T', b""), (b'N', b""), (b'E', b"")];
+        let first: [(u8, &[u8]); 6] = [
+            (b'D', b"C{tls_version}\0TLSv1.3\0j\0mx\0"),
+            (b'C', b"desk.example\x004\x12\x34192.0.2.7\0"),
+            (b'D', b"H{tls_version}\0TLSv1.3\0"),
+            (b'H', b"desk.example\0"),
+            (b'D', b"M{auth_authen}\0zendesk-support\0"),
+            (b'M', b"<a@b.example>\0"),
+        ];
+        for between in [&b""[..], b"A", b"K", b"C", b"H"] {
+            for (code, payload) in first.into_iter().chain(rest).chain(first) {
+                say(code, payload);
+            }
+            assert_eq!(last.borrow().as_ref().unwrap().0.as_deref(), Some("zendesk-support"));
+            for &code in between {
+                say(code, if code == b'C' { b"other.example\0U" } else { b"other.example\0" });
+            }
+            say(b'M', b"<>\0");
+            rest.into_iter().for_each(|(code, payload)| say(code, payload));
+            let (login, tls, address, sender) = last.borrow_mut().take().unwrap();
+            assert_eq!((login, sender.as_str()), (None, ""), "{between:?}");
+            // A client's TLS and address last as long as its connection.
+            assert_eq!((tls, address), (matches!(between, b"" | b"A" | b"H"), matches!(between, b"" | b"A" | b"H")));
+        }
+    }
+
+    #[test]
     fn before_negotiation_nothing_but_quit_has_a_meaning() {
         let limits = MessageLimits { message_size: 1000, header_size: 1000 };
         let mut replies = BytesMut::new();
