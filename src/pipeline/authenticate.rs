@@ -144,16 +144,18 @@ impl Authenticator {
         Ok(Findings { spf: spf.0, dkim: signatures, arc, dmarc, author, login: mail.connection.login.clone() })
     }
 
-    /// The message as it is verified: of more DKIM signatures than the limit, the first ones count.
+    /// The message as it is verified: of more DKIM signatures than the limit, the first ones count, and of those, the ones that can
+    /// be verified in time.
     async fn wire(&self, mail: &Mail) -> std::io::Result<Vec<u8>> {
         let mut signatures = 0;
         let mut wire = Vec::with_capacity(usize::try_from(mail.size()).unwrap_or(0));
         for field in mail.headers.iter() {
-            if field.is("DKIM-Signature") {
-                signatures += 1;
-                if signatures > self.max_signatures {
-                    continue;
-                }
+            let is_dkim = acceptable::is_dkim_signature(field);
+            signatures += usize::from(is_dkim);
+            if is_dkim && signatures > self.max_signatures
+                || acceptable::is_signature(field) && !acceptable::is_bounded(field)
+            {
+                continue;
             }
             wire.extend_from_slice(field.raw());
             wire.extend_from_slice(b"\r\n");

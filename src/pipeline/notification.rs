@@ -11,6 +11,9 @@ use super::author;
 use crate::config::{Connector, Login, Rate, Submission, holds};
 use crate::mail::{Address, Client, Connection, Mail, Reply};
 
+/// Versions that RFC 8996 and RFC 7568 forbid, as OpenSSL and GnuTLS name them.
+const TLS_TOO_OLD: [&str; 8] = ["SSLv2", "SSLv3", "SSL3.0", "TLSv1", "TLSv1.0", "TLSv1.1", "TLS1.0", "TLS1.1"];
+
 /// The logins of all connectors. One for all sessions; as many rates are kept as there are logins.
 #[derive(Debug)]
 pub(super) struct Channels {
@@ -93,8 +96,15 @@ impl Channel {
     fn admit_client(&self, connection: &Connection) -> Result<(), Reply> {
         let (connector, login) = (&self.connector.name, &self.login.name);
         // What a program on this host hands over without a network has no TLS and needs none.
-        if connection.tls.is_none() && connection.client != Client::Local {
-            let text = format!("login {login} of connector {connector} needs TLS; issue STARTTLS first");
+        let problem = match &connection.tls {
+            Some(tls) if TLS_TOO_OLD.iter().any(|old| tls.version.eq_ignore_ascii_case(old)) => {
+                Some(format!("TLS 1.2 or newer, not {}", tls.version))
+            }
+            None if connection.client != Client::Local => Some("TLS; issue STARTTLS first".to_owned()),
+            _ => None,
+        };
+        if let Some(problem) = problem {
+            let text = format!("login {login} of connector {connector} needs {problem}");
             return Err(Reply::new(530, 7, 0, text));
         }
         let networks = &self.submission.networks;

@@ -4,6 +4,7 @@
 //! away. It holds the original fields themselves, so that any host of the site can do the second pass. It is a statement of
 //! ours about one message: bound to the login, the sender, Date, From or Message-ID, and a time.
 
+use std::iter;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -19,7 +20,7 @@ use crate::mail::{Header, HeaderEdit, Headers, Path};
 pub(super) const FIELD: &str = "X-Deskmilter-Seal";
 /// What the MAC is for.
 const PURPOSE: &str = "seal 1";
-/// Octets of original fields that a seal carries, at most (40 KiB): Postfix cuts a header field at 102,400 octets
+/// Octets of original fields, written as JSON, that a seal carries, at most (40 KiB): Postfix cuts a header field at 102,400 octets
 /// (`header_size_limit`), and base64 takes its third. Of what does not fit it carries a digest, which tells of a change but
 /// cannot undo it.
 const CARRIED_MAX: usize = 40 * 1024;
@@ -42,7 +43,8 @@ pub(super) struct Submitter {
 pub(super) struct Opened {
     pub(super) submitter: Submitter,
     sender: String,
-    date: Vec<String>,
+    /// Digest of the Date fields.
+    date: String,
     time: u64,
     fields: Vec<Original>,
 }
@@ -90,7 +92,7 @@ pub(super) fn seal<'n>(
     let fields = names
         .into_iter()
         .map(|name| {
-            let octets: usize = headers.named(name).map(|field| field.raw().len()).sum();
+            let octets: usize = headers.named(name).map(|field| json_len(field.raw())).sum();
             let value = match room.checked_sub(octets) {
                 Some(rest) => {
                     room = rest;
@@ -101,7 +103,7 @@ pub(super) fn seal<'n>(
             Original { name: name.to_owned(), value }
         })
         .collect();
-    let date = headers.named("Date").map(Header::text).collect();
+    let date = digest_of(headers.named("Date"));
     let content = Opened { submitter, sender: sender.as_str().to_owned(), date, time: now, fields };
     // Strings, numbers and lists: nothing in it that JSON could not hold.
     let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&content).unwrap_or_default());
@@ -159,12 +161,15 @@ fn open_field(
     if now.saturating_sub(opened.time) > lifetime.as_secs() {
         return Err(Refused::Expired);
     }
-    let date: Vec<String> = headers.named("Date").map(Header::text).collect();
-    // From and Message-ID may have been changed and are then put back, but not both: that is another message.
+    let dates = headers.named("Date").count();
     let same_id = opened.is_unchanged("Message-ID", headers);
-    let known = same_id || opened.is_unchanged("From", headers);
+    // From and Message-ID may have been changed and are then put back, but not both: that is another message. A From that cannot
+    // be put back must not have been changed.
+    let known =
+        opened.is_unchanged("From", headers) || same_id && opened.original("From").is_some_and(Original::is_carried);
     // A Date that was missing may have been added since (RFC 6409 section 8.2): then the Message-ID alone tells messages apart.
-    let same_date = if opened.date.is_empty() { date.len() <= 1 && same_id } else { opened.date == date };
+    let was_dateless = opened.date == digest_of(iter::empty());
+    let same_date = if was_dateless { dates <= 1 && same_id } else { opened.date == digest_of(headers.named("Date")) };
     if opened.sender != sender.as_str() || !same_date || !known {
         return Err(Refused::OtherMessage);
     }
@@ -173,9 +178,12 @@ fn open_field(
 
 impl Opened {
     fn is_unchanged(&self, name: &str, headers: &Headers) -> bool {
-        let original = self.fields.iter().find(|original| original.name == name);
         let is_there = headers.first(name).is_some();
-        is_there && original.is_some_and(|original| original.says_the_same(headers))
+        is_there && self.original(name).is_some_and(|original| original.says_the_same(headers))
+    }
+
+    fn original(&self, name: &str) -> Option<&Original> {
+        self.fields.iter().find(|original| original.name.eq_ignore_ascii_case(name))
     }
 
     /// What makes the sealed fields of a message what they were. A name has no other fields afterwards than it had.
@@ -212,6 +220,10 @@ impl Opened {
 }
 
 impl Original {
+    fn is_carried(&self) -> bool {
+        matches!(self.value, Value::Fields(_))
+    }
+
     /// Whether the fields of this name say what they said, folded in whatever way.
     fn says_the_same(&self, headers: &Headers) -> bool {
         match &self.value {
@@ -236,6 +248,16 @@ fn digest_of<'h>(fields: impl Iterator<Item = &'h Header>) -> String {
 /// Each octet as the character of its number, for JSON.
 fn characters(octets: &[u8]) -> String {
     octets.iter().copied().map(char::from).collect()
+}
+
+/// Octets of the JSON string, and of the comma after it, in which [`characters`] ends up (RFC 8259 section 7).
+fn json_len(octets: &[u8]) -> usize {
+    let len = |octet: &u8| match octet {
+        b'"' | b'\\' | 0x08..=0x0a | 0x0c..=0x0d | 0x80..=0xff => 2,
+        0x00..=0x1f => 6,
+        _ => 1,
+    };
+    octets.iter().map(len).sum::<usize>().saturating_add(3)
 }
 
 fn header(characters: &str) -> Option<Header> {

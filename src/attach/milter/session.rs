@@ -321,11 +321,8 @@ impl Session {
             return;
         }
         let Some(message) = &mut self.message else { return };
-        // What is no path is no address of ours either.
-        if let Ok(path) = Path::parse(path.path)
-            && message.envelope.recipients.len() < RECIPIENTS_MAX
-        {
-            message.envelope.recipients.push(path);
+        if message.envelope.recipients.len() < RECIPIENTS_MAX {
+            message.envelope.recipients.push(Path::lenient(path.path));
         }
     }
 
@@ -368,8 +365,7 @@ impl Session {
 
 impl Message {
     fn from(mail: command::Path<'_>) -> Self {
-        // What is no path can be the domain of nobody: it is judged as the null reverse-path is, by the HELO name.
-        let sender = Path::parse(mail.path).unwrap_or_default();
+        let sender = Path::lenient(mail.path);
         let smtputf8 = mail.has("SMTPUTF8");
         let eight_bit = mail.has("BODY=8BITMIME");
         Self {
@@ -480,6 +476,52 @@ mod tests {
             talk.session.handle(Command::parse(code, payload).unwrap(), concerns, &mut talk.replies).unwrap();
         }
         assert_eq!(asked.into_inner(), [(Some("zendesk-support".to_owned()), true, 2)]);
+    }
+
+    #[test]
+    fn nothing_of_one_message_or_connection_is_left_for_the_next() {
+        let last = std::cell::RefCell::new(None);
+        let mut talk = Talk::new(u32::MAX);
+        let mut say = |code: u8, payload: &[u8]| {
+            let concerns = |connection: &Connection, envelope: &Envelope| {
+                let sender = envelope.sender.as_str().to_owned();
+                *last.borrow_mut() = Some((
+                    connection.login.clone(),
+                    connection.tls.is_some(),
+                    connection.client.ip().is_some(),
+                    sender,
+                ));
+                true
+            };
+            talk.session.handle(Command::parse(code, payload).unwrap(), concerns, &mut talk.replies).unwrap();
+            if code == b'E' {
+                talk.session.complete();
+            }
+        };
+        let rest: [(u8, &[u8]); 4] = [(b'R', b"<c@d.example>\0"), (b'T', b""), (b'N', b""), (b'E', b"")];
+        let first: [(u8, &[u8]); 6] = [
+            (b'D', b"C{tls_version}\0TLSv1.3\0j\0mx\0"),
+            (b'C', b"desk.example\x004\x12\x34192.0.2.7\0"),
+            (b'D', b"H{tls_version}\0TLSv1.3\0"),
+            (b'H', b"desk.example\0"),
+            (b'D', b"M{auth_authen}\0zendesk-support\0"),
+            (b'M', b"<a@b.example>\0"),
+        ];
+        for between in [&b""[..], b"A", b"K", b"C", b"H"] {
+            for (code, payload) in first.into_iter().chain(rest).chain(first) {
+                say(code, payload);
+            }
+            assert_eq!(last.borrow().as_ref().unwrap().0.as_deref(), Some("zendesk-support"));
+            for &code in between {
+                say(code, if code == b'C' { b"other.example\0U" } else { b"other.example\0" });
+            }
+            say(b'M', b"<>\0");
+            rest.into_iter().for_each(|(code, payload)| say(code, payload));
+            let (login, tls, address, sender) = last.borrow_mut().take().unwrap();
+            assert_eq!((login, sender.as_str()), (None, ""), "{between:?}");
+            // A client's TLS and address last as long as its connection.
+            assert_eq!((tls, address), (matches!(between, b"" | b"A" | b"H"), matches!(between, b"" | b"A" | b"H")));
+        }
     }
 
     #[test]
