@@ -7,6 +7,7 @@ mod bind;
 mod privileges;
 mod state;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +20,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::attach::{lmtp, milter};
 use crate::config::{Config, Connector, Endpoint};
+use crate::inline::{Inline, Standing};
 use crate::mail::{Budget, Spool};
 use crate::pipeline::{Pipeline, SiteKey};
-use crate::relay::Relay;
+use crate::relay::{HandBack, Relay};
 
 /// How long work in flight may take after SIGTERM: a little longer than each session gives itself (30 s), so that those that
 /// run out of time can still say so to the MTA.
@@ -82,18 +84,23 @@ impl Sockets {
 
 /// The parts, put together.
 struct Services {
-    pipeline: Arc<ArcSwap<Pipeline>>,
-    milter: Arc<milter::Service<Pipeline>>,
+    pipeline: Arc<Pipeline>,
+    /// Of each connector with an endpoint, by its name.
+    relays: HashMap<String, Arc<Relay>>,
+    milter: Arc<milter::Service<Inline>>,
     spool: Spool,
 }
 
 impl Services {
-    fn new(config: &Config, site_key: SiteKey) -> Result<Self, String> {
+    fn new(config: &Config, site_key: SiteKey, standing: Arc<Standing>) -> Result<Self, String> {
         let budget = Budget::new(config.limits.memory);
         let spool = Spool::new(state::spool_directory(&config.daemon.state_directory));
-        let pipeline = Arc::new(ArcSwap::from_pointee(Pipeline::new(config, site_key, &budget)?));
-        let milter = Arc::new(milter::Service::new(Arc::clone(&pipeline), spool.clone(), &config.limits));
-        Ok(Self { pipeline, milter, spool })
+        let pipeline = Arc::new(Pipeline::new(config, site_key, &budget)?);
+        let relays = relays(config)?;
+        let judge = Inline::new(config, Arc::clone(&pipeline), &relays, standing);
+        let judge = Arc::new(ArcSwap::from_pointee(judge));
+        let milter = Arc::new(milter::Service::new(judge, spool.clone(), &config.limits));
+        Ok(Self { pipeline, relays, milter, spool })
     }
 
     fn transport(
@@ -102,12 +109,13 @@ impl Services {
         connector: Arc<Connector>,
         endpoint: &Endpoint,
     ) -> Result<Arc<ArcSwap<lmtp::Service>>, String> {
-        let relay = Relay::new(&connector, endpoint, &config.daemon.hostname)
-            .map_err(|error| format!("connector.{}.endpoint: {error}", connector.name))?;
+        let relay = self.relays.get(&connector.name).cloned().ok_or_else(|| format!("{}: no relay", connector.name))?;
+        let hand_back =
+            endpoint.rejected.as_ref().map(|rejected| Arc::new(HandBack::new(rejected, &config.daemon.hostname)));
         let peers = config.transport.iter().flat_map(|transport| &transport.peers);
         Ok(Arc::new(ArcSwap::from_pointee(lmtp::Service {
             connector,
-            hand_over: lmtp::Route { pipeline: self.pipeline.load_full(), relay: Arc::new(relay) },
+            hand_over: lmtp::Route { pipeline: Arc::clone(&self.pipeline), relay, hand_back },
             limits: config.limits.clone(),
             spool: self.spool.clone(),
             hostname: config.daemon.hostname.clone(),
@@ -119,6 +127,18 @@ impl Services {
     }
 }
 
+/// The relay of each connector with an endpoint, for both ways of relaying: they share its connections.
+fn relays(config: &Config) -> Result<HashMap<String, Arc<Relay>>, String> {
+    let mut relays = HashMap::new();
+    for connector in &config.connectors {
+        let Some(endpoint) = &connector.endpoint else { continue };
+        let relay = Relay::new(connector, endpoint, &config.daemon.hostname)
+            .map_err(|error| format!("connector.{}.endpoint: {error}", connector.name))?;
+        relays.insert(connector.name.clone(), Arc::new(relay));
+    }
+    Ok(relays)
+}
+
 async fn serve(config: Config, sockets: Sockets) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("a socket cannot be used: {error}");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -126,7 +146,8 @@ async fn serve(config: Config, sockets: Sockets) -> Result<(), String> {
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
 
     let site_key = state::site_key(&config.daemon.site_key_file)?;
-    let services = Services::new(&config, site_key)?;
+    let standing = Standing::open(&config.daemon.state_directory);
+    let services = Services::new(&config, site_key, standing)?;
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
     let mut paths = Vec::new();
     for socket in sockets.milter {

@@ -35,6 +35,7 @@ pub struct MessageLimits {
 #[derive(Debug)]
 pub struct Session {
     limits: MessageLimits,
+    asks_recipients: bool,
     agreement: Option<Agreement>,
     macros: Macros,
     client: ClientFacts,
@@ -50,6 +51,8 @@ pub enum Step<'a> {
     Next,
     /// The command had no meaning where it came; as `Next`.
     Ignored,
+    /// The MTA waits to hear whether this recipient can be in the message. Call [`Session::recipient`].
+    Recipient(Path),
     /// Append this to the body.
     Store(&'a [u8]),
     /// Append this to the body; then the message is complete. Call [`Session::complete`] and answer.
@@ -113,12 +116,20 @@ impl Session {
     pub fn new(limits: MessageLimits) -> Self {
         Self {
             limits,
+            asks_recipients: false,
             agreement: None,
             macros: Macros::default(),
             client: ClientFacts::default(),
             message: None,
             value: Vec::new(),
         }
+    }
+
+    /// The same session, which lets the MTA wait for an answer to each recipient: [`Step::Recipient`].
+    #[must_use]
+    pub fn asking_recipients(mut self, asks: bool) -> Self {
+        self.asks_recipients = asks;
+        self
     }
 
     /// What was negotiated.
@@ -148,7 +159,10 @@ impl Session {
         replies: &mut BytesMut,
     ) -> Result<Step<'a>, SessionError> {
         if let Command::Negotiate(offer) = command {
-            let agreement = Agreement::reach(offer)?;
+            let mut agreement = Agreement::reach(offer)?;
+            if self.asks_recipients {
+                agreement = agreement.answering_recipients();
+            }
             self.reset();
             self.agreement = Some(agreement);
             Response::Agree(agreement).write(replies);
@@ -185,7 +199,12 @@ impl Session {
                 let Some(message) = self.message_within(Part::Envelope) else { return Ok(Step::Ignored) };
                 message.part = Part::Envelope;
                 self.macros.enter(Stage::Rcpt);
-                self.add_recipient(path);
+                if let Some(path) = self.new_recipient(path) {
+                    if self.asks_recipients && agreement.answers(Event::Rcpt) {
+                        return Ok(Step::Recipient(path));
+                    }
+                    self.add_recipient(path);
+                }
                 Event::Rcpt
             }
             Command::Data => {
@@ -255,6 +274,23 @@ impl Session {
         Ok(Step::Next)
     }
 
+    /// The client and the envelope so far of the message at hand.
+    pub fn envelope(&self) -> Option<(Connection, &Envelope)> {
+        let message = self.message.as_ref()?;
+        Some((self.client.connection(&self.macros), &message.envelope))
+    }
+
+    /// Answers a recipient, after [`Step::Recipient`]: with `refusal`, which concerns this recipient alone, or by taking it.
+    pub fn recipient(&mut self, path: Path, refusal: Option<Reply>, replies: &mut BytesMut) {
+        match refusal {
+            Some(reply) => Response::Refuse(&reply).write(replies),
+            None => {
+                self.add_recipient(path);
+                Response::Continue.write(replies);
+            }
+        }
+    }
+
     /// Takes the complete message out of the session, after [`Step::Complete`]. `None` when there is none.
     pub fn complete(&mut self) -> Option<Complete> {
         let message = self.message.take()?;
@@ -310,14 +346,15 @@ impl Session {
         response.write(replies);
     }
 
-    fn add_recipient(&mut self, path: command::Path<'_>) {
+    /// The path of one more recipient. What is no path is no address of ours either.
+    fn new_recipient(&self, path: command::Path<'_>) -> Option<Path> {
         // Recipients that the MTA refuses are shown only on request, and then with this mailer.
-        if self.macros.get("rcpt_mailer") == Some(b"error") {
-            return;
-        }
-        let Some(message) = &mut self.message else { return };
-        // What is no path is no address of ours either.
-        if let Ok(path) = Path::parse(path.path)
+        let refused = self.macros.get("rcpt_mailer") == Some(b"error");
+        if refused { None } else { Path::parse(path.path).ok() }
+    }
+
+    fn add_recipient(&mut self, path: Path) {
+        if let Some(message) = &mut self.message
             && message.envelope.recipients.len() < RECIPIENTS_MAX
         {
             message.envelope.recipients.push(path);
