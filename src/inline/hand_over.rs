@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::journal::{Key, Known};
+use super::journal::{Claim, Key, Known};
 use super::outcome::{Fate, Outcome};
 use super::{Route, Standing, seconds_since_1970};
 use crate::mail::{Header, Mail, Path, Reply};
@@ -25,7 +25,10 @@ pub(super) struct HandOver {
 struct Recipient {
     path: Path,
     key: Option<Key>,
-    known: Option<Known>,
+    /// The journal says that the endpoint has it.
+    taken: bool,
+    /// Keeps others off while we are at it.
+    _claim: Option<Claim>,
 }
 
 impl HandOver {
@@ -92,18 +95,14 @@ impl HandOver {
                 return (self.refused(mail, &reply), false);
             }
         };
-        let is_known = |recipient: &Recipient| matches!(recipient.known, Some(Known::Taken));
-        let hit = recipients.iter().any(is_known);
-        mail.envelope.recipients = recipients
-            .iter()
-            .filter(|recipient| !is_known(recipient))
-            .map(|recipient| recipient.path.clone())
-            .collect();
+        let hit = recipients.iter().any(|recipient| recipient.taken);
+        let new = recipients.iter().filter(|recipient| !recipient.taken);
+        mail.envelope.recipients = new.map(|recipient| recipient.path.clone()).collect();
         let fresh = self.send(mail, &recipients).await;
         let mut replies = fresh.replies.into_iter();
-        let replies = recipients.iter().map(|recipient| match recipient.known {
-            Some(Known::Taken) => Reply::new(250, 0, 0, "taken before: the journal knows it"),
-            _ => replies.next().unwrap_or_else(|| Reply::new(451, 3, 0, "no reply for this recipient")),
+        let replies = recipients.iter().map(|recipient| match recipient.taken {
+            true => Reply::new(250, 0, 0, "taken before: the journal knows it"),
+            false => replies.next().unwrap_or_else(|| Reply::new(451, 3, 0, "no reply for this recipient")),
         });
         let replies = replies.collect();
         mail.envelope.recipients = all;
@@ -126,15 +125,16 @@ impl HandOver {
         for path in all {
             let key = Key::of(connector, status, sender, path, &mail.headers, &body);
             let known = key.map(|key| self.standing.journal.look_up(key, now));
-            if let Some(Known::UnderWay) = known {
-                return Err(Reply::new(
-                    451,
-                    3,
-                    2,
-                    "this very message is being relayed at this moment; try again later",
-                ));
-            }
-            recipients.push(Recipient { path: path.clone(), key, known });
+            let (taken, claim) = match known {
+                None => (false, None),
+                Some(Known::Taken) => (true, None),
+                Some(Known::New(claim)) => (false, Some(claim)),
+                Some(Known::UnderWay) => {
+                    let text = "this very message is being relayed at this moment; try again later";
+                    return Err(Reply::new(451, 3, 2, text));
+                }
+            };
+            recipients.push(Recipient { path: path.clone(), key, taken, _claim: claim });
         }
         Ok(recipients)
     }
@@ -156,7 +156,7 @@ impl HandOver {
         if delivery.trace.broken || delivery.trace.remote.is_some() {
             self.route.breaker.report(delivery.trace.broken, Instant::now());
         }
-        let asked = recipients.iter().filter(|recipient| !matches!(recipient.known, Some(Known::Taken)));
+        let asked = recipients.iter().filter(|recipient| !recipient.taken);
         let taken = asked.zip(&delivery.replies).filter(|(_, reply)| reply.is_success());
         let keys = taken.filter_map(|(recipient, _)| recipient.key).collect();
         self.standing.journal.remember(keys, seconds_since_1970()).await;
