@@ -2,8 +2,8 @@
 //!
 //! In: a message and a connector's endpoint. Out: a [`Delivery`]. The endpoint's verdict on the message is passed back
 //! with its own codes and words; everything else that can go wrong is a 4xx, so that the MTA that called keeps the message.
-//! Nothing is sent, and no password read, before TLS with a verified certificate stands. Knows nothing of milters,
-//! classification or tickets.
+//! Nothing is sent, and no password read, before TLS with a verified certificate stands; but what an endpoint refused may go
+//! back to the company's own MTA, within this host ([`HandBack`]). Knows nothing of milters, classification or tickets.
 //!
 //! [`Relay::send`] is the story: a slot of the `pool`, an idle connection or a new one (`connect`, `login`), the
 //! `transaction` with the message's `content`, and the connection back into the pool.

@@ -3,6 +3,7 @@
 
 #![cfg(test)]
 
+mod attachment;
 mod delivered;
 mod faults;
 mod recipients;

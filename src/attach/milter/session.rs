@@ -515,6 +515,30 @@ mod tests {
     }
 
     #[test]
+    fn a_recipient_that_is_refused_is_none_of_the_message_and_the_mta_waits_for_each_answer() {
+        let mut talk = Talk::new(u32::MAX);
+        talk.session = Session::new(talk.session.limits).asking_recipients(true);
+        let offer = [&[0, 0, 0, 6, 0, 0, 0, 0x3f][..], &u32::MAX.to_be_bytes()].concat();
+        talk.say(b'O', &offer);
+        assert!(talk.session.agreement().unwrap().answers(Event::Rcpt));
+        talk.say(b'M', b"<a@b.example>\0");
+        talk.replies.clear();
+        for (to, refusal) in [("c@d.example", None), ("e@f.example", Some(Reply::new(452, 5, 3, "next time")))] {
+            let payload = format!("<{to}>\0");
+            let Step::Recipient(path) = talk.say(b'R', payload.as_bytes()) else { panic!("nobody asked") };
+            assert_eq!((path.as_str(), talk.replies.len()), (to, 0), "no answer before the question");
+            talk.session.recipient(path, refusal, &mut talk.replies);
+            talk.replies.clear();
+        }
+        // What is no path needs no question, but its answer.
+        assert_eq!(talk.say(b'R', b"<c d@e.example>\0"), Step::Next);
+        assert_eq!(&talk.replies[..], b"\0\0\0\x01c");
+        talk.say(b'E', b"");
+        let recipients = talk.session.complete().unwrap().envelope.recipients;
+        assert_eq!(recipients, [Path::parse(b"c@d.example").unwrap()]);
+    }
+
+    #[test]
     fn before_negotiation_nothing_but_quit_has_a_meaning() {
         let limits = MessageLimits { message_size: 1000, header_size: 1000 };
         let mut replies = BytesMut::new();
