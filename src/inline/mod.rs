@@ -232,7 +232,8 @@ impl Judge for Inline {
 
 /// The reply for a message that cannot be relayed whatever the endpoint says.
 fn unfit(route: &Route, mail: &Mail, terms: Terms) -> Option<Reply> {
-    if !terms.edits_recipients && !(route.keep_copy && route.rejected_to.is_none()) {
+    let needs_edits = !route.keep_copy || route.rejected_to.is_some();
+    if needs_edits && !terms.edits_recipients {
         let connector = route.connector.name.as_str();
         tracing::error!(
             queue_id = mail.queue_id,
