@@ -27,13 +27,14 @@ fn postfix(site: &Site, action: &str) -> (Output, String) {
 
 #[test]
 fn what_apply_writes_is_the_milter_line_alone_and_it_works() {
-    let site = milter_alone();
+    let mut site = milter_alone();
     site.postfix.configure("smtpd_milters =\nnon_smtpd_milters =\n");
     let (output, said) = postfix(&site, "--apply");
     assert!(output.status.success(), "{said}");
     assert!(said.contains("default_action=tempfail") && said.contains("content_timeout=150s"), "{said}");
     assert!(!said.contains("+transport_maps") && !said.contains("deskmilter_transport"), "{said}");
-    site.postfix.reload();
+    site.postfix.stop();
+    site.postfix.resume();
     let (output, said) = postfix(&site, "--check");
     assert!(output.status.success() && !said.contains("fail "), "{said}");
     assert!(said.contains("not needed: the milter relays 2 addresses"), "{said}");
