@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod dkim;
 pub mod doctor;
 pub mod import;
+pub mod inline;
 pub mod log;
 pub mod mail;
 pub mod pipeline;

@@ -462,6 +462,7 @@ mod fixture {
                 hops: 50,
                 addresses_per_domain: 50,
                 domains: 4,
+                inline_relays: 20,
             },
             connectors: vec![Arc::new(Connector {
                 name: "acme".to_owned(),
@@ -480,6 +481,8 @@ mod fixture {
                     credentials: vec![],
                     max_connections: 10,
                     deadline: Duration::from_secs(120),
+                    relay: RelayMode::Transport,
+                    rejected: None,
                 }),
                 submission: None,
                 preserve: Preserve::default(),

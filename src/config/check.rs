@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::check_endpoint::EndpointSpans;
 use super::check_outbound::{Logins, OutboundSpans};
 use super::problem::Report;
 use super::{
@@ -30,9 +31,12 @@ pub(super) fn check(raw: raw::Raw, base: &Path, report: &mut Report<'_>) -> Opti
     let limits = check.limits(raw.limits);
     let hostname = daemon.as_ref().map(|daemon| daemon.hostname.as_str().to_owned());
     let authentication = check.authentication(raw.authentication, hostname.as_deref());
+    let endpoints = EndpointSpans::from(&raw.connector);
     let connectors = check.connectors(raw.connector, transport.is_some(), &limits);
     let spans = OutboundSpans::from(&raw.outbound);
     let outbound = check.outbound(raw.outbound);
+    check.inline_relays(&endpoints, &connectors, milter.is_some(), &outbound);
+    check.rejected(&endpoints, &connectors);
     let signs = !raw.signing.is_empty();
     let signing = check.signing(raw.signing);
     let submissions = connectors.iter().any(|connector| connector.submission.is_some());
@@ -284,6 +288,7 @@ impl Check<'_, '_> {
             hops: self.count("limits.hops", raw.hops, 50, 10, 1_000),
             addresses_per_domain: self.count("limits.addresses_per_domain", raw.addresses_per_domain, 50, 1, 10_000),
             domains: self.count("limits.domains", raw.domains, 4, 1, 10_000),
+            inline_relays: self.count("limits.inline_relays", raw.inline_relays, 20, 1, 1_000),
         }
     }
 
@@ -442,7 +447,8 @@ impl Check<'_, '_> {
             .collect();
         let endpoint = match (raw.endpoint, mode) {
             (Some(endpoint), Mode::TwoWay) => {
-                if !transport {
+                let inline = endpoint.get_ref().relay.as_ref().is_some_and(|relay| relay.get_ref() == "inline");
+                if !transport && !inline {
                     self.note(
                         endpoint.span(),
                         &key("endpoint"),

@@ -178,6 +178,8 @@ pub struct Limits {
     pub addresses_per_domain: usize,
     /// Domains (M10).
     pub domains: usize,
+    /// Messages that are relayed inline at a time, over all connectors.
+    pub inline_relays: usize,
 }
 
 /// `[[connector]]`: one link between a domain and its ticket system.
@@ -261,6 +263,31 @@ pub struct Endpoint {
     pub max_connections: usize,
     /// How long one hand-over may take from the first connection attempt to the last reply.
     pub deadline: Duration,
+    /// When its mail is relayed.
+    pub relay: RelayMode,
+    /// Who gets mail that the endpoint refused and that must not be bounced; `None` where it is.
+    pub rejected: Option<Rejected>,
+}
+
+/// `endpoint.relay`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayMode {
+    /// After the MTA's queue, by LMTP.
+    Transport,
+    /// Before it, by the milter at the end of the message.
+    Inline {
+        /// The support recipient also stays with the MTA, which delivers a copy.
+        keep_copy: bool,
+    },
+}
+
+/// `endpoint.rejected_to`: mail of a sender that is not authenticated, which the endpoint refused for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// The company's mailbox that it is handed to.
+    pub to: Address,
+    /// The company's MTA, on this host, that takes it after the queue.
+    pub via: SocketAddr,
 }
 
 /// `endpoint.tls`: there is no third way (M3).
@@ -298,7 +325,19 @@ impl System {
     }
 }
 
+impl Endpoint {
+    /// Whether its mail is relayed by the milter.
+    pub fn is_inline(&self) -> bool {
+        matches!(self.relay, RelayMode::Inline { .. })
+    }
+}
+
 impl Connector {
+    /// The endpoint, where its mail is relayed by the milter.
+    pub fn inline_endpoint(&self) -> Option<&Endpoint> {
+        self.endpoint.as_ref().filter(|endpoint| endpoint.is_inline())
+    }
+
     /// Whether `address` is one of the support addresses, spelled in any letter case, with or without an extension.
     pub fn supports(&self, address: &Address) -> bool {
         let base = self.recipient_delimiter.and_then(|delimiter| address.without_extension(delimiter));

@@ -78,6 +78,7 @@ pub(super) struct Limits {
     pub(super) hops: Option<Spanned<u64>>,
     pub(super) addresses_per_domain: Option<Spanned<u64>>,
     pub(super) domains: Option<Spanned<u64>>,
+    pub(super) inline_relays: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -104,6 +105,9 @@ pub(super) struct Endpoint {
     pub(super) port: Option<Spanned<u64>>,
     pub(super) tls: Option<Text>,
     pub(super) relay: Option<Text>,
+    pub(super) keep_copy: Option<Spanned<bool>>,
+    pub(super) rejected_to: Option<Text>,
+    pub(super) rejected_via: Option<Text>,
     pub(super) ca_file: Option<Text>,
     pub(super) credentials: Spanned<Vec<CredentialSet>>,
     pub(super) max_connections: Option<Spanned<u64>>,

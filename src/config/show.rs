@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    BreachPolicy, Config, Connector, Cover, Environment, LogTarget, Mode, OnTempError, SignWhen, SignWith,
-    SocketAccess, Submission, Tls, quantity,
+    BreachPolicy, Config, Connector, Cover, Environment, LogTarget, Mode, OnTempError, Rejected, RelayMode, SignWhen,
+    SignWith, SocketAccess, Submission, Tls, quantity,
 };
 
 /// TOML that [`Config::parse`] reads again. Passwords are only named by their files.
@@ -60,6 +60,7 @@ impl fmt::Display for Config {
         writeln!(f, "hops = {}", limits.hops)?;
         writeln!(f, "addresses_per_domain = {}", limits.addresses_per_domain)?;
         writeln!(f, "domains = {}", limits.domains)?;
+        writeln!(f, "inline_relays = {}", limits.inline_relays)?;
 
         let outbound = &self.outbound;
         writeln!(f, "\n[outbound]")?;
@@ -160,11 +161,14 @@ fn write_connector(f: &mut fmt::Formatter<'_>, connector: &Connector) -> fmt::Re
         Tls::Starttls => "starttls",
         Tls::Implicit => "implicit",
     };
-    writeln!(
-        f,
-        "\n[connector.endpoint]\nhost = {:?}\nport = {}\ntls = {tls:?}\nrelay = \"transport\"",
-        endpoint.host, endpoint.port
-    )?;
+    writeln!(f, "\n[connector.endpoint]\nhost = {:?}\nport = {}\ntls = {tls:?}", endpoint.host, endpoint.port)?;
+    match endpoint.relay {
+        RelayMode::Transport => writeln!(f, "relay = \"transport\"")?,
+        RelayMode::Inline { keep_copy } => writeln!(f, "relay = \"inline\"\nkeep_copy = {keep_copy}")?,
+    }
+    if let Some(Rejected { to, via }) = &endpoint.rejected {
+        writeln!(f, "rejected_to = {:?}\nrejected_via = \"{via}\"", to.to_string())?;
+    }
     if let Some(ca_file) = &endpoint.ca_file {
         writeln!(f, "ca_file = {ca_file:?}")?;
     }

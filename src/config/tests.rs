@@ -285,3 +285,39 @@ fn each_rule_of_the_outbound_side_is_kept() {
         assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}: {problems:?}");
     }
 }
+
+#[test]
+fn inline_relay_needs_a_milter_and_no_transport_and_what_is_shown_reads_back() {
+    let site = Site::new();
+    let inline = GOOD.replace(
+        "credentials = ",
+        "relay = \"inline\"\nkeep_copy = true\nrejected_to = \"postmaster@acme.example\"\ncredentials = ",
+    );
+    let config = site.parse(&inline).unwrap();
+    let endpoint = config.connectors[0].inline_endpoint().unwrap();
+    assert_eq!(endpoint.relay, RelayMode::Inline { keep_copy: true });
+    assert_eq!(endpoint.rejected.as_ref().unwrap().via.to_string(), "127.0.0.1:25");
+    let shown = config.to_string();
+    assert_eq!(site.parse(&shown).unwrap().to_string(), shown);
+
+    let section = |name: &str| {
+        let (begin, rest) = inline.split_once(&format!("[{name}]\n")).unwrap();
+        let (_, end) = rest.split_once("\n[").unwrap();
+        format!("{begin}[{end}")
+    };
+    assert!(site.parse(&section("transport")).unwrap().transport.is_none());
+    let rejected = "rejected_to = \"postmaster@acme.example\"";
+    for (text, words) in [
+        (section("milter"), "relays in the milter; add a [milter] section"),
+        (format!("{inline}\n[outbound]\nreinjection_networks = [\"127.0.0.1/32\"]"), "before the content filter"),
+        (inline.replace("relay = \"inline\"", "relay = \"transport\""), "only relay = \"inline\" can leave a copy"),
+        (inline.replace("\"inline\"", "\"both\""), "\"both\" is not known here; write \"transport\" or \"inline\""),
+        (inline.replace("postmaster@", "Billing+x@"), "billing+x@acme.example is a support address"),
+        (inline.replace("postmaster@", ""), "no @"),
+        (inline.replace(rejected, "rejected_via = \"127.0.0.1:25\""), "rejected_to, which is not set"),
+        (inline.replace(rejected, &format!("{rejected}\nrejected_via = \"192.0.2.1:25\"")), "no address of this host"),
+    ] {
+        let problems = site.problems(&text).concat();
+        assert!(problems.contains(words), "{words}: {problems}");
+    }
+}

@@ -15,7 +15,7 @@ use super::parts::Parts;
 use crate::attach::slots::Slots;
 use crate::attach::{lmtp, milter};
 use crate::config::{Config, Connector, Listen};
-use crate::pipeline::Pipeline;
+use crate::inline::Inline;
 
 /// Where the LMTP socket of a connector is; `None` where nothing is relayed to an endpoint.
 pub(super) fn transport_socket(config: &Config, connector: &Connector) -> Option<PathBuf> {
@@ -130,8 +130,8 @@ struct TransportDoor {
 /// Everything that is served. Dropping it closes everything.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    pipeline: Arc<ArcSwap<Pipeline>>,
-    service: Arc<milter::Service<Pipeline>>,
+    judge: Arc<ArcSwap<Inline>>,
+    service: Arc<milter::Service<Inline>>,
     milter: HashMap<Listen, Door>,
     transport: HashMap<PathBuf, TransportDoor>,
     tasks: TaskTracker,
@@ -140,9 +140,9 @@ pub(super) struct Listeners {
 impl Listeners {
     /// Nothing is open yet; all connections will be in `tasks`.
     pub(super) fn new(parts: &Parts, tasks: TaskTracker) -> Self {
-        let pipeline = Arc::new(ArcSwap::new(Arc::clone(&parts.pipeline)));
-        let service = milter::Service::new(Arc::clone(&pipeline), parts.spool.clone(), &parts.config.limits);
-        Self { pipeline, service: Arc::new(service), milter: HashMap::new(), transport: HashMap::new(), tasks }
+        let judge = Arc::new(ArcSwap::new(Arc::clone(&parts.judge)));
+        let service = milter::Service::new(Arc::clone(&judge), parts.spool.clone(), &parts.config.limits);
+        Self { judge, service: Arc::new(service), milter: HashMap::new(), transport: HashMap::new(), tasks }
     }
 
     /// What is open, as configured.
@@ -173,7 +173,7 @@ impl Listeners {
             true
         });
         self.service.set_limits(limits);
-        self.pipeline.store(Arc::clone(&parts.pipeline));
+        self.judge.store(Arc::clone(&parts.judge));
         for ready in new.0 {
             self.serve(ready, parts);
         }

@@ -9,20 +9,24 @@ use super::listeners::transport_socket;
 use super::{privileges, state, watch};
 use crate::attach::lmtp;
 use crate::config::{Config, Connector, Endpoint};
+use crate::inline::{Inline, Standing};
 use crate::mail::{Budget, Spool};
 use crate::pipeline::{Pipeline, SiteKey};
-use crate::relay::Relay;
+use crate::relay::{HandBack, Relay};
 
 /// The parts, put together.
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) pipeline: Arc<Pipeline>,
+    /// What the milter asks: the pipeline, and the relays where it relays itself.
+    pub(super) judge: Arc<Inline>,
     /// By LMTP socket.
     pub(super) services: HashMap<PathBuf, Arc<lmtp::Service>>,
     pub(super) spool: Spool,
     pub(super) site_key: SiteKey,
     budget: Budget,
+    standing: Arc<Standing>,
     /// By connector.
     relays: Relays,
 }
@@ -52,7 +56,8 @@ impl Parts {
         let budget = Budget::new(config.limits.memory);
         let spool = Spool::new(state::spool_directory(&config.daemon.state_directory));
         let pipeline = Pipeline::new(&config, site_key.clone(), &budget).map_err(|problem| vec![problem])?;
-        Self::assemble(config, Arc::new(pipeline), site_key, budget, spool, relays)
+        let standing = Standing::open(&config.daemon.state_directory);
+        Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, spool, relays)
     }
 
     /// The parts of the next configuration; `changed` are the files whose content is another than when `self` was made.
@@ -80,7 +85,8 @@ impl Parts {
             .pipeline
             .successor(&config, site_key.clone(), &budget, same_resolver)
             .map_err(|problem| vec![problem])?;
-        Self::assemble(config, Arc::new(pipeline), site_key, budget, self.spool.clone(), relays)
+        let standing = Arc::clone(&self.standing);
+        Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, self.spool.clone(), relays)
     }
 
     /// The relays for `config`; see [`relays`].
@@ -98,6 +104,7 @@ impl Parts {
         pipeline: Arc<Pipeline>,
         site_key: SiteKey,
         budget: Budget,
+        standing: Arc<Standing>,
         spool: Spool,
         relays: Relays,
     ) -> Result<Self, Vec<String>> {
@@ -108,9 +115,11 @@ impl Parts {
             .map_err(|problem| vec![format!("transport.peers: {problem}")])?;
         let services = config.connectors.iter().filter_map(|connector| {
             let relay = relays.get(&connector.name)?;
+            let rejected = connector.endpoint.as_ref().and_then(|endpoint| endpoint.rejected.as_ref());
+            let hand_back = rejected.map(|rejected| Arc::new(HandBack::new(rejected, &config.daemon.hostname)));
             let service = lmtp::Service {
                 connector: Arc::clone(connector),
-                hand_over: lmtp::Route { pipeline: Arc::clone(&pipeline), relay: Arc::clone(relay) },
+                hand_over: lmtp::Route { pipeline: Arc::clone(&pipeline), relay: Arc::clone(relay), hand_back },
                 limits: config.limits.clone(),
                 spool: spool.clone(),
                 hostname: config.daemon.hostname.clone(),
@@ -120,7 +129,8 @@ impl Parts {
             Some((transport_socket(&config, connector)?, Arc::new(service)))
         });
         let services = services.collect();
-        Ok(Self { pipeline, services, spool, site_key, budget, relays, config })
+        let judge = Arc::new(Inline::new(&config, Arc::clone(&pipeline), &relays, Arc::clone(&standing)));
+        Ok(Self { pipeline, judge, services, spool, site_key, budget, standing, relays, config })
     }
 }
 

@@ -98,6 +98,24 @@ impl Failure {
         matches!(self.cause, Cause::Spool(_) | Cause::Timeout(Step::Spool))
     }
 
+    /// Whether the connection failed, and not a login, a message or something of ours.
+    pub fn is_of_the_connection(&self) -> bool {
+        match &self.cause {
+            Cause::Resolve(_)
+            | Cause::Connect(_)
+            | Cause::Lost(..)
+            | Cause::Nonsense(..)
+            | Cause::NoStarttls
+            | Cause::Injection
+            | Cause::Handshake(_) => true,
+            Cause::Timeout(step) => !matches!(step, Step::Slot | Step::Spool | Step::Password),
+            Cause::Temporary(reply) => reply.code == 421,
+            Cause::Session(..) | Cause::NoAuth | Cause::Credentials { .. } | Cause::Password(_) | Cause::Spool(_) => {
+                false
+            }
+        }
+    }
+
     /// Whether a connection that had lain idle may just have been closed by the other side meanwhile.
     pub fn may_be_stale(&self) -> bool {
         match &self.cause {

@@ -2,8 +2,8 @@
 //!
 //! In: a message and a connector's endpoint. Out: a [`Delivery`]. The endpoint's verdict on the message is passed back
 //! with its own codes and words; everything else that can go wrong is a 4xx, so that the MTA that called keeps the message.
-//! Nothing is sent, and no password read, before TLS with a verified certificate stands. Knows nothing of milters,
-//! classification or tickets.
+//! Nothing is sent, and no password read, before TLS with a verified certificate stands; but what an endpoint refused may go
+//! back to the company's own MTA, within this host ([`HandBack`]). Knows nothing of milters, classification or tickets.
 //!
 //! [`Relay::send`] is the story: a slot of the `pool`, an idle connection or a new one (`connect`, `login`), the
 //! `transaction` with the message's `content`, and the connection back into the pool.
@@ -16,11 +16,15 @@ mod dot_stuffing;
 mod failure;
 mod login;
 mod pool;
+mod record;
+mod rejected;
 mod reply;
 mod route;
 mod transaction;
 
 pub use clock::Bounds;
+pub use record::Record;
+pub use rejected::{FIELD as REFUSED_FIELD, HandBack, refused_field};
 pub use route::RelayError;
 
 use std::time::Duration;
@@ -69,6 +73,8 @@ pub struct Trace {
     pub credential: Option<String>,
     /// An earlier connection was used again.
     pub reused: bool,
+    /// The connection failed, at whatever step: the endpoint or the way to it is down, or speaks no SMTP.
+    pub broken: bool,
 }
 
 impl Relay {
@@ -104,13 +110,19 @@ impl Relay {
     ///
     /// A connection lost between the final dot and its reply is a 4xx too: the message may arrive twice, but is never lost.
     pub async fn send(&self, mail: &Mail) -> Delivery {
+        self.send_within(mail, self.deadline).await
+    }
+
+    /// As [`Self::send`], within `limit` if that is shorter.
+    pub async fn send_within(&self, mail: &Mail, limit: Duration) -> Delivery {
         let mut trace = Trace::default();
         if mail.envelope.recipients.is_empty() {
             return Delivery { replies: Vec::new(), trace };
         }
-        let clock = Clock::start(self.deadline, self.bounds);
+        let clock = Clock::start(self.deadline.min(limit), self.bounds);
         let mut transaction = Transaction::new(mail);
         let failure = self.hand_over(mail, clock, &mut transaction, &mut trace).await.err();
+        trace.broken = failure.as_ref().is_some_and(Failure::is_of_the_connection);
         if let Some(trouble) = failure.as_ref().or(transaction.trouble.as_ref()) {
             self.log(mail, trouble);
         }

@@ -89,6 +89,18 @@ impl<'a> Transaction<'a> {
     /// The session is of no use any more; undecided recipients have no reply of their own.
     pub async fn run(&mut self, session: &mut Session) -> Result<After, Failure> {
         let Session { dialogue, extensions, .. } = session;
+        self.run_over(dialogue, extensions).await
+    }
+
+    /// As [`Self::run`], over any stream.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_over<S: Stream>(
+        &mut self,
+        dialogue: &mut Dialogue<S>,
+        extensions: &Extensions,
+    ) -> Result<After, Failure> {
         self.refuse_what_cannot_pass(dialogue, extensions);
         if self.recipients.iter().all(|recipient| matches!(recipient, Recipient::Decided(_))) {
             return Ok(After::Reusable);

@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::intake::Intake;
 use super::queue_id::queue_id;
-use super::record::Record;
 use super::{HandOver, HandedOver, Service};
 use crate::attach::smtp::{Event, Profile, Protocol, Session};
 use crate::mail::{Client, Connection, Envelope, Mail, Path, Reply};
+use crate::relay::Record;
 
 /// Octets read at a time.
 const READ_SIZE: usize = 64 * 1024;
@@ -187,6 +187,8 @@ impl<H: HandOver> Conversation<H> {
             trace: &outcome.delivery.trace,
             replies: &replies,
             delay: started.elapsed(),
+            note: None,
+            rejected_to: outcome.rejected_to.as_deref(),
         }
         .write();
         for reply in &replies {

@@ -112,6 +112,7 @@ mod tests {
             hops: 1,
             addresses_per_domain: 1,
             domains: 1,
+            inline_relays: 20,
         }
     }
 

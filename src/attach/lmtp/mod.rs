@@ -11,7 +11,6 @@
 mod conversation;
 mod intake;
 mod queue_id;
-mod record;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +23,8 @@ use tokio_util::task::TaskTracker;
 use super::slots::Slots;
 use crate::config::{Connector, Limits};
 use crate::mail::{Domain, Mail, Reply, Spool};
-use crate::pipeline::Pipeline;
-use crate::relay::{Delivery, Relay};
+use crate::pipeline::{Pipeline, is_authenticated};
+use crate::relay::{Delivery, HandBack, Relay};
 
 pub use queue_id::queue_id;
 
@@ -90,6 +89,8 @@ pub struct HandedOver {
     pub auth: Option<String>,
     /// The replies and the way.
     pub delivery: Delivery,
+    /// Where it was handed instead, because the endpoint refused it.
+    pub rejected_to: Option<String>,
 }
 
 /// The real way: through the pipeline to the ticket endpoint.
@@ -99,14 +100,26 @@ pub struct Route {
     pub pipeline: Arc<Pipeline>,
     /// Sends it.
     pub relay: Arc<Relay>,
+    /// Takes what the endpoint refuses and must not be bounced.
+    pub hand_back: Option<Arc<HandBack>>,
 }
 
 impl HandOver for Route {
     async fn hand_over(&self, connector: &Connector, mut mail: Mail) -> HandedOver {
-        match self.pipeline.hand_over(connector, &mut mail).await {
-            Ok(auth) => HandedOver { auth: Some(auth), delivery: self.relay.send(&mail).await },
-            Err(reply) => HandedOver::refused(&reply, mail.envelope.recipients.len()),
+        let auth = match self.pipeline.hand_over(connector, &mut mail).await {
+            Ok(auth) => auth,
+            Err(reply) => {
+                let reply = HandBack::keep_what_came_back(&mail, reply);
+                return HandedOver::refused(&reply, mail.envelope.recipients.len());
+            }
+        };
+        let mut delivery = self.relay.send(&mail).await;
+        let mut rejected_to = None;
+        // Without a proven sender a bounce would reach somebody who never wrote.
+        if let Some(hand_back) = self.hand_back.as_ref().filter(|_| !is_authenticated(&auth)) {
+            rejected_to = hand_back.instead_of_a_bounce(&connector.name, &mail, &mut delivery.replies).await;
         }
+        HandedOver { auth: Some(auth), delivery, rejected_to }
     }
 }
 
@@ -114,7 +127,7 @@ impl HandedOver {
     /// The same reply for each of `recipients`, nobody contacted.
     pub fn refused(reply: &Reply, recipients: usize) -> Self {
         let delivery = Delivery { replies: vec![reply.clone(); recipients], trace: crate::relay::Trace::default() };
-        Self { auth: None, delivery }
+        Self { auth: None, delivery, rejected_to: None }
     }
 }
 

@@ -23,7 +23,7 @@ use super::response::Response;
 use super::session::{Complete, Session, SessionError, Step};
 use super::{edits, negotiate};
 use crate::mail::{Body, Disposition, Headers, Mail, Reply, Shortfall, Verdict};
-use crate::pipeline::Judge;
+use crate::pipeline::{Judge, Terms};
 
 /// Octets asked for in one read while a message is under way (64 KiB): a body chunk.
 const READ_MESSAGE: usize = 64 * 1024;
@@ -84,14 +84,16 @@ where
         shutdown.cancelled().await;
         sleep(service.patience.drain).await;
     });
+    let judge = service.judge.load_full();
+    let session = Session::new(**service.limits.load()).asking_recipients(judge.asks_recipients());
     let conversation = Conversation {
         stream,
         peer,
-        judge: service.judge.load_full(),
+        judge,
         service,
         shutdown,
         drained,
-        session: Session::new(**service.limits.load()),
+        session,
         intake: None,
         incoming: BytesMut::new(),
         outgoing: BytesMut::new(),
@@ -198,6 +200,13 @@ where
             Step::Next if negotiating => self.log_agreement(),
             Step::Next => {}
             Step::Ignored => debug!(peer = self.peer, "a milter command out of place was passed over"),
+            Step::Recipient(path) => {
+                let refusal = self
+                    .session
+                    .envelope()
+                    .and_then(|(connection, envelope)| self.judge.recipient(&connection, envelope, &path));
+                self.session.recipient(path, refusal, &mut self.outgoing);
+            }
             Step::Store(chunk) => self.store(chunk).await,
             Step::Complete(chunk) => {
                 self.store(chunk).await;
@@ -258,6 +267,8 @@ where
             }
         }
         let leading_space = self.session.agreement().is_some_and(negotiate::Agreement::leading_space);
+        let edits_recipients = self.session.agreement().is_some_and(negotiate::Agreement::recipients);
+        let terms = Terms { complete: std::time::Instant::now(), edits_recipients };
         let outcome = match refusal {
             Some(reply) => {
                 warn!(
@@ -270,11 +281,11 @@ where
                 );
                 Err(reply)
             }
-            None => self.judge(Mail { connection, envelope, headers, body, shortfall, queue_id }).await?,
+            None => self.judge(Mail { connection, envelope, headers, body, shortfall, queue_id }, terms).await?,
         };
         match outcome {
             Ok((Verdict { disposition: Disposition::Continue, edits, recipients }, headers)) => {
-                if !recipients.is_empty() && !self.session.agreement().is_some_and(negotiate::Agreement::recipients) {
+                if !recipients.is_empty() && !edits_recipients {
                     self.refuse_recipient_edits();
                     return Ok(());
                 }
@@ -303,11 +314,16 @@ where
     ///
     /// Should the judge panic, this message is deferred and nothing else happens. It is not given a task of its own for that: to
     /// hand a message to another thread and back costs more than all our other work on it.
-    async fn judge(&mut self, mail: Mail) -> Result<Result<(Verdict, Headers), Reply>, ConversationError> {
+    async fn judge(
+        &mut self,
+        mail: Mail,
+        terms: Terms,
+    ) -> Result<Result<(Verdict, Headers), Reply>, ConversationError> {
         let queue_id = mail.queue_id.clone();
         let judge = Arc::clone(&self.judge);
         let mut verdict = pin!(unwound(async move {
             let verdict = judge.judge(&mail).await;
+            let verdict = judge.deliver(&mail, verdict, terms).await;
             (verdict, mail.headers)
         }));
         let patience = self.service.patience;

@@ -15,6 +15,9 @@ use crate::{Client, Reply, SmtpSession, free_address};
 /// The user that mailboxes belong to: any but root and Postfix's own.
 const MAILBOX_USER: &str = "nobody";
 
+/// How often a Postfix is started at most until it speaks.
+const STARTS_MAX: usize = 4;
+
 /// `main.cf` of every private Postfix: short retries, no look-ups, no way out of the machine.
 const MAIN_CF: &str = "\
 compatibility_level = 3.6
@@ -231,11 +234,19 @@ impl PrivatePostfix {
         if peers().join("bin/postfix").exists() {
             master.env("LD_LIBRARY_PATH", peers().join("postfix/usr/lib/postfix"));
         }
-        let mut process = Process::start("Postfix", &mut master, &self.path("log"));
-        for address in self.services() {
-            process.wait_until("a greeting", || std::net::TcpStream::connect(address).is_ok());
-        }
-        self.master = Some(process);
+        let mut starts = 0;
+        self.master = loop {
+            let mut process = Process::start("Postfix", &mut master, &self.path("log"));
+            for address in self.services() {
+                process.wait_until("an open port", || std::net::TcpStream::connect(address).is_ok());
+            }
+            starts += 1;
+            // Now and then a master opens its ports and sleeps for ever: another one is started in its place.
+            if starts == STARTS_MAX || speaks(self.address) {
+                break Some(process);
+            }
+            process.kill();
+        };
     }
 
     /// Where its services of master.cf listen, its first smtpd among them.
@@ -417,6 +428,15 @@ pub fn write_settled(path: &Path, text: &str) {
         file.set_modified(std::time::SystemTime::UNIX_EPOCH)
     };
     write().unwrap_or_else(|e| panic!("{path:?}: {e}"));
+}
+
+/// Whether an smtpd says anything soon.
+fn speaks(address: SocketAddr) -> bool {
+    let heard = std::net::TcpStream::connect(address).and_then(|mut stream| {
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(6)))?;
+        std::io::Read::read(&mut stream, &mut [0; 4])
+    });
+    heard.is_ok_and(|octets| octets > 0)
 }
 
 fn queued(line: &str) -> Queued {
