@@ -13,6 +13,7 @@ mod body_digest;
 mod classify;
 mod dmarc_record;
 pub(crate) mod dns;
+mod examine;
 mod forged;
 mod hops;
 mod notification;
@@ -27,6 +28,8 @@ mod spf_record;
 #[cfg(test)]
 mod tests;
 
+pub use authentication_results::Outcome;
+pub use examine::{Examination, Examiner, SeenSignature};
 pub use sender_auth::{Doubt, SenderAuth, Status};
 pub use site_key::SiteKey;
 

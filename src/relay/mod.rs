@@ -14,6 +14,7 @@ mod content;
 mod dialogue;
 mod dot_stuffing;
 mod failure;
+mod lmtp;
 mod login;
 mod pool;
 mod reply;
@@ -21,6 +22,7 @@ mod route;
 mod transaction;
 
 pub use clock::Bounds;
+pub use lmtp::send_lmtp;
 pub use route::RelayError;
 
 use std::time::Duration;
@@ -80,6 +82,14 @@ impl Relay {
         Self::with_bounds(connector, endpoint, hello, Bounds::default())
     }
 
+    /// A route that belongs to no connector: `name` stands for it in the log.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn named(name: &str, endpoint: &Endpoint, hello: &Domain) -> Result<Self, RelayError> {
+        Self::checked(name, endpoint, hello, Bounds::default())
+    }
+
     /// As [`Self::new`], with other bounds for the steps.
     ///
     /// # Errors
@@ -90,8 +100,12 @@ impl Relay {
         hello: &Domain,
         bounds: Bounds,
     ) -> Result<Self, RelayError> {
+        Self::checked(&connector.name, endpoint, hello, bounds)
+    }
+
+    fn checked(name: &str, endpoint: &Endpoint, hello: &Domain, bounds: Bounds) -> Result<Self, RelayError> {
         Ok(Self {
-            route: Route::check(connector, endpoint, hello)?,
+            route: Route::check(name, endpoint, hello)?,
             deadline: endpoint.deadline,
             bounds,
             pool: Pool::new(endpoint.max_connections, bounds),

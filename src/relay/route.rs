@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::config::{Connector, CredentialSet, Endpoint, Tls};
+use crate::config::{CredentialSet, Endpoint, Tls};
 use crate::mail::Domain;
 
 /// Octets of a CA file at most: ten times the size of the usual system bundle.
@@ -76,8 +76,8 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// Checks what can be checked without contacting anyone.
-    pub fn check(connector: &Connector, endpoint: &Endpoint, hello: &Domain) -> Result<Self, RelayError> {
+    /// Checks what can be checked without contacting anyone; `connector` names the route in the log.
+    pub fn check(connector: &str, endpoint: &Endpoint, hello: &Domain) -> Result<Self, RelayError> {
         let host_error = || RelayError::Host { host: endpoint.host.clone() };
         let host = match endpoint.host.trim_matches(['[', ']']).parse::<IpAddr>() {
             Ok(address) => address.to_string(),
@@ -101,7 +101,7 @@ impl Route {
             .with_root_certificates(roots)
             .with_no_client_auth();
         Ok(Self {
-            connector: connector.name.clone(),
+            connector: connector.to_owned(),
             server_name: ServerName::try_from(host.clone()).map_err(|_| host_error())?,
             host: host.into(),
             port: endpoint.port,

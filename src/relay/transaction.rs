@@ -119,6 +119,38 @@ impl<'a> Transaction<'a> {
         }
     }
 
+    /// Runs the transaction by LMTP (RFC 2033): after the message there is a reply for each accepted recipient, in order
+    /// (section 4.2).
+    ///
+    /// # Errors
+    /// The session is of no use any more; undecided recipients have no reply of their own.
+    pub async fn run_lmtp<S: Stream>(
+        &mut self,
+        dialogue: &mut Dialogue<S>,
+        extensions: &Extensions,
+    ) -> Result<(), Failure> {
+        self.refuse_what_cannot_pass(dialogue, extensions);
+        if self.recipients.iter().all(|recipient| matches!(recipient, Recipient::Decided(_))) {
+            return Ok(());
+        }
+        let ascii = from_spool(dialogue, Content::is_ascii(self.mail)).await?;
+        self.send_envelope(dialogue, extensions, !ascii).await?;
+        if !self.has_accepted() || !self.go_ahead(dialogue).await? {
+            return Ok(());
+        }
+        self.content_sent = true;
+        send_message(dialogue, self.mail).await?;
+        for recipient in self.recipients.iter_mut().filter(|recipient| matches!(recipient, Recipient::Accepted)) {
+            let reply = dialogue.reply(Step::FinalReply).await?;
+            let reply = match reply.is_success() {
+                true => reply.passed_back(dialogue.peer()),
+                false => verdict(dialogue, Step::FinalReply, reply)?,
+            };
+            *recipient = Recipient::Decided(reply);
+        }
+        Ok(())
+    }
+
     /// Decides without asking what the endpoint has said in its EHLO that it does not take.
     fn refuse_what_cannot_pass<S: Stream>(&mut self, dialogue: &Dialogue<S>, extensions: &Extensions) {
         let peer = dialogue.peer();

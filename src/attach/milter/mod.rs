@@ -92,14 +92,14 @@ impl<J> Service<J> {
     /// A service that asks the judge that `judge` holds when a message begins, and spools bodies into `spool`. Of `limits`,
     /// `message_size`, `header_size` and `milter_connections` count; the last is for all listeners together.
     pub fn new(judge: Arc<ArcSwap<J>>, spool: Spool, limits: &Limits) -> Self {
-        let slots = limits.milter_connections.clamp(1, Semaphore::MAX_PERMITS);
-        Self {
-            judge,
-            spool,
-            limits: MessageLimits { message_size: limits.message_size, header_size: limits.header_size },
-            slots: Arc::new(Semaphore::new(slots)),
-            patience: Patience::default(),
-        }
+        let of_message = MessageLimits { message_size: limits.message_size, header_size: limits.header_size };
+        Self::bounded(judge, spool, of_message, limits.milter_connections)
+    }
+
+    /// As [`Self::new`], with bounds on one message and on the connections at a time.
+    pub fn bounded(judge: Arc<ArcSwap<J>>, spool: Spool, limits: MessageLimits, connections: usize) -> Self {
+        let slots = connections.clamp(1, Semaphore::MAX_PERMITS);
+        Self { judge, spool, limits, slots: Arc::new(Semaphore::new(slots)), patience: Patience::default() }
     }
 
     /// The same service with other waiting times.
