@@ -6,6 +6,7 @@
 //! a failure says what was waited for and shows the end of the log that explains it. The programs come from
 //! `tests/peers/install.sh`.
 
+mod circle;
 mod daemon;
 mod dovecot;
 pub mod endpoint;
@@ -26,7 +27,8 @@ mod submission;
 mod tls_identity;
 mod verifiers;
 
-pub use daemon::{Daemon, SandboxEndpoint, Ticket, deskmilter};
+pub use circle::{COMPANY, Circle, circle_records};
+pub use daemon::{Daemon, Ran, SandboxEndpoint, Ticket, deskmilter};
 pub use dovecot::Dovecot;
 pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, fields, received_as_sent};
