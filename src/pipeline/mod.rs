@@ -10,6 +10,7 @@ mod authenticate;
 mod authentication_results;
 mod author;
 mod body_digest;
+mod bucket;
 mod classify;
 mod dmarc_record;
 pub(crate) mod dns;
@@ -24,11 +25,13 @@ mod sign;
 mod site_key;
 mod spf;
 mod spf_record;
+mod submitter;
 #[cfg(test)]
 mod tests;
 
 pub use sender_auth::{Doubt, SenderAuth, Status};
 pub use site_key::SiteKey;
+pub use submitter::{Submitter, Submitters};
 
 use outbound::Origin;
 
