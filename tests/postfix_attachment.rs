@@ -481,6 +481,7 @@ mod fixture {
                     max_connections: 10,
                     deadline: Duration::from_secs(120),
                 }),
+                host: None,
                 submission: None,
                 preserve: Preserve::default(),
                 dkim: Vec::new(),

@@ -440,7 +440,31 @@ impl Check<'_, '_> {
                 self.support_address(&key("addresses"), &text, &domain, native_domain.as_ref(), recipient_delimiter)
             })
             .collect();
+        if let Some(desk_side) = &raw.host {
+            let other = [
+                raw.endpoint.as_ref().map(|endpoint| (endpoint.span(), "endpoint")),
+                raw.submission.as_ref().map(|submission| (submission.span(), "submission")),
+            ];
+            for (span, section) in other.into_iter().flatten() {
+                let text =
+                    "is for the company side and [connector.host] for the desk side; a connector has one of them";
+                self.note(span, &key(section), text);
+            }
+            if !transport {
+                let text = "needs a [transport] section with the directory for the LMTP sockets";
+                self.note(desk_side.span(), &key("host"), text);
+            }
+        }
+        let desk_side = raw.host.is_some();
+        let host = match raw.host {
+            Some(host) => {
+                let span = host.span();
+                self.host(&name, &addresses, &domain, host.into_inner(), span)
+            }
+            None => None,
+        };
         let endpoint = match (raw.endpoint, mode) {
+            (_, _) if desk_side => None,
             (Some(endpoint), Mode::TwoWay) => {
                 if !transport {
                     self.note(
@@ -459,7 +483,7 @@ impl Check<'_, '_> {
                 self.note(
                     span,
                     &key("endpoint"),
-                    "missing; a two-way connector needs [connector.endpoint] with host and credentials",
+                    "missing; a two-way connector needs [connector.endpoint] with host and credentials, or on the desk side [connector.host]",
                 );
                 None
             }
@@ -476,6 +500,7 @@ impl Check<'_, '_> {
             environment,
             addresses,
             endpoint,
+            host,
             submission: outbound.submission,
             preserve: outbound.preserve,
             dkim: outbound.dkim,

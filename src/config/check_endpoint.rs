@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use toml::Spanned;
+
 use super::check::Check;
 use super::{CredentialSet, Endpoint, SecretFile, Tls, raw};
 use crate::mail::Domain;
@@ -17,22 +19,7 @@ impl Check<'_, '_> {
                 format!("{host:?} is no host name; write the name that the ticket system gave with the credentials"),
             );
         }
-        let tls = match raw.tls {
-            Some(text) if matches!(text.get_ref().as_str(), "none" | "no" | "off" | "may" | "opportunistic") => {
-                self.note(
-                    text.span(),
-                    &key("tls"),
-                    "no message and no password travels unencrypted; write \"starttls\" or \"implicit\"",
-                );
-                return None;
-            }
-            text => self.choice(
-                &key("tls"),
-                text,
-                Tls::Starttls,
-                &[("starttls", Tls::Starttls), ("implicit", Tls::Implicit)],
-            )?,
-        };
+        let tls = self.tls(&key("tls"), raw.tls)?;
         if let Some(relay) = raw.relay.filter(|relay| relay.get_ref() != "transport") {
             self.note(
                 relay.span(),
@@ -85,5 +72,17 @@ impl Check<'_, '_> {
             // Below Postfix's lmtp_data_done_timeout of 600 s, so that our reply always comes before it gives up.
             deadline: self.duration(&key("deadline"), raw.deadline, 300, 5, 540),
         })
+    }
+
+    /// There is no third way (M3).
+    pub(super) fn tls(&mut self, key: &str, text: Option<Spanned<String>>) -> Option<Tls> {
+        if let Some(text) = &text
+            && matches!(text.get_ref().as_str(), "none" | "no" | "off" | "may" | "opportunistic")
+        {
+            let remedy = "no message and no password travels unencrypted; write \"starttls\" or \"implicit\"";
+            self.note(text.span(), key, remedy);
+            return None;
+        }
+        self.choice(key, text, Tls::Starttls, &[("starttls", Tls::Starttls), ("implicit", Tls::Implicit)])
     }
 }

@@ -3,7 +3,9 @@
 
 mod check;
 mod check_endpoint;
+mod check_host;
 mod check_outbound;
+mod host;
 mod keys;
 mod listen;
 mod load;
@@ -13,10 +15,12 @@ mod quantity;
 mod raw;
 mod secret;
 mod show;
+mod show_host;
 
 #[cfg(test)]
 mod tests;
 
+pub use host::{Host, HostCredential, Mechanism, Preset, Proof, Unverified};
 pub use listen::{Listen, ListenError};
 pub use outbound::{
     BreachPolicy, Cover, DkimKey, Login, Outbound, Preserve, Rate, SenderPattern, SignWhen, Signing, Submission, holds,
@@ -183,8 +187,10 @@ pub struct Connector {
     pub environment: Environment,
     /// The support addresses, all of `domain`.
     pub addresses: Vec<Address>,
-    /// The ticket endpoint; always there in two-way mode.
+    /// The ticket endpoint; always there in two-way mode on the company side.
     pub endpoint: Option<Endpoint>,
+    /// The company host, on the desk side. No connector has both.
+    pub host: Option<Host>,
     /// How notifications come in; `None` where they do not come through here.
     pub submission: Option<Submission>,
     /// Which of their header fields must survive.

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::attach::{lmtp, milter};
-use crate::config::{Config, Connector, Endpoint};
+use crate::config::{Config, Connector, Endpoint, Host};
 use crate::mail::{Budget, Spool};
 use crate::pipeline::{Pipeline, SiteKey};
 use crate::relay::Relay;
@@ -57,6 +57,7 @@ pub fn run(config: Config) -> Result<(), String> {
 struct Sockets {
     milter: Vec<bind::Socket>,
     transport: Vec<(Arc<Connector>, Endpoint, std::os::unix::net::UnixListener, PathBuf)>,
+    desk: Vec<(Arc<Connector>, Host, std::os::unix::net::UnixListener, PathBuf)>,
 }
 
 impl Sockets {
@@ -67,16 +68,20 @@ impl Sockets {
                 milter.push(bind::Socket::bind(listen, &service.access, user)?);
             }
         }
-        let mut transport = Vec::new();
+        let (mut transport, mut desk) = (Vec::new(), Vec::new());
         if let Some(service) = &config.transport {
             for connector in &config.connectors {
-                let Some(endpoint) = &connector.endpoint else { continue };
                 let path = service.directory.join(format!("{}.sock", connector.name));
-                let listener = bind::unix(&path, &service.access, user)?;
-                transport.push((Arc::clone(connector), endpoint.clone(), listener, path));
+                if let Some(endpoint) = &connector.endpoint {
+                    let listener = bind::unix(&path, &service.access, user)?;
+                    transport.push((Arc::clone(connector), endpoint.clone(), listener, path));
+                } else if let Some(host) = &connector.host {
+                    let listener = bind::unix(&path, &service.access, user)?;
+                    desk.push((Arc::clone(connector), host.clone(), listener, path));
+                }
             }
         }
-        Ok(Self { milter, transport })
+        Ok(Self { milter, transport, desk })
     }
 }
 
@@ -104,10 +109,30 @@ impl Services {
     ) -> Result<Arc<ArcSwap<lmtp::Service>>, String> {
         let relay = Relay::new(&connector, endpoint, &config.daemon.hostname)
             .map_err(|error| format!("connector.{}.endpoint: {error}", connector.name))?;
+        self.lmtp(config, connector, lmtp::Route { pipeline: self.pipeline.load_full(), relay: Arc::new(relay) })
+    }
+
+    fn desk(
+        &self,
+        config: &Config,
+        connector: Arc<Connector>,
+        host: &Host,
+    ) -> Result<Arc<ArcSwap<lmtp::Service<lmtp::Desk>>>, String> {
+        let desk = lmtp::Desk::new(&connector, host, &config.daemon.hostname)
+            .map_err(|error| format!("connector.{}.host: {error}", connector.name))?;
+        self.lmtp(config, connector, desk)
+    }
+
+    fn lmtp<H>(
+        &self,
+        config: &Config,
+        connector: Arc<Connector>,
+        hand_over: H,
+    ) -> Result<Arc<ArcSwap<lmtp::Service<H>>>, String> {
         let peers = config.transport.iter().flat_map(|transport| &transport.peers);
         Ok(Arc::new(ArcSwap::from_pointee(lmtp::Service {
             connector,
-            hand_over: lmtp::Route { pipeline: self.pipeline.load_full(), relay: Arc::new(relay) },
+            hand_over,
             limits: config.limits.clone(),
             spool: self.spool.clone(),
             hostname: config.daemon.hostname.clone(),
@@ -149,6 +174,18 @@ async fn serve(config: Config, sockets: Sockets) -> Result<(), String> {
         );
         let listener = UnixListener::from_std(listener).map_err(failed)?;
         let service = services.transport(&config, connector, &endpoint)?;
+        tasks.spawn(lmtp::serve(listener, service, shutdown.clone(), tasks.clone()));
+        paths.push(path);
+    }
+    for (connector, host, listener, path) in sockets.desk {
+        tracing::info!(
+            socket = %path.display(),
+            connector = connector.name,
+            host = format!("{}:{}", host.host, host.port),
+            "transport listening"
+        );
+        let listener = UnixListener::from_std(listener).map_err(failed)?;
+        let service = services.desk(&config, connector, &host)?;
         tasks.spawn(lmtp::serve(listener, service, shutdown.clone(), tasks.clone()));
         paths.push(path);
     }

@@ -10,6 +10,7 @@ mod authenticate;
 mod authentication_results;
 mod author;
 mod body_digest;
+mod bucket;
 mod classify;
 mod dmarc_record;
 pub(crate) mod dns;
@@ -25,6 +26,7 @@ mod sign;
 mod site_key;
 mod spf;
 mod spf_record;
+mod submitter;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +34,7 @@ pub use authentication_results::Outcome;
 pub use examine::{Examination, Examiner, SeenSignature};
 pub use sender_auth::{Doubt, SenderAuth, Status};
 pub use site_key::SiteKey;
+pub use submitter::{Submitter, Submitters};
 
 use outbound::Origin;
 

@@ -11,6 +11,7 @@ use super::clock::{Bounds, Clock, Step};
 use super::dialogue::Dialogue;
 use super::failure::{Cause, Failure};
 use super::reply::Extensions;
+use super::route::Remote;
 use super::transaction::Transaction;
 use crate::mail::{Domain, Mail, Reply};
 
@@ -18,7 +19,7 @@ use crate::mail::{Domain, Mail, Reply};
 /// envelope, in its order: the service's own, or a 4xx of ours.
 pub async fn send_lmtp(socket: &Path, hello: &Domain, mail: &Mail, deadline: Duration) -> Vec<Reply> {
     let clock = Clock::start(deadline, Bounds::default());
-    let mut transaction = Transaction::new(mail);
+    let mut transaction = Transaction::new(mail, Remote::Endpoint);
     let failure = hand_over(socket, hello, clock, &mut transaction).await.err();
     transaction.into_replies(failure.as_ref())
 }

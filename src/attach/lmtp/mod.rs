@@ -9,6 +9,7 @@
 //! destination dead.
 
 mod conversation;
+mod desk;
 mod intake;
 mod queue_id;
 mod record;
@@ -23,10 +24,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Connector, Limits};
-use crate::mail::{Domain, Mail, Reply, Spool};
+use crate::mail::{Domain, Mail, Path, Reply, Spool};
 use crate::pipeline::Pipeline;
 use crate::relay::{Delivery, Relay};
 
+pub use desk::Desk;
 pub use queue_id::queue_id;
 
 /// How long the listener rests after it could not accept a connection: out of file descriptors, say.
@@ -81,6 +83,11 @@ impl Default for Timeouts {
 pub trait HandOver: Send + Sync + 'static {
     /// Takes the message on. One reply per recipient of the envelope, in its order. Bounded in time.
     fn hand_over(&self, connector: &Connector, mail: Mail) -> impl Future<Output = HandedOver> + Send;
+
+    /// Whether the way is for `recipient`. Only support addresses are relayed unless told otherwise.
+    fn takes(&self, connector: &Connector, recipient: &Path) -> bool {
+        recipient.address().is_some_and(|address| connector.supports(&address))
+    }
 }
 
 /// What became of a message.
