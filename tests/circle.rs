@@ -130,7 +130,8 @@ fn what_the_company_refuses_or_what_never_arrives_is_red_and_told() {
     circle.write_as_jane("Order 4711");
     let mut arguments = circle.host();
     arguments.extend(["1", "--to", "nobody@customer.example"].map(str::to_owned));
-    assert_eq!(circle.desk().run("notify", &arguments).code, 0);
+    let sent = circle.desk().run("notify", &arguments);
+    assert!(sent.code == 0 && sent.told.contains("as zendesk-support"), "{}", sent.told);
     circle.company.postfix.wait_for("the end user's refusal", |postfix| postfix.log().contains("status=bounced"));
     let report = circle.desk().run("report", &["1"]);
     assert_eq!((report.code, red(&report.told)), (1, vec!["delivery missing".to_owned()]), "{}", report.told);
@@ -142,6 +143,13 @@ fn what_the_company_refuses_or_what_never_arrives_is_red_and_told() {
     let refused = circle.desk().run("notify", &arguments);
     assert_eq!(refused.code, 75, "{}", refused.told);
     assert!(refused.told.contains("refused the credentials of zendesk-support"), "{}", refused.told);
+    // By the transport, whose password is read anew for each login.
+    let password = circle.host()[5].clone();
+    fs::write(&password, "wrong").unwrap();
+    let mut by_transport = circle.transport();
+    by_transport.push("1".to_owned());
+    let refused = circle.desk().run("notify", &by_transport);
+    assert!(refused.code == 75 && refused.told.contains(" 451 4.7.8 "), "{}", refused.told);
     // No such ticket, no such file.
     arguments.retain(|argument| argument != "1");
     arguments.push("7".to_owned());
@@ -153,7 +161,7 @@ fn what_the_company_refuses_or_what_never_arrives_is_red_and_told() {
 fn an_address_is_verified_by_the_message_that_goes_round_and_can_be_verified_again() {
     let circle = Circle::start(&Terms::default());
     for _ in 0..2 {
-        let mut arguments = circle.host();
+        let mut arguments = circle.transport();
         arguments.extend([SUPPORT, "--within", "60"].map(str::to_owned));
         let verified = circle.desk().run("verify", &arguments);
         assert_eq!(verified.code, 0, "{}\n{}", verified.told, circle.logs());

@@ -46,7 +46,7 @@ fn demo() {
     println!(
         "-- acme.example: Postfix with a submission service (TLS, Dovecot SASL) and deskmilter; sends from {COMPANY}"
     );
-    println!("-- the ticket system: deskmilter sandbox");
+    println!("-- the ticket system: deskmilter sandbox, and deskmilter as its transport to acme.example");
     let circle = Circle::start(&Terms::default());
 
     println!("\n== 1. Jane writes to support@acme.example: her Postfix -> Postfix, deskmilter -> TLS, AUTH -> ticket");
@@ -65,14 +65,14 @@ fn demo() {
     show(&spoofed);
     assert_eq!(spoofed.facts["sender_auth"], "fail", "customer.example disowns it");
 
-    println!("\n== 3. Verification mail: ticket system -> TLS, AUTH -> company -> TLS, AUTH -> ticket system");
-    let mut verify = circle.host();
+    println!("\n== 3. Verification mail: transport -> TLS, AUTH -> Postfix, deskmilter -> TLS, AUTH -> ticket system");
+    let mut verify = circle.transport();
     verify.extend(["support@acme.example", "--within", "30"].map(str::to_owned));
     let verified = circle.desk().run("verify", &verify);
     indented(verified.told.lines().last().unwrap_or_default());
     assert_eq!(verified.code, 0, "the address is verified\n{}\n{}", verified.told, circle.logs());
 
-    println!("\n== 4. Ticket 1 is answered: ticket system -> TLS, AUTH -> Postfix, deskmilter signs -> Jane's Postfix");
+    println!("\n== 4. Ticket 1 is answered: transport -> TLS, AUTH -> Postfix, deskmilter signs -> Jane's Postfix");
     let (sent, report) = circle.notify_and_report(1);
     indented(&sent.told);
     assert_eq!(sent.code, 0, "the company takes the notification\n{}", circle.logs());

@@ -11,8 +11,8 @@ use tempfile::TempDir;
 
 use crate::process::{Process, folder};
 use crate::{
-    Message, OutboundSite, PrivateKey, PrivatePostfix, Ran, SUPPORT_LOGIN, SandboxEndpoint, Signer, Terms, Zone,
-    deskmilter, free_address,
+    Daemon, Message, OutboundSite, PrivateKey, PrivatePostfix, Ran, SUPPORT_LOGIN, SandboxEndpoint, Signer, Terms,
+    Zone, deskmilter, free_address,
 };
 
 /// The address from which the company's server hands mail to others, as its SPF record has it. A loopback address of its own, so
@@ -28,6 +28,8 @@ pub struct Circle {
     pub company: OutboundSite,
     /// Signs as customer.example.
     pub signer: Signer,
+    /// The ticket system's transport: submits to the company host what it gets by LMTP.
+    pub transport: Daemon,
     provider: Process,
     folder: TempDir,
 }
@@ -82,7 +84,16 @@ impl Circle {
         fs::write(&password, company.submission.password(SUPPORT_LOGIN)).expect("a password file");
         fs::set_permissions(&password, PermissionsExt::from_mode(0o600)).expect("its mode");
         fs::write(folder.path().join("company-ca.pem"), company.submission.identity().authority()).expect("a PEM file");
-        Self { end_user, company, signer: signer(), provider, folder }
+        let configuration = folder.path().join("transport.toml");
+        fs::write(&configuration, transport_toml(company.submission.address(), &folder)).expect("the configuration");
+        let transport = Daemon::start(&configuration, &[folder.path().join("transport/acme.sock")]);
+        Self { end_user, company, signer: signer(), transport, provider, folder }
+    }
+
+    /// Arguments that name the transport's socket.
+    pub fn transport(&self) -> Vec<String> {
+        let socket = self.folder.path().join("transport/acme.sock");
+        ["--transport".to_owned(), socket.display().to_string()].to_vec()
     }
 
     /// The ticket system.
@@ -117,17 +128,18 @@ impl Circle {
         message
     }
 
-    /// Answers a ticket through the company, signed by the ticket system too, and waits for the report on it.
+    /// Answers a ticket through transport and company, signed by the ticket system too, and waits for the report on it.
     pub fn notify_and_report(&self, ticket: u64) -> (Ran, Ran) {
         let (ticket, key) = (ticket.to_string(), self.zendesk_key().display().to_string());
-        let mut arguments = self.host();
+        let mut arguments = self.transport();
         arguments.extend([&ticket, "--sign-key", &key].map(str::to_owned));
         (self.desk().run("notify", &arguments), self.desk().run("report", &[&ticket, "--wait", "20"]))
     }
 
     /// The logs of all.
     pub fn logs(&self) -> String {
-        let parts = [self.end_user.log(), self.company.logs(), self.desk().log(), self.provider.log()];
+        let parts =
+            [self.end_user.log(), self.company.logs(), self.desk().log(), self.provider.log(), self.transport.log()];
         parts.join("\n")
     }
 }
@@ -140,6 +152,32 @@ fn start_provider(desk: &SandboxEndpoint, names: SocketAddr, milter: SocketAddr,
     let mut process = Process::start("deskmilter sandbox provider", &mut command, &folder.path().join("provider.log"));
     process.wait_until("an open port", || std::net::TcpStream::connect(milter).is_ok());
     process
+}
+
+fn transport_toml(host: SocketAddr, folder: &TempDir) -> String {
+    format!(
+        r#"
+[daemon]
+hostname = "mta-out.desk.example"
+state_directory = "transport-state"
+[transport]
+directory = "{folder}/transport"
+[[connector]]
+name = "acme"
+system = "zendesk"
+account = "acme"
+domain = "acme.example"
+addresses = ["support@acme.example"]
+[connector.host]
+host = "{ip}"
+port = {port}
+ca_file = "company-ca.pem"
+credentials = [{{ address = "support@acme.example", username = "{SUPPORT_LOGIN}", password_file = "submission.password" }}]
+"#,
+        folder = folder.path().display(),
+        ip = host.ip(),
+        port = host.port(),
+    )
 }
 
 fn next_hop(address: SocketAddr) -> String {
