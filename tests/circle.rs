@@ -6,7 +6,7 @@
 use std::fs;
 
 use serde_json::Value;
-use support::{Circle, LmtpSink, Signer, Terms, Zone, circle_records, fields};
+use support::{Circle, LmtpSink, SandboxEndpoint, Signer, Terms, Zone, circle_records, fields};
 
 const SUPPORT: &str = "support@acme.example";
 /// One signature of the company, over the core fields: what happens to a preserved field does not break it.
@@ -42,7 +42,8 @@ fn a_notification_comes_back_to_the_end_user_all_green() {
     for line in [
         "ok   spf       pass    acme.example",
         "d=acme.example s=zendesk2 rsa-sha256, the ticket system's",
-        "d=acme.example s=desk2026 rsa-sha256, the company's",
+        "d=acme.example s=desk2026 rsa-sha256, the company's\n",
+        "d=acme.example s=desk2026 rsa-sha256, the company's, over the preserved fields too\n",
         "ok   dmarc     pass    acme.example, p=reject",
         "ok   preserved Auto-Submitted, X-Auto-Response-Suppress, X-Mailer, X-Zendesk-From-Account-Id, X-Zendesk-Email-Id",
         "ok   untouched To, From, Cc, Reply-To, Message-ID, In-Reply-To, References",
@@ -155,6 +156,45 @@ fn what_the_company_refuses_or_what_never_arrives_is_red_and_told() {
     arguments.push("7".to_owned());
     let none = circle.desk().run("notify", &arguments);
     assert!(none.code == 78 && none.told.contains("000007"), "{}", none.told);
+}
+
+#[test]
+fn a_transports_replies_are_told_for_each_recipient_and_decide_the_exit_code() {
+    let desk = SandboxEndpoint::start("acme.example", &[]);
+    let message = support::Message::new("Jane <jane@customer.example>", SUPPORT, "Order");
+    assert_eq!(desk.session_logged_in().send("jane@customer.example", &[SUPPORT], &message.octets()).code, 250);
+    let folder = support::folder("sink");
+    let socket = folder.path().join("lmtp.sock");
+    let arguments = ["--transport", socket.to_str().unwrap(), "1", "--cc", "bob@customer.example"];
+    let down = desk.run("notify", &arguments);
+    assert!(down.code == 75 && down.told.contains("jane@customer.example: 451 4.4.1"), "{}", down.told);
+    let sink = LmtpSink::start(&socket);
+    for (answer, code) in [("250 2.0.0 taken", 0), ("451 4.3.0 later", 75), ("550 5.1.1 nobody", 69)] {
+        sink.answer(answer);
+        let sent = desk.run("notify", &arguments);
+        assert_eq!(sent.code, code, "{answer}: {}", sent.told);
+        let words = answer.split_at(9).1.trim();
+        for recipient in ["jane@customer.example: ", "bob@customer.example: "] {
+            assert!(
+                sent.told.contains(&format!("{recipient}{}", &answer[..9])) && sent.told.contains(words),
+                "{}",
+                sent.told
+            );
+        }
+    }
+    let transaction = sink.transactions().remove(0);
+    assert_eq!(transaction.recipients, ["jane@customer.example", "bob@customer.example"]);
+    // What was refused for good is red as that, and nobody waits for it.
+    let report = desk.run("report", &["1"]);
+    assert_eq!(red(&report.told).iter().filter(|line| *line == "delivery refused").count(), 2, "{}", report.told);
+    // An answer to a bounce could go in circles.
+    assert_eq!(
+        desk.session_logged_in().send("", &[SUPPORT], &message.set("Message-ID", "<b@x.example>").octets()).code,
+        250
+    );
+    let refused = desk.run("notify", &["--transport", socket.to_str().unwrap(), "2"]);
+    assert!(refused.code == 78 && refused.told.contains("null reverse-path"), "{}", refused.told);
+    assert_eq!(desk.run("notify", &["1"]).code, 64);
 }
 
 #[test]

@@ -131,7 +131,7 @@ impl Seen {
 impl Judged {
     fn of(delivery: &Delivery, sent: &Headers, seen: &Headers) -> Self {
         let mut checks = vec![method("spf", &delivery.spf, &["pass"])];
-        checks.extend(signatures(delivery, sent));
+        checks.extend(signatures(delivery, sent, seen));
         checks.push(method("arc", &delivery.arc, &["none", "pass"]));
         checks.push(method("dmarc", &delivery.dmarc, &["pass"]));
         checks.extend(PRESERVED.iter().chain(&GUARDED).map(|name| field(name, sent, seen)));
@@ -158,7 +158,7 @@ fn method(what: &str, method: &Method, green: &[&str]) -> Check {
 }
 
 /// Each signature with whose it is; that the ticket system's own is still there; and that the company's is there at all.
-fn signatures(delivery: &Delivery, sent: &Headers) -> Vec<Check> {
+fn signatures(delivery: &Delivery, sent: &Headers, seen: &Headers) -> Vec<Check> {
     let own: Vec<(String, String)> =
         sent.named("DKIM-Signature").map(|field| (tag(&field.text(), "d"), tag(&field.text(), "s"))).collect();
     let is_own =
@@ -171,14 +171,19 @@ fn signatures(delivery: &Delivery, sent: &Headers) -> Vec<Check> {
         detail,
     };
     let mut checks: Vec<Check> = Vec::new();
+    let mut fields: Vec<String> = seen.named("DKIM-Signature").map(crate::mail::Header::text).collect();
     for dkim in &delivery.dkim {
+        let mine = fields.iter().position(|field| tag(field, "d") == dkim.domain && tag(field, "s") == dkim.selector);
+        let covered = tag(&mine.map(|index| fields.remove(index)).unwrap_or_default(), "h");
+        let covers = |name: &&str| covered.split(':').any(|other| other.eq_ignore_ascii_case(name));
+        let over = if PRESERVED.iter().all(covers) { ", over the preserved fields too" } else { "" };
         let whose = match () {
             () if is_own(dkim) => "the ticket system's",
             () if is_companys(dkim) => "the company's",
             () => "somebody else's",
         };
         let reason = if dkim.reason.is_empty() { String::new() } else { format!(": {}", dkim.reason) };
-        let detail = format!("d={} s={} {}, {whose}{reason}", dkim.domain, dkim.selector, dkim.algorithm);
+        let detail = format!("d={} s={} {}, {whose}{over}{reason}", dkim.domain, dkim.selector, dkim.algorithm);
         checks.push(check(dkim.result == "pass", &dkim.result, detail));
     }
     for (domain, selector) in &own {
