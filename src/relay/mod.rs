@@ -6,7 +6,8 @@
 //! classification or tickets.
 //!
 //! [`Relay::send`] is the story: a slot of the `pool`, an idle connection or a new one (`connect`, `login`), the
-//! `transaction` with the message's `content`, and the connection back into the pool.
+//! `transaction` with the message's `content`, and the connection back into the pool. [`send_lmtp`] runs the same transaction
+//! over a unix socket of this host.
 
 mod clock;
 mod connect;

@@ -143,6 +143,12 @@ impl Letter<'_> {
     }
 }
 
+/// Whether an address can be written as it stands into a header field and an SMTP command: ASCII, and nothing that needs quotes.
+pub(super) fn is_writable(address: &Address) -> bool {
+    let text = address.to_string();
+    text.is_ascii() && Address::parse(&text).as_ref() == Ok(address)
+}
+
 /// The message with Zendesk's own signature on top, for a company that has published Zendesk's key: `d=` the company's domain,
 /// `s=zendesk2`, relaxed/relaxed.
 ///
@@ -298,6 +304,19 @@ mod tests {
             assert_eq!(parsed.body_text(0).unwrap().replace("\r\n", "\n").trim_end(), text.trim_end(), "{subject}");
             assert_eq!(parsed.from().unwrap().first().unwrap().name(), Some("Acme (Grüße)"));
             assert!(parsed.body_html(0).unwrap().contains("<html"));
+        }
+    }
+
+    #[test]
+    fn addresses_that_need_quotes_or_utf8_are_not_written() {
+        for (address, writable) in [
+            ("jane+tag@customer.example", true),
+            ("\"jane\"@customer.example", true),
+            ("\"x>, <victim\"@customer.example", false),
+            ("\"a b\"@customer.example", false),
+            ("jürgen@customer.example", false),
+        ] {
+            assert_eq!(is_writable(&Address::parse(address).unwrap()), writable, "{address}");
         }
     }
 

@@ -50,6 +50,9 @@ impl Notification<'_> {
             Some(to) => to.clone(),
             None => requester(&folder.join("message.eml"))?,
         };
+        if let Some(odd) = [&from, &to].into_iter().chain(&self.cc).find(|address| !letter::is_writable(address)) {
+            return Err(SandboxError(format!("{odd}: the sandbox writes to plain ASCII addresses alone")));
+        }
         let marks = Marks::new().map_err(SandboxError)?;
         let references = references(&ticket);
         // Zendesk names the message that it answers, and the ticket.
@@ -90,7 +93,6 @@ fn requester(message: &Path) -> Result<Address, SandboxError> {
     let parsed = MessageParser::default().parse_headers(&octets);
     let from = parsed.as_ref().and_then(|parsed| parsed.from()?.first()?.address().map(str::to_owned));
     from.and_then(|from| Address::parse(&from).ok())
-        .filter(|from| from.to_string().is_ascii())
         .ok_or_else(|| SandboxError::at(message, "no From address that can be answered; name somebody with --to"))
 }
 

@@ -67,7 +67,7 @@ impl Way {
     /// Hands a message over; one reply per recipient.
     ///
     /// # Errors
-    /// The way cannot be used at all; names the object and the remedy.
+    /// The way cannot be used at all, and nothing was sent; names the object and the remedy.
     pub(super) async fn hand_over(
         &self,
         sender: &Address,
@@ -138,8 +138,16 @@ impl Outbox {
         let facts = json(&sent)?;
         sent.number =
             archive::add(&self.directory, &[("message.eml", message), ("sent.json", &facts)]).map_err(failed)?;
-        sent.replies = way.hand_over(sender, recipients, message).await?;
-        let file = archive::place(&self.directory, sent.number).join("sent.json");
+        let folder = archive::place(&self.directory, sent.number);
+        sent.replies = match way.hand_over(sender, recipients, message).await {
+            Ok(replies) => replies,
+            Err(error) => {
+                // Nothing left: there is nothing to compare.
+                fs::remove_dir_all(&folder).map_err(failed)?;
+                return Err(error);
+            }
+        };
+        let file = folder.join("sent.json");
         authority::replace(&file, &json(&sent)?, 0o600).map_err(failed)?;
         Ok(sent)
     }

@@ -97,8 +97,8 @@ impl Verification<'_> {
     /// The way cannot be used at all, or the state folder.
     pub async fn send(&self, state: &Path, way: &Way) -> Result<Replied, SandboxError> {
         let address = self.address.to_string();
-        if !address.is_ascii() {
-            return Err(SandboxError(format!("{address}: the sandbox writes to ASCII addresses alone")));
+        if !letter::is_writable(&self.address) {
+            return Err(SandboxError(format!("{address}: the sandbox writes to plain ASCII addresses alone")));
         }
         let marks = Marks::new().map_err(SandboxError)?;
         let token = letter::hex(16).map_err(SandboxError)?;
