@@ -7,8 +7,10 @@
 //! `tests/peers/install.sh`.
 
 mod daemon;
+mod desk_site;
 mod dovecot;
 pub mod endpoint;
+mod lmtp_client;
 mod lmtp_sink;
 mod message;
 mod name_server;
@@ -27,7 +29,9 @@ mod tls_identity;
 mod verifiers;
 
 pub use daemon::{Daemon, SandboxEndpoint, Ticket, deskmilter};
+pub use desk_site::{CREDENTIALS, DeskSite};
 pub use dovecot::Dovecot;
+pub use lmtp_client::LmtpClient;
 pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, fields, received_as_sent};
 pub use name_server::{NameServer, Zone};
