@@ -30,6 +30,14 @@ impl DeskSite {
     /// # Panics
     /// When it does not start; shows its log.
     pub fn start(port: u16, ca: &str, credentials: &str, more: &str) -> Self {
+        Self::at("localhost", port, ca, credentials, more)
+    }
+
+    /// As [`Self::start`], with the company host `host`.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn at(host: &str, port: u16, ca: &str, credentials: &str, more: &str) -> Self {
         let folder = folder("desk");
         write_secret(&folder.path().join("support.secret"), "s3cret-one");
         write_secret(&folder.path().join("billing.secret"), "s3cret-two");
@@ -42,6 +50,7 @@ hostname = "desk.acme.example"
 state_directory = "state"
 [transport]
 directory = "sockets"
+socket_group = "postfix"
 [[connector]]
 name = "acme"
 system = "zammad"
@@ -49,7 +58,7 @@ native_domain = "desk.example"
 domain = "acme.example"
 addresses = ["support@acme.example", "billing@acme.example"]
 [connector.host]
-host = "localhost"
+host = "{host}"
 port = {port}
 ca_file = "ca.pem"
 deadline = "5s"

@@ -9,6 +9,7 @@
 mod daemon;
 mod desk_site;
 mod dovecot;
+mod dovecot_submission;
 pub mod endpoint;
 mod lmtp_client;
 mod lmtp_sink;
@@ -31,6 +32,7 @@ mod verifiers;
 pub use daemon::{Daemon, SandboxEndpoint, Ticket, deskmilter};
 pub use desk_site::{CREDENTIALS, DeskSite};
 pub use dovecot::Dovecot;
+pub use dovecot_submission::DovecotSubmission;
 pub use lmtp_client::LmtpClient;
 pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, fields, received_as_sent};

@@ -25,15 +25,25 @@ impl TlsIdentity {
     /// # Panics
     /// When `name` is no host name.
     pub fn new(name: &str) -> Self {
+        Self::for_names(&[name])
+    }
+
+    /// An identity for a host of several names or addresses; the first is [`Self::name`].
+    ///
+    /// # Panics
+    /// When there is none, or one is no host name and no address.
+    pub fn for_names(names: &[&str]) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "Test CA");
         let authority =
             CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
         let key = KeyPair::generate().expect("a key");
-        let leaf = CertificateParams::new(vec![name.to_owned()]).expect("a host name");
+        let leaf =
+            CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).expect("host names");
         let leaf = leaf.signed_by(&key, &authority).expect("a certificate");
-        Self { name: name.to_owned(), key: key.serialize_pem(), certificate: leaf.pem(), authority: authority.pem() }
+        let name = names.first().expect("a name");
+        Self { name: (*name).to_owned(), key: key.serialize_pem(), certificate: leaf.pem(), authority: authority.pem() }
     }
 
     /// The host's name.
