@@ -16,6 +16,7 @@ mod raw;
 mod secret;
 mod show;
 mod show_host;
+mod submission_socket;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub use outbound::{
 };
 pub use problem::{Problem, Problems};
 pub use secret::{Secret, SecretError, SecretFile};
+pub use submission_socket::SubmissionSocket;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

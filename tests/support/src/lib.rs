@@ -8,8 +8,11 @@
 
 mod circle;
 mod daemon;
+mod desk_site;
 mod dovecot;
+mod dovecot_submission;
 pub mod endpoint;
+mod lmtp_client;
 mod lmtp_sink;
 mod message;
 mod name_server;
@@ -29,7 +32,10 @@ mod verifiers;
 
 pub use circle::{COMPANY, Circle, circle_records};
 pub use daemon::{Daemon, Ran, SandboxEndpoint, Ticket, deskmilter};
+pub use desk_site::{CREDENTIALS, DeskSite};
 pub use dovecot::Dovecot;
+pub use dovecot_submission::DovecotSubmission;
+pub use lmtp_client::LmtpClient;
 pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, fields, received_as_sent};
 pub use name_server::{NameServer, Zone};

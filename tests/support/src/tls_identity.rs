@@ -25,27 +25,25 @@ impl TlsIdentity {
     /// # Panics
     /// When `name` is no host name.
     pub fn new(name: &str) -> Self {
-        Self::with_names(name, &[])
+        Self::for_names(&[name])
     }
 
-    /// An identity for the host `name` that is reached at `ip`.
+    /// An identity for a host of several names or addresses; the first is [`Self::name`].
     ///
     /// # Panics
-    /// As [`Self::new`].
-    pub fn at(name: &str, ip: std::net::IpAddr) -> Self {
-        Self::with_names(name, &[ip.to_string()])
-    }
-
-    fn with_names(name: &str, others: &[String]) -> Self {
+    /// When there is none, or one is no host name and no address.
+    pub fn for_names(names: &[&str]) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "Test CA");
         let authority =
             CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
         let key = KeyPair::generate().expect("a key");
-        let leaf = CertificateParams::new([&[name.to_owned()], others].concat()).expect("a host name");
+        let leaf =
+            CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).expect("host names");
         let leaf = leaf.signed_by(&key, &authority).expect("a certificate");
-        Self { name: name.to_owned(), key: key.serialize_pem(), certificate: leaf.pem(), authority: authority.pem() }
+        let name = names.first().expect("a name");
+        Self { name: (*name).to_owned(), key: key.serialize_pem(), certificate: leaf.pem(), authority: authority.pem() }
     }
 
     /// The host's name.
