@@ -46,7 +46,7 @@ enum Command {
     #[command(disable_help_flag = true)]
     Submit(SubmitArgs),
     /// Run a ticket endpoint for trying things out: SMTP with STARTTLS and AUTH that files tickets in a folder.
-    Sandbox(sandbox::SandboxArgs),
+    Sandbox(Box<sandbox::SandboxArgs>),
     /// Make a DKIM key, print the DNS record that publishes it, or check what DNS has.
     Key(key::KeyArgs),
     /// Print the configuration that does what another program was configured to do.
@@ -104,7 +104,7 @@ pub fn run() -> ExitCode {
         Command::Check(file) => check::run(&file),
         Command::Postfix(arguments) => postfix::run(&arguments),
         Command::Submit(arguments) => ExitCode::from(crate::submit::run(arguments.arguments)),
-        Command::Sandbox(arguments) => sandbox::run(arguments),
+        Command::Sandbox(arguments) => sandbox::run(*arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
     }
