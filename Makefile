@@ -11,7 +11,7 @@ help: ## Show this
 build: toolchain ## Build target/release/deskmilter
 	cargo build --release $(CARGO_FLAGS) --package deskmilter
 
-demo: peers toolchain ## Send three real messages through a real Postfix and show what became of them
+demo: peers toolchain ## Go the whole circle on real mail servers: ticket, answer, what the end user sees
 	cargo build --release $(CARGO_FLAGS) --package deskmilter --package demo
 	$${CARGO_TARGET_DIR:-target}/release/demo
 

@@ -16,3 +16,4 @@ pub mod mail;
 pub mod pipeline;
 pub mod relay;
 pub mod sandbox;
+pub mod submit;

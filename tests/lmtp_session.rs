@@ -73,6 +73,7 @@ impl Listener {
                     .map(|local| Address::parse(&format!("{local}@acme.example")).unwrap())
                     .to_vec(),
                 endpoint: None,
+                host: None,
                 submission: None,
                 preserve: Preserve::default(),
                 dkim: Vec::new(),

@@ -484,6 +484,7 @@ mod fixture {
                     relay: RelayMode::Transport,
                     rejected: None,
                 }),
+                host: None,
                 submission: None,
                 preserve: Preserve::default(),
                 dkim: Vec::new(),

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::{ConfigFile, EX_CONFIG, say};
+use crate::attach::lmtp;
 use crate::config::{Config, SecretFile};
 use crate::pipeline::SiteKey;
 use crate::relay::Relay;
@@ -29,9 +30,13 @@ fn problems_of_files(config: &Config) -> Vec<String> {
         .connectors
         .iter()
         .filter_map(|connector| {
-            let endpoint = connector.endpoint.as_ref()?;
-            let error = Relay::new(connector, endpoint, &config.daemon.hostname).err()?;
-            Some(format!("connector.{}.endpoint: {error}", connector.name))
+            let (name, hello) = (&connector.name, &config.daemon.hostname);
+            if let Some(host) = &connector.host {
+                let error = lmtp::Desk::new(connector, host, hello).err()?;
+                return Some(format!("connector.{name}.host: {error}"));
+            }
+            let error = Relay::new(connector, connector.endpoint.as_ref()?, hello).err()?;
+            Some(format!("connector.{name}.endpoint: {error}"))
         })
         .collect();
     problems.extend(site_key_problem(&config.daemon.site_key_file));

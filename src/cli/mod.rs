@@ -8,7 +8,7 @@ mod sandbox;
 mod serve;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -42,12 +42,23 @@ enum Command {
     Check(ConfigFile),
     /// Show, make or take back the change to a Postfix configuration that attaches deskmilter, or check it.
     Postfix(postfix::PostfixArgs),
+    /// Hand over a message to the daemon, called as sendmail is: the ticket system's way out.
+    #[command(disable_help_flag = true)]
+    Submit(SubmitArgs),
     /// Run a ticket endpoint for trying things out: SMTP with STARTTLS and AUTH that files tickets in a folder.
-    Sandbox(sandbox::SandboxArgs),
+    Sandbox(Box<sandbox::SandboxArgs>),
     /// Make a DKIM key, print the DNS record that publishes it, or check what DNS has.
     Key(key::KeyArgs),
     /// Print the configuration that does what another program was configured to do.
     Import(import::ImportArgs),
+}
+
+/// sendmail's arguments, which are not ours to read here.
+#[derive(Debug, Clone, clap::Args)]
+struct SubmitArgs {
+    /// As sendmail's: -f SENDER, -t, -i, -F NAME, -C CONFIGURATION, recipients.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<std::ffi::OsString>,
 }
 
 /// Which configuration.
@@ -73,6 +84,13 @@ impl ConfigFile {
 
 /// Runs the program with the arguments of the process.
 pub fn run() -> ExitCode {
+    // sendmail's arguments follow rules of their own.
+    let mut words = std::env::args_os();
+    let called = words.next().map(PathBuf::from);
+    let is_sendmail = called.as_deref().and_then(Path::file_name).is_some_and(|name| name == "sendmail");
+    if is_sendmail || words.next().is_some_and(|word| word == "submit") {
+        return ExitCode::from(crate::submit::run(std::env::args_os().skip(if is_sendmail { 1 } else { 2 })));
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -85,7 +103,8 @@ pub fn run() -> ExitCode {
         Command::Serve(file) => serve::run(&file),
         Command::Check(file) => check::run(&file),
         Command::Postfix(arguments) => postfix::run(&arguments),
-        Command::Sandbox(arguments) => sandbox::run(arguments),
+        Command::Submit(arguments) => ExitCode::from(crate::submit::run(arguments.arguments)),
+        Command::Sandbox(arguments) => sandbox::run(*arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
     }

@@ -445,7 +445,31 @@ impl Check<'_, '_> {
                 self.support_address(&key("addresses"), &text, &domain, native_domain.as_ref(), recipient_delimiter)
             })
             .collect();
+        if let Some(desk_side) = &raw.host {
+            let other = [
+                raw.endpoint.as_ref().map(|endpoint| (endpoint.span(), "endpoint")),
+                raw.submission.as_ref().map(|submission| (submission.span(), "submission")),
+            ];
+            for (span, section) in other.into_iter().flatten() {
+                let text =
+                    "is for the company side and [connector.host] for the desk side; a connector has one of them";
+                self.note(span, &key(section), text);
+            }
+            if !transport {
+                let text = "needs a [transport] section with the directory for the LMTP sockets";
+                self.note(desk_side.span(), &key("host"), text);
+            }
+        }
+        let desk_side = raw.host.is_some();
+        let host = match raw.host {
+            Some(host) => {
+                let span = host.span();
+                self.host(&name, &addresses, &domain, host.into_inner(), span)
+            }
+            None => None,
+        };
         let endpoint = match (raw.endpoint, mode) {
+            (_, _) if desk_side => None,
             (Some(endpoint), Mode::TwoWay) => {
                 let inline = endpoint.get_ref().relay.as_ref().is_some_and(|relay| relay.get_ref() == "inline");
                 if !transport && !inline {
@@ -465,7 +489,7 @@ impl Check<'_, '_> {
                 self.note(
                     span,
                     &key("endpoint"),
-                    "missing; a two-way connector needs [connector.endpoint] with host and credentials",
+                    "missing; a two-way connector needs [connector.endpoint] with host and credentials, or on the desk side [connector.host]",
                 );
                 None
             }
@@ -482,6 +506,7 @@ impl Check<'_, '_> {
             environment,
             addresses,
             endpoint,
+            host,
             submission: outbound.submission,
             preserve: outbound.preserve,
             dkim: outbound.dkim,

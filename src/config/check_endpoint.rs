@@ -25,22 +25,7 @@ impl Check<'_, '_> {
                 format!("{host:?} is no host name; write the name that the ticket system gave with the credentials"),
             );
         }
-        let tls = match raw.tls {
-            Some(text) if matches!(text.get_ref().as_str(), "none" | "no" | "off" | "may" | "opportunistic") => {
-                self.note(
-                    text.span(),
-                    &key("tls"),
-                    "no message and no password travels unencrypted; write \"starttls\" or \"implicit\"",
-                );
-                return None;
-            }
-            text => self.choice(
-                &key("tls"),
-                text,
-                Tls::Starttls,
-                &[("starttls", Tls::Starttls), ("implicit", Tls::Implicit)],
-            )?,
-        };
+        let tls = self.tls(&key("tls"), raw.tls)?;
         let keep_copy = raw.keep_copy.as_ref().is_some_and(|keep| *keep.get_ref());
         let relay = self.choice(
             &key("relay"),
@@ -101,6 +86,18 @@ impl Check<'_, '_> {
             relay,
             rejected,
         })
+    }
+
+    /// There is no third way (M3).
+    pub(super) fn tls(&mut self, key: &str, text: Option<Spanned<String>>) -> Option<Tls> {
+        if let Some(text) = &text
+            && matches!(text.get_ref().as_str(), "none" | "no" | "off" | "may" | "opportunistic")
+        {
+            let remedy = "no message and no password travels unencrypted; write \"starttls\" or \"implicit\"";
+            self.note(text.span(), key, remedy);
+            return None;
+        }
+        self.choice(key, text, Tls::Starttls, &[("starttls", Tls::Starttls), ("implicit", Tls::Implicit)])
     }
 
     fn rejected_to(

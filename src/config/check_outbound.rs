@@ -270,7 +270,7 @@ impl Check<'_, '_> {
         self.choice(key, text, SignWhen::Always, &choices)
     }
 
-    fn rate(&mut self, key: &str, text: Option<Spanned<String>>) -> Option<Rate> {
+    pub(super) fn rate(&mut self, key: &str, text: Option<Spanned<String>>) -> Option<Rate> {
         let text = text?;
         let rate = Rate::parse(text.get_ref());
         if rate.is_none() {

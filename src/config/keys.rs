@@ -105,6 +105,8 @@ fn known_keys(section: &[&str]) -> &'static [&'static str] {
         ["connector", "dkim"] => fields_of::<raw::Dkim>(),
         ["outbound"] => fields_of::<raw::Outbound>(),
         ["signing"] => fields_of::<raw::Signing>(),
+        ["connector", "host"] => fields_of::<raw::Host>(),
+        ["connector", "host", "credentials"] => fields_of::<raw::HostCredential>(),
         ["connector", "endpoint"] => fields_of::<raw::Endpoint>(),
         ["connector", "endpoint", "credentials"] => fields_of::<raw::CredentialSet>(),
         _ => &[],

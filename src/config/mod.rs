@@ -3,7 +3,9 @@
 
 mod check;
 mod check_endpoint;
+mod check_host;
 mod check_outbound;
+mod host;
 mod keys;
 mod listen;
 mod load;
@@ -13,11 +15,14 @@ mod quantity;
 mod raw;
 mod secret;
 mod show;
+mod show_host;
 mod stamp;
+mod submission_socket;
 
 #[cfg(test)]
 mod tests;
 
+pub use host::{Host, HostCredential, Mechanism, Preset, Proof, Unverified};
 pub use listen::{Listen, ListenError};
 pub use outbound::{
     BreachPolicy, Cover, DkimKey, Login, Outbound, Preserve, Rate, SenderPattern, SignWhen, SignWith, Signing,
@@ -26,6 +31,7 @@ pub use outbound::{
 pub use problem::{Problem, Problems};
 pub use secret::{Secret, SecretError, SecretFile};
 pub use stamp::Stamp;
+pub use submission_socket::SubmissionSocket;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -201,8 +207,10 @@ pub struct Connector {
     pub environment: Environment,
     /// The support addresses, all of `domain`.
     pub addresses: Vec<Address>,
-    /// The ticket endpoint; always there in two-way mode.
+    /// The ticket endpoint; always there in two-way mode on the company side.
     pub endpoint: Option<Endpoint>,
+    /// The company host, on the desk side. No connector has both.
+    pub host: Option<Host>,
     /// How notifications come in; `None` where they do not come through here.
     pub submission: Option<Submission>,
     /// Which of their header fields must survive.
@@ -336,6 +344,16 @@ impl Connector {
     /// The endpoint, where its mail is relayed by the milter.
     pub fn inline_endpoint(&self) -> Option<&Endpoint> {
         self.endpoint.as_ref().filter(|endpoint| endpoint.is_inline())
+    }
+
+    /// The files of the passwords that the connector shows to servers.
+    pub fn password_files(&self) -> impl Iterator<Item = &SecretFile> {
+        let sets = self.endpoint.iter().flat_map(|endpoint| &endpoint.credentials).map(|set| &set.password_file);
+        let accounts = self.host.iter().flat_map(|host| &host.credentials);
+        sets.chain(accounts.filter_map(|account| match &account.proof {
+            Proof::Password(file) => Some(file),
+            Proof::TokenFile(_) | Proof::TokenCommand(_) => None,
+        }))
     }
 
     /// Whether `address` is one of the support addresses, spelled in any letter case, with or without an extension.

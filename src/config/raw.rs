@@ -93,6 +93,7 @@ pub(super) struct Connector {
     pub(super) environment: Option<Text>,
     pub(super) addresses: Spanned<Vec<Text>>,
     pub(super) endpoint: Option<Spanned<Endpoint>>,
+    pub(super) host: Option<Spanned<Host>>,
     pub(super) submission: Option<Spanned<Submission>>,
     pub(super) preserve: Option<Spanned<Preserve>>,
     #[serde(default)]
@@ -118,6 +119,31 @@ pub(super) struct Endpoint {
 pub(super) struct CredentialSet {
     pub(super) username: Text,
     pub(super) password_file: Text,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Host {
+    pub(super) preset: Option<Text>,
+    pub(super) host: Option<Text>,
+    pub(super) port: Option<Spanned<u64>>,
+    pub(super) tls: Option<Text>,
+    pub(super) ca_file: Option<Text>,
+    pub(super) credentials: Spanned<Vec<HostCredential>>,
+    pub(super) unverified: Option<Text>,
+    pub(super) default_address: Option<Text>,
+    pub(super) connections: Option<Spanned<u64>>,
+    pub(super) rate: Option<Text>,
+    pub(super) deadline: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct HostCredential {
+    pub(super) address: Text,
+    pub(super) username: Option<Text>,
+    pub(super) mechanism: Option<Text>,
+    pub(super) password_file: Option<Text>,
+    pub(super) token_file: Option<Text>,
+    pub(super) token_command: Option<Spanned<Vec<Text>>>,
 }
 
 #[derive(Debug, Deserialize)]

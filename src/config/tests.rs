@@ -321,3 +321,90 @@ fn inline_relay_needs_a_milter_and_no_transport_and_what_is_shown_reads_back() {
         assert!(problems.contains(words), "{words}: {problems}");
     }
 }
+
+const DESK: &str = r#"
+[daemon]
+hostname = "desk.acme.example"
+[transport]
+directory = "transport"
+[[connector]]
+name = "acme"
+system = "zammad"
+native_domain = "desk.internal"
+domain = "acme.example"
+addresses = ["support@acme.example", "billing@acme.example"]
+[connector.host]
+host = "mail.acme.example"
+credentials = [{ address = "Support@acme.example", username = "desk", password_file = "acme.password" },
+               { address = "billing@acme.example", mechanism = "xoauth2", token_command = ["/usr/bin/token", "b"] }]
+unverified = "native"
+default_address = "support@acme.example"
+rate = "600/h"
+"#;
+
+#[test]
+fn the_desk_side_is_read_with_its_defaults_and_what_is_shown_reads_back() {
+    let site = Site::new();
+    let config = site.parse(DESK).unwrap();
+    let host = config.connectors[0].host.as_ref().unwrap();
+    assert_eq!((host.port, host.tls, host.connections, host.preset), (587, Tls::Starttls, 5, None));
+    assert_eq!((host.credentials[0].mechanism, host.credentials[1].mechanism), (Mechanism::Plain, Mechanism::Xoauth2));
+    assert_eq!(host.credentials[1].username, "billing@acme.example");
+    assert_eq!(host.unverified, Unverified::Native(Address::parse("support@acme.example").unwrap()));
+    let shown = config.to_string();
+    assert_eq!(site.parse(&shown).unwrap().to_string(), shown);
+    assert!(!shown.contains("s3cret"));
+    let preset = DESK
+        .replace("host = \"mail.acme.example\"", "preset = \"office365\"")
+        .replace("password_file = \"acme.password\"", "token_file = \"later.token\"");
+    let config = site.parse(&preset).unwrap();
+    let host = config.connectors[0].host.as_ref().unwrap();
+    assert_eq!((host.host.as_str(), host.port, host.connections), ("smtp.office365.com", 587, 3));
+    assert_eq!(host.credentials[0].mechanism, Mechanism::Xoauth2);
+    assert_eq!(site.parse(&config.to_string()).unwrap().to_string(), config.to_string());
+}
+
+#[test]
+fn each_rule_of_the_desk_side_is_kept() {
+    let site = Site::new();
+    site.password("open.password", 0o644);
+    let second = "{ address = \"billing@acme.example\"";
+    for (text, expected) in [
+        (DESK.replace("host = \"mail.acme.example\"\n", ""), "connector.acme.host.host: missing"),
+        (DESK.replace("mail.acme", "mail acme"), "is no host name"),
+        (DESK.replace("host = \"mail", "preset = \"outlook\"\nhost = \"mail"), "write \"office365\" or \"gmail\""),
+        (DESK.replace("host = \"mail", "preset = \"gmail\"\nhost = \"mail"), "xoauth2 shows a token, not a password"),
+        (DESK.replace("rate = ", "tls = \"none\"\nrate = "), "no password travels unencrypted"),
+        (DESK.replace("rate = ", "prot = 25\nrate = "), "did you mean \"port\"?"),
+        (DESK.replace("username", "user"), "credentials.user: unknown key"),
+        (DESK.replace("600/h", "600"), "\"600\" is no rate"),
+        (DESK.replace("rate = \"600/h\"", "connections = 0"), "out of range"),
+        (DESK.replace(second, "{ address = \"billing@other.example\""), "not in the connector's domain acme.example"),
+        (DESK.replace(second, "{ address = \"billing\""), "is no mail address"),
+        (DESK.replace(second, "{ address = \"support@acme.example\""), "two credentials for support@acme.example"),
+        (DESK.replace(second, "{ address = \"sales@acme.example\""), "no credential for billing@acme.example"),
+        (DESK.replace(second, "{ address = \"sales@acme.example\""), "none of the connector's addresses"),
+        (DESK.replace("mechanism = \"xoauth2\"", "mechanism = \"plain\""), "a token is shown by xoauth2"),
+        (DESK.replace("mechanism = \"xoauth2\"", "mechanism = \"cram-md5\""), "write \"plain\" or \"login\""),
+        (DESK.replace("token_command", "token_file = \"x\", token_command"), "exactly one of password_file"),
+        (DESK.replace(", token_command = [\"/usr/bin/token\", \"b\"]", ""), "exactly one of password_file"),
+        (DESK.replace("/usr/bin/token", "token"), "write the full path of a program"),
+        (DESK.replace("[\"/usr/bin/token\", \"b\"]", "[]"), "write the full path of a program"),
+        (DESK.replace("acme.password", "open.password"), "open.password: mode 0644"),
+        (DESK.replace("acme.password", "missing.password"), "missing.password"),
+        (DESK.replace("default_address = \"support@acme.example\"\n", ""), "needs default_address"),
+        (DESK.replace("default_address = \"support", "default_address = \"sales"), "has no credential"),
+        (DESK.replace("\"native\"", "\"defer\""), "has no effect without unverified = \"native\""),
+        (DESK.replace("\"native\"", "\"bounce\""), "write \"defer\" or \"native\""),
+        (DESK.replace("[transport]\ndirectory = \"transport\"\n", ""), "needs a [transport] section"),
+        (
+            format!("{DESK}[connector.endpoint]\nhost = \"e.example\"\ncredentials = []\n"),
+            "a connector has one of them",
+        ),
+        (format!("{DESK}[connector.submission]\nlogins = []\n"), "a connector has one of them"),
+        (format!("{DESK}[[connector.dkim]]\nselector = \"a\"\nkey_file = \"acme.pem\"\n"), "has no effect without"),
+    ] {
+        let problems = site.problems(&text);
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}: {problems:?}\n{text}");
+    }
+}

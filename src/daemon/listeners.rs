@@ -17,10 +17,12 @@ use crate::attach::{lmtp, milter};
 use crate::config::{Config, Connector, Listen};
 use crate::inline::Inline;
 
-/// Where the LMTP socket of a connector is; `None` where nothing is relayed to an endpoint.
+/// Where the LMTP socket of a connector is; `None` where nothing is relayed to a server.
 pub(super) fn transport_socket(config: &Config, connector: &Connector) -> Option<PathBuf> {
     let service = config.transport.as_ref()?;
-    connector.endpoint.as_ref()?;
+    if connector.endpoint.is_none() && connector.host.is_none() {
+        return None;
+    }
     Some(service.directory.join(format!("{}.sock", connector.name)))
 }
 
@@ -191,11 +193,12 @@ impl Listeners {
             }
             (Purpose::Transport(connector), Listen::Unix(path), milter::Listener::Unix(listener)) => {
                 let Some(service) = parts.services.get(&path) else { return };
-                let endpoint = service.connector.endpoint.as_ref();
+                let Connector { endpoint, host, .. } = service.connector.as_ref();
                 tracing::info!(
                     socket = %path.display(),
                     connector,
-                    endpoint = endpoint.map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)),
+                    endpoint = endpoint.as_ref().map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)),
+                    host = host.as_ref().map(|host| format!("{}:{}", host.host, host.port)),
                     "transport listening"
                 );
                 let service = Arc::new(ArcSwap::new(Arc::clone(service)));

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use super::listeners::transport_socket;
 use super::{privileges, state, watch};
 use crate::attach::lmtp;
-use crate::config::{Config, Connector, Endpoint};
+use crate::config::{Config, Connector};
 use crate::inline::{Inline, Standing};
 use crate::mail::{Budget, Spool};
 use crate::pipeline::{Pipeline, SiteKey};
-use crate::relay::{HandBack, Relay};
+use crate::relay::{HandBack, Relay, RelayError};
 
 /// The parts, put together.
 #[derive(Debug)]
@@ -27,16 +27,21 @@ pub(super) struct Parts {
     pub(super) site_key: SiteKey,
     budget: Budget,
     standing: Arc<Standing>,
-    /// By connector.
-    relays: Relays,
+    remotes: Remotes,
 }
 
-/// Relays by their connectors' names.
-pub(super) type Relays = HashMap<String, Arc<Relay>>;
+/// The servers that connectors lead to, with their connections, by the connectors' names.
+#[derive(Debug, Default)]
+pub(super) struct Remotes {
+    /// Ticket endpoints.
+    endpoints: HashMap<String, Arc<Relay>>,
+    /// Company hosts.
+    hosts: HashMap<String, Arc<lmtp::Desk>>,
+}
 
-/// Why a connector has no relay.
+/// Why a connector leads nowhere.
 #[derive(Debug)]
-pub(super) struct NoRelay {
+pub(super) struct NoRemote {
     pub(super) connector: String,
     /// Its file of certification authorities; `None` for the system's.
     pub(super) trusts: Option<PathBuf>,
@@ -49,7 +54,7 @@ impl Parts {
     /// # Errors
     /// All that is wrong.
     pub(super) fn first(config: Config, site_key: SiteKey) -> Result<Self, Vec<String>> {
-        let (relays, failed) = relays(&config, None, &HashSet::new());
+        let (remotes, failed) = Remotes::new(&config, None, &HashSet::new());
         if !failed.is_empty() {
             return Err(failed.into_iter().map(|failed| failed.problem).collect());
         }
@@ -57,7 +62,7 @@ impl Parts {
         let spool = Spool::new(state::spool_directory(&config.daemon.state_directory));
         let pipeline = Pipeline::new(&config, site_key.clone(), &budget).map_err(|problem| vec![problem])?;
         let standing = Standing::open(&config.daemon.state_directory);
-        Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, spool, relays)
+        Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, spool, remotes)
     }
 
     /// The parts of the next configuration; `changed` are the files whose content is another than when `self` was made.
@@ -68,7 +73,7 @@ impl Parts {
         &self,
         config: Config,
         site_key: SiteKey,
-        relays: Relays,
+        remotes: Remotes,
         changed: &HashSet<PathBuf>,
     ) -> Result<Self, Vec<String>> {
         let old = &self.config;
@@ -86,17 +91,29 @@ impl Parts {
             .successor(&config, site_key.clone(), &budget, same_resolver)
             .map_err(|problem| vec![problem])?;
         let standing = Arc::clone(&self.standing);
-        Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, self.spool.clone(), relays)
+        Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, self.spool.clone(), remotes)
     }
 
-    /// The relays for `config`; see [`relays`].
-    pub(super) fn relays(&self, config: &Config, changed: &HashSet<PathBuf>) -> (Relays, Vec<NoRelay>) {
-        relays(config, Some(self), changed)
+    /// The remote servers for `config`; see [`Remotes::new`].
+    pub(super) fn remotes(&self, config: &Config, changed: &HashSet<PathBuf>) -> (Remotes, Vec<NoRemote>) {
+        Remotes::new(config, Some(self), changed)
     }
 
-    /// The relay of a connector.
-    pub(super) fn relay(&self, connector: &str) -> Option<&Arc<Relay>> {
-        self.relays.get(connector)
+    /// Has `remotes` lead the connector where it leads now.
+    pub(super) fn keep_remote(&self, remotes: &mut Remotes, connector: &str) {
+        if let Some(relay) = self.remotes.endpoints.get(connector) {
+            remotes.endpoints.insert(connector.to_owned(), Arc::clone(relay));
+        }
+        if let Some(desk) = self.remotes.hosts.get(connector) {
+            remotes.hosts.insert(connector.to_owned(), Arc::clone(desk));
+        }
+    }
+
+    /// Whether `remotes` has another way for the connector than there is now.
+    pub(super) fn leads_elsewhere(&self, remotes: &Remotes, connector: &str) -> bool {
+        let now = &self.remotes;
+        differ(now.endpoints.get(connector), remotes.endpoints.get(connector))
+            || differ(now.hosts.get(connector), remotes.hosts.get(connector))
     }
 
     fn assemble(
@@ -106,7 +123,7 @@ impl Parts {
         budget: Budget,
         standing: Arc<Standing>,
         spool: Spool,
-        relays: Relays,
+        remotes: Remotes,
     ) -> Result<Self, Vec<String>> {
         let peers = config.transport.iter().flat_map(|transport| &transport.peers);
         let peers: Vec<u32> = peers
@@ -114,12 +131,10 @@ impl Parts {
             .collect::<Result<_, _>>()
             .map_err(|problem| vec![format!("transport.peers: {problem}")])?;
         let services = config.connectors.iter().filter_map(|connector| {
-            let relay = relays.get(&connector.name)?;
-            let rejected = connector.endpoint.as_ref().and_then(|endpoint| endpoint.rejected.as_ref());
-            let hand_back = rejected.map(|rejected| Arc::new(HandBack::new(rejected, &config.daemon.hostname)));
+            let hand_over = remotes.way(connector, &pipeline, &config)?;
             let service = lmtp::Service {
                 connector: Arc::clone(connector),
-                hand_over: lmtp::Route { pipeline: Arc::clone(&pipeline), relay: Arc::clone(relay), hand_back },
+                hand_over,
                 limits: config.limits.clone(),
                 spool: spool.clone(),
                 hostname: config.daemon.hostname.clone(),
@@ -129,42 +144,89 @@ impl Parts {
             Some((transport_socket(&config, connector)?, Arc::new(service)))
         });
         let services = services.collect();
-        let judge = Arc::new(Inline::new(&config, Arc::clone(&pipeline), &relays, Arc::clone(&standing)));
-        Ok(Self { pipeline, judge, services, spool, site_key, budget, standing, relays, config })
+        let judge = Arc::new(Inline::new(&config, Arc::clone(&pipeline), &remotes.endpoints, Arc::clone(&standing)));
+        Ok(Self { pipeline, judge, services, spool, site_key, budget, standing, remotes, config })
     }
 }
 
-/// A relay for each connector with an endpoint, and the connectors whose relay cannot be made. Those of `earlier` are kept, with
-/// their open connections, where neither the endpoint nor what it trusts has changed: connections that were made under other
-/// terms are never used again.
-fn relays(config: &Config, earlier: Option<&Parts>, changed: &HashSet<PathBuf>) -> (Relays, Vec<NoRelay>) {
-    let (mut relays, mut failed) = (HashMap::new(), Vec::new());
-    let before: HashMap<&str, &Endpoint> = earlier
-        .iter()
-        .filter(|earlier| earlier.config.daemon.hostname == config.daemon.hostname)
-        .flat_map(|earlier| &earlier.config.connectors)
-        .filter_map(|connector| Some((connector.name.as_str(), connector.endpoint.as_ref()?)))
-        .collect();
-    let roots_changed = watch::system_roots().iter().any(|path| changed.contains(path));
-    for connector in &config.connectors {
-        let Connector { name, endpoint: Some(endpoint), .. } = connector.as_ref() else { continue };
-        let trust_changed = endpoint.ca_file.as_ref().map_or(roots_changed, |file| changed.contains(file));
-        let kept = earlier
-            .filter(|_| before.get(name.as_str()) == Some(&endpoint) && !trust_changed)
-            .and_then(|earlier| earlier.relay(name));
-        let relay = match kept {
-            Some(relay) => Ok(Arc::clone(relay)),
-            None => Relay::new(connector, endpoint, &config.daemon.hostname).map(Arc::new),
-        };
-        match relay {
-            Ok(relay) => {
-                relays.insert(name.clone(), relay);
-            }
-            Err(error) => {
-                let problem = format!("connector.{name}.endpoint: {error}");
-                failed.push(NoRelay { connector: name.clone(), trusts: endpoint.ca_file.clone(), problem });
+impl Remotes {
+    /// One for each connector that leads to a server, and the connectors for which it cannot be made. Those of `earlier` are kept,
+    /// with their open connections, where neither the server's section nor what it trusts has changed: connections that were made
+    /// under other terms are never used again.
+    fn new(config: &Config, earlier: Option<&Parts>, changed: &HashSet<PathBuf>) -> (Self, Vec<NoRemote>) {
+        let (mut remotes, mut failed) = (Self::default(), Vec::new());
+        let before: HashMap<&str, &Connector> = earlier
+            .iter()
+            .filter(|earlier| earlier.config.daemon.hostname == config.daemon.hostname)
+            .flat_map(|earlier| &earlier.config.connectors)
+            .map(|connector| (connector.name.as_str(), connector.as_ref()))
+            .collect();
+        let earlier = earlier.map(|earlier| &earlier.remotes);
+        let hello = &config.daemon.hostname;
+        let roots_changed = watch::system_roots().iter().any(|path| changed.contains(path));
+        for connector in &config.connectors {
+            let name = &connector.name;
+            let before = before.get(name.as_str());
+            let Some(trusts) = trusts(connector) else { continue };
+            let same_trust = !trusts.map_or(roots_changed, |file| changed.contains(file));
+            let made = if let Some(endpoint) = &connector.endpoint {
+                let kept = earlier
+                    .filter(|_| same_trust && before.is_some_and(|before| before.endpoint.as_ref() == Some(endpoint)))
+                    .and_then(|earlier| earlier.endpoints.get(name));
+                let relay = kept
+                    .map_or_else(|| Relay::new(connector, endpoint, hello).map(Arc::new), |kept| Ok(Arc::clone(kept)));
+                relay
+                    .map(|relay| {
+                        remotes.endpoints.insert(name.clone(), relay);
+                    })
+                    .map_err(|error| format!("connector.{name}.endpoint: {error}"))
+            } else if let Some(host) = &connector.host {
+                let old = earlier.and_then(|earlier| earlier.hosts.get(name));
+                let kept = old.filter(|_| same_trust && before == Some(&connector.as_ref()));
+                let desk = kept.map_or_else(
+                    || {
+                        let desk = lmtp::Desk::new(connector, host, hello)?;
+                        Ok(Arc::new(match old {
+                            Some(old) => desk.going_on_from(old),
+                            None => desk,
+                        }))
+                    },
+                    |kept| Ok(Arc::clone(kept)),
+                );
+                desk.map(|desk| {
+                    remotes.hosts.insert(name.clone(), desk);
+                })
+                .map_err(|error: RelayError| format!("connector.{name}.host: {error}"))
+            } else {
+                Ok(())
+            };
+            if let Err(problem) = made {
+                failed.push(NoRemote { connector: name.clone(), trusts: trusts.cloned(), problem });
             }
         }
+        (remotes, failed)
     }
-    (relays, failed)
+
+    /// Where mail that comes to the connector's socket goes.
+    fn way(&self, connector: &Connector, pipeline: &Arc<Pipeline>, config: &Config) -> Option<lmtp::Way> {
+        if let Some(desk) = self.hosts.get(&connector.name) {
+            return Some(lmtp::Way::Host(Arc::clone(desk)));
+        }
+        let relay = self.endpoints.get(&connector.name)?;
+        let rejected = connector.endpoint.as_ref().and_then(|endpoint| endpoint.rejected.as_ref());
+        let hand_back = rejected.map(|rejected| Arc::new(HandBack::new(rejected, &config.daemon.hostname)));
+        let (pipeline, relay) = (Arc::clone(pipeline), Arc::clone(relay));
+        Some(lmtp::Way::Endpoint(lmtp::Route { pipeline, relay, hand_back }))
+    }
+}
+
+/// The file of certification authorities that a connector's remote server is checked by; `None` within for the system's, `None`
+/// where there is no such server.
+pub(super) fn trusts(connector: &Connector) -> Option<Option<&PathBuf>> {
+    let endpoint = connector.endpoint.as_ref().map(|endpoint| endpoint.ca_file.as_ref());
+    endpoint.or_else(|| connector.host.as_ref().map(|host| host.ca_file.as_ref()))
+}
+
+fn differ<T>(old: Option<&Arc<T>>, new: Option<&Arc<T>>) -> bool {
+    matches!((old, new), (Some(old), Some(new)) if !Arc::ptr_eq(old, new))
 }

@@ -152,7 +152,7 @@ fn prepare(file: &Path, parts: &Parts, watch: &Watch, open: &HashSet<Listen>) ->
     keep_what_needs_restart(&parts.config, &mut config);
     let watch = Watch::new(&config, since);
 
-    let (relays, failed) = parts.relays(&config, &changed);
+    let (remotes, failed) = parts.remotes(&config, &changed);
     let mut problems: Vec<String> = failed.into_iter().map(|failed| in_file(failed.problem)).collect();
     // A site key that is gone is not made anew: all verdicts in the queue would be worth nothing.
     let site_key = match SiteKey::load(&config.daemon.site_key_file) {
@@ -163,7 +163,7 @@ fn prepare(file: &Path, parts: &Parts, watch: &Watch, open: &HashSet<Listen>) ->
             return Err(problems);
         }
     };
-    let parts = parts.next(config, site_key, relays, &changed)?;
+    let parts = parts.next(config, site_key, remotes, &changed)?;
     let sockets = Sockets::bind(&parts.config, None, open).map_err(without_root)?;
     Ok(Prepared { parts, sockets, watch, difference })
 }

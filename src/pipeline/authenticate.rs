@@ -1,10 +1,11 @@
 //! SPF (RFC 7208), DKIM (RFC 6376), ARC (RFC 8617) and DMARC (RFC 9989) of one message, by mail-auth, within bounds.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::task::Poll;
 use std::time::Duration;
 
 use base64::Engine;
+use mail_auth::crypto::Algorithm;
 use mail_auth::dkim::{DkimError, DomainKey, VerifySignature};
 use mail_auth::dmarc::verify::DmarcParameters;
 use mail_auth::{
@@ -35,6 +36,8 @@ pub(super) struct Authenticator {
     hostname: String,
     timeout: Duration,
     max_signatures: usize,
+    /// Whether SPF is asked about a client on a loopback address.
+    loopback_counts: bool,
 }
 
 /// What the methods found.
@@ -56,7 +59,7 @@ pub(super) struct Spf {
     /// The domain that was judged.
     pub(super) domain: String,
     mail_from: Option<String>,
-    reason: Option<&'static str>,
+    pub(super) reason: Option<&'static str>,
 }
 
 /// One DKIM signature.
@@ -65,17 +68,19 @@ pub(super) struct Signature {
     pub(super) outcome: Outcome,
     /// `d=`, empty where the field cannot be read.
     pub(super) domain: String,
-    selector: String,
+    pub(super) selector: String,
+    /// `a=`, empty where the field cannot be read.
+    pub(super) algorithm: &'static str,
     /// The beginning of `b=` (RFC 6008).
     fragment: String,
-    reason: Option<&'static str>,
+    pub(super) reason: Option<&'static str>,
 }
 
 /// DMARC of the author's domain.
 #[derive(Debug, Clone)]
 pub(super) struct Dmarc {
     pub(super) outcome: Outcome,
-    policy: Option<&'static str>,
+    pub(super) policy: Option<&'static str>,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -103,7 +108,15 @@ impl Authenticator {
             hostname: hostname.to_string(),
             timeout,
             max_signatures,
+            loopback_counts: false,
         })
+    }
+
+    /// The same, asking SPF about loopback addresses too: for rehearsals in which all servers are on one host, each on a loopback
+    /// address of its own.
+    pub(super) fn counting_loopback(mut self) -> Self {
+        self.loopback_counts = true;
+        self
     }
 
     /// Judges a message; `trusted_hop` says why SPF is not asked about the host that handed it over. All look-ups together end within the configured time; what is not known by then is a temporary error.
@@ -178,7 +191,8 @@ impl Authenticator {
             return found(SpfOutput::new(domain.clone()), trusted_hop);
         }
         // Nobody publishes what this host itself may send.
-        let Some(ip) = mail.connection.client.ip().map(|ip| ip.to_canonical()).filter(|ip| !ip.is_loopback()) else {
+        let counts = |ip: &IpAddr| self.loopback_counts || !ip.is_loopback();
+        let Some(ip) = mail.connection.client.ip().map(|ip| ip.to_canonical()).filter(counts) else {
             return found(SpfOutput::new(domain.clone()), Some("client is this host"));
         };
         // RFC 7208 section 2.4: the null reverse-path is judged as postmaster@HELO; section 4.3: so is a missing local part.
@@ -417,6 +431,12 @@ impl From<&DkimOutput<'_>> for Signature {
         if let Some(signature) = output.signature() {
             found.domain = signature.d.clone();
             found.selector = signature.s.clone();
+            found.algorithm = match signature.a {
+                Algorithm::RsaSha1 => "rsa-sha1",
+                Algorithm::RsaSha256 => "rsa-sha256",
+                Algorithm::Ed25519Sha256 => "ed25519-sha256",
+                Algorithm::MlDsa44 => "mldsa44",
+            };
             found.fragment =
                 signature.b.get(..6).map(|b| base64::engine::general_purpose::STANDARD.encode(b)).unwrap_or_default();
         }
@@ -431,6 +451,7 @@ impl Signature {
             outcome: Outcome::Neutral,
             domain: String::new(),
             selector: String::new(),
+            algorithm: "",
             fragment: String::new(),
             reason: Some("field cannot be read"),
         }

@@ -10,9 +10,11 @@ mod authenticate;
 mod authentication_results;
 mod author;
 mod body_digest;
+mod bucket;
 mod classify;
 mod dmarc_record;
 pub(crate) mod dns;
+mod examine;
 mod forged;
 mod hops;
 mod notification;
@@ -24,12 +26,16 @@ mod sign;
 mod site_key;
 mod spf;
 mod spf_record;
+mod submitter;
 #[cfg(test)]
 mod tests;
 
+pub use authentication_results::Outcome;
 pub(crate) use body_digest::body_digest;
+pub use examine::{Examination, Examiner, SeenSignature};
 pub use sender_auth::{Doubt, SenderAuth, Status};
 pub use site_key::SiteKey;
+pub use submitter::{Submitter, Submitters};
 
 use outbound::Origin;
 

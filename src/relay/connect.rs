@@ -128,7 +128,7 @@ fn reason(error: &io::Error, host: &str) -> String {
                 format!("certificate not valid for the name {host}")
             }
             CertificateError::UnknownIssuer => {
-                "certificate self-signed or from an unknown issuer; is endpoint.ca_file right?".to_owned()
+                "certificate self-signed or from an unknown issuer; is ca_file right?".to_owned()
             }
             other => format!("certificate not acceptable: {other}"),
         },

@@ -14,6 +14,7 @@ use super::clock::{Bounds, Clock, Step};
 use super::dialogue::Dialogue;
 use super::failure::{Cause, Failure};
 use super::reply::Extensions;
+use super::route::Remote;
 use super::transaction::Transaction;
 use crate::config::Rejected;
 use crate::mail::{Domain, Envelope, Header, HeaderEdit, Mail, Path, Reply};
@@ -103,7 +104,7 @@ impl HandBack {
         let mut mail = mail.with_headers(headers);
         mail.envelope = Envelope { sender: Path::null(), recipients: vec![self.to.clone()], ..mail.envelope };
         let clock = Clock::start(DEADLINE, Bounds::default());
-        let mut transaction = Transaction::new(&mail);
+        let mut transaction = Transaction::new(&mail, Remote::Endpoint);
         let failure = self.send(clock, &mut transaction).await.err();
         match transaction.into_replies(failure.as_ref()).into_iter().next() {
             Some(reply) if reply.is_success() => Ok(()),

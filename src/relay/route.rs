@@ -1,5 +1,6 @@
 //! A checked route: where to, how encrypted, whom to trust, as whom. Made once at start or reload, without any network.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
@@ -10,7 +11,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::config::{Connector, CredentialSet, Endpoint, Tls};
+use super::credential::Credential;
+use crate::config::{Endpoint, Host, HostCredential, Tls};
 use crate::mail::Domain;
 
 /// Octets of a CA file at most: ten times the size of the usual system bundle.
@@ -19,14 +21,14 @@ const CA_FILE_MAX: u64 = 4 * 1024 * 1024;
 /// Why a route cannot be used. Each message names the object and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    /// `endpoint.host` is neither a host name nor an address.
-    #[error("endpoint host {host:?} is neither a host name nor an IP address; correct endpoint.host")]
+    /// `host` is neither a host name nor an address.
+    #[error("{host:?} is neither a host name nor an IP address; correct endpoint.host or host.host")]
     Host {
         /// As configured.
         host: String,
     },
     /// The CA file cannot be read.
-    #[error("{}: {error}; endpoint.ca_file must be a PEM file that deskmilter can read", path.display())]
+    #[error("{}: {error}; endpoint.ca_file or host.ca_file must be a PEM file that deskmilter can read", path.display())]
     CaFile {
         /// The file.
         path: PathBuf,
@@ -35,7 +37,7 @@ pub enum RelayError {
     },
     /// The system has no certification authorities.
     #[error(
-        "no certification authorities found on this system ({error}); install ca-certificates or set endpoint.ca_file"
+        "no certification authorities found on this system ({error}); install ca-certificates or set endpoint.ca_file or host.ca_file"
     )]
     SystemRoots {
         /// What was met on the way.
@@ -47,11 +49,13 @@ pub enum RelayError {
     /// No credential set at all.
     #[error("no credentials for {host}; add an entry to endpoint.credentials")]
     NoCredentials {
-        /// The endpoint.
+        /// The remote server.
         host: String,
     },
     /// A user name that AUTH cannot carry.
-    #[error("user name {username:?} is empty or holds a control character; correct it in endpoint.credentials")]
+    #[error(
+        "user name {username:?} is empty or holds a control character; correct it in endpoint.credentials or host.credentials"
+    )]
     Username {
         /// As configured.
         username: String,
@@ -63,7 +67,7 @@ pub enum RelayError {
 pub(super) struct Route {
     /// The connector's name, for the log.
     pub connector: String,
-    /// The endpoint's host in the spelling of DNS, or its address.
+    /// The remote server's name in the spelling of DNS, or its address.
     pub host: Arc<str>,
     pub port: u16,
     /// What the certificate must be valid for.
@@ -72,27 +76,79 @@ pub(super) struct Route {
     pub tls: Arc<ClientConfig>,
     /// Our name in EHLO.
     pub hello: Domain,
-    pub credentials: Vec<CredentialSet>,
+    pub credentials: Vec<Credential>,
+    pub remote: Remote,
+}
+
+/// What the remote server is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Remote {
+    /// A ticket endpoint, on the company side.
+    Endpoint,
+    /// A company host, on the desk side.
+    Host,
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Endpoint => "endpoint",
+            Self::Host => "company host",
+        })
+    }
+}
+
+/// Where to and how, before it is checked.
+struct Target<'a> {
+    remote: Remote,
+    host: &'a str,
+    port: u16,
+    tls: Tls,
+    ca_file: Option<&'a Path>,
 }
 
 impl Route {
+    /// To a ticket endpoint.
+    pub fn to_endpoint(connector: &str, endpoint: &Endpoint, hello: &Domain) -> Result<Self, RelayError> {
+        let Endpoint { host, port, tls, ca_file, credentials, .. } = endpoint;
+        let target = Target { remote: Remote::Endpoint, host, port: *port, tls: *tls, ca_file: ca_file.as_deref() };
+        Self::check(connector, &target, credentials.iter().map(Credential::of_endpoint).collect(), hello)
+    }
+
+    /// To a company host, as one of its accounts.
+    pub fn to_host(
+        connector: &str,
+        host: &Host,
+        credential: &HostCredential,
+        hello: &Domain,
+    ) -> Result<Self, RelayError> {
+        let Host { host, port, tls, ca_file, .. } = host;
+        let target = Target { remote: Remote::Host, host, port: *port, tls: *tls, ca_file: ca_file.as_deref() };
+        Self::check(connector, &target, vec![Credential::of_host(credential)], hello)
+    }
+
     /// Checks what can be checked without contacting anyone.
-    pub fn check(connector: &Connector, endpoint: &Endpoint, hello: &Domain) -> Result<Self, RelayError> {
-        let host_error = || RelayError::Host { host: endpoint.host.clone() };
-        let host = match endpoint.host.trim_matches(['[', ']']).parse::<IpAddr>() {
+    fn check(
+        connector: &str,
+        target: &Target<'_>,
+        credentials: Vec<Credential>,
+        hello: &Domain,
+    ) -> Result<Self, RelayError> {
+        let host_error = || RelayError::Host { host: target.host.to_owned() };
+        let host = match target.host.trim_matches(['[', ']']).parse::<IpAddr>() {
             Ok(address) => address.to_string(),
-            Err(_) => Domain::parse(&endpoint.host).map_err(|_| host_error())?.as_str().to_owned(),
+            Err(_) => Domain::parse(target.host).map_err(|_| host_error())?.as_str().to_owned(),
         };
-        if endpoint.credentials.is_empty() {
+        if credentials.is_empty() {
             return Err(RelayError::NoCredentials { host });
         }
-        for set in &endpoint.credentials {
+        for set in &credentials {
             if set.username.is_empty() || set.username.chars().any(char::is_control) {
                 return Err(RelayError::Username { username: set.username.clone() });
             }
         }
-        let roots = match &endpoint.ca_file {
-            Some(path) => roots_from(path).map_err(|error| RelayError::CaFile { path: path.clone(), error })?,
+        let roots = match target.ca_file {
+            Some(path) => roots_from(path).map_err(|error| RelayError::CaFile { path: path.to_owned(), error })?,
             None => system_roots()?,
         };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -101,14 +157,15 @@ impl Route {
             .with_root_certificates(roots)
             .with_no_client_auth();
         Ok(Self {
-            connector: connector.name.clone(),
+            connector: connector.to_owned(),
             server_name: ServerName::try_from(host.clone()).map_err(|_| host_error())?,
             host: host.into(),
-            port: endpoint.port,
-            encryption: endpoint.tls,
+            port: target.port,
+            encryption: target.tls,
             tls: Arc::new(tls),
             hello: hello.clone(),
-            credentials: endpoint.credentials.clone(),
+            credentials,
+            remote: target.remote,
         })
     }
 }

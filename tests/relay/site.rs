@@ -116,6 +116,7 @@ impl Site {
             environment: Environment::Production,
             addresses: Vec::new(),
             endpoint: Some(self.endpoint.clone()),
+            host: None,
             submission: None,
             preserve: Preserve::default(),
             dkim: Vec::new(),

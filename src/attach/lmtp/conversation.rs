@@ -120,8 +120,8 @@ impl<H: HandOver> Conversation<H> {
         if self.session.recipients().is_empty() {
             self.service = self.current.load_full();
         }
-        let connector = &self.service.connector;
-        if path.address().is_some_and(|address| connector.supports(&address)) {
+        let connector = Arc::clone(&self.service.connector);
+        if self.service.hand_over.takes(&connector, path) {
             self.session.take_recipient();
             return Reply::new(250, 1, 5, "recipient ok");
         }

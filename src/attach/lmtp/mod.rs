@@ -9,6 +9,7 @@
 //! destination dead.
 
 mod conversation;
+mod desk;
 mod intake;
 mod queue_id;
 
@@ -22,10 +23,11 @@ use tokio_util::task::TaskTracker;
 
 use super::slots::Slots;
 use crate::config::{Connector, Limits};
-use crate::mail::{Domain, Mail, Reply, Spool};
+use crate::mail::{Domain, Mail, Path, Reply, Spool};
 use crate::pipeline::{Pipeline, is_authenticated};
 use crate::relay::{Delivery, HandBack, Relay};
 
+pub use desk::Desk;
 pub use queue_id::queue_id;
 
 /// How long the listener rests after it could not accept a connection: out of file descriptors, say.
@@ -33,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a listener works with. Immutable; a reload swaps in a new one, which counts from the next transaction on.
 #[derive(Debug)]
-pub struct Service<H = Route> {
+pub struct Service<H = Way> {
     /// The connector whose mail comes this way.
     pub connector: Arc<Connector>,
     /// Where complete messages go.
@@ -80,6 +82,11 @@ impl Default for Timeouts {
 pub trait HandOver: Send + Sync + 'static {
     /// Takes the message on. One reply per recipient of the envelope, in its order. Bounded in time.
     fn hand_over(&self, connector: &Connector, mail: Mail) -> impl Future<Output = HandedOver> + Send;
+
+    /// Whether the way is for `recipient`. Only support addresses are relayed unless told otherwise.
+    fn takes(&self, connector: &Connector, recipient: &Path) -> bool {
+        recipient.address().is_some_and(|address| connector.supports(&address))
+    }
 }
 
 /// What became of a message.
@@ -93,7 +100,32 @@ pub struct HandedOver {
     pub rejected_to: Option<String>,
 }
 
-/// The real way: through the pipeline to the ticket endpoint.
+/// Where the socket of a connector leads.
+#[derive(Debug)]
+pub enum Way {
+    /// On the company side: to the ticket endpoint.
+    Endpoint(Route),
+    /// On the desk side: to the company host.
+    Host(Arc<Desk>),
+}
+
+impl HandOver for Way {
+    async fn hand_over(&self, connector: &Connector, mail: Mail) -> HandedOver {
+        match self {
+            Self::Endpoint(route) => route.hand_over(connector, mail).await,
+            Self::Host(desk) => desk.hand_over(connector, mail).await,
+        }
+    }
+
+    fn takes(&self, connector: &Connector, recipient: &Path) -> bool {
+        match self {
+            Self::Endpoint(route) => route.takes(connector, recipient),
+            Self::Host(desk) => desk.takes(connector, recipient),
+        }
+    }
+}
+
+/// Through the pipeline to the ticket endpoint.
 #[derive(Debug)]
 pub struct Route {
     /// Makes the message ready.

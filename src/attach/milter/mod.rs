@@ -92,11 +92,16 @@ impl<J> Service<J> {
     /// A service that asks the judge that `judge` holds when a message begins, and spools bodies into `spool`. Of `limits`,
     /// `message_size`, `header_size` and `milter_connections` count; the last is for all listeners together.
     pub fn new(judge: Arc<ArcSwap<J>>, spool: Spool, limits: &Limits) -> Self {
+        Self::bounded(judge, spool, message_limits(limits), limits.milter_connections)
+    }
+
+    /// As [`Self::new`], with bounds on one message and on the connections at a time.
+    pub fn bounded(judge: Arc<ArcSwap<J>>, spool: Spool, limits: MessageLimits, connections: usize) -> Self {
         Self {
             judge,
             spool,
-            limits: ArcSwap::from_pointee(message_limits(limits)),
-            slots: Slots::new(limits.milter_connections),
+            limits: ArcSwap::from_pointee(limits),
+            slots: Slots::new(connections),
             patience: Patience::default(),
         }
     }

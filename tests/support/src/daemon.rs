@@ -1,5 +1,6 @@
 //! deskmilter's own programs as processes.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -8,8 +9,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::free_port;
 use crate::process::{PATIENCE, Process, folder};
+use crate::{SmtpSession, free_port};
 
 /// The deskmilter program under test: built beside the test that runs, or the one that `DESKMILTER` names.
 ///
@@ -160,6 +161,15 @@ pub struct Ticket {
     pub facts: Value,
 }
 
+/// What a program said, and its exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// The exit code.
+    pub code: i32,
+    /// What it printed.
+    pub told: String,
+}
+
 impl Ticket {
     /// Its tags.
     pub fn tags(&self) -> Vec<String> {
@@ -230,6 +240,41 @@ impl SandboxEndpoint {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A session over TLS, not logged in.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn session(&self) -> SmtpSession {
+        let authority = crate::process::read(&self.directory().join("ca.pem"));
+        let mut session = SmtpSession::connect(self.address);
+        session.expect(250, "EHLO client.example");
+        session.start_tls_trusting("localhost", &authority);
+        session
+    }
+
+    /// A session over TLS, logged in with the domain's credentials.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn session_logged_in(&self) -> SmtpSession {
+        let mut session = self.session();
+        let reply = session.login(&self.domain, crate::process::read(&self.password_file()).trim_end());
+        assert_eq!(reply.code, 235, "{reply}");
+        session
+    }
+
+    /// Runs a subcommand of `deskmilter sandbox` with the state folder and further arguments.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn run<S: AsRef<OsStr>>(&self, subcommand: &str, arguments: &[S]) -> Ran {
+        let mut command = Command::new(deskmilter());
+        command.args(["sandbox", subcommand, "--directory"]).arg(self.directory()).args(arguments);
+        let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+        Ran { code: output.status.code().unwrap_or(-1), told: text(&output.stdout) + &text(&output.stderr) }
     }
 
     /// The folder with its authority (`ca.pem`) and its tickets.

@@ -62,7 +62,7 @@ pub struct Script {
     pub plain: Vec<&'static str>,
     /// Extensions inside TLS.
     pub secure: Vec<&'static str>,
-    /// Passwords that are taken.
+    /// Passwords and tokens that are taken at first.
     pub passwords: Vec<&'static str>,
     pub rules: Vec<Rule>,
 }
@@ -83,6 +83,8 @@ impl Default for Script {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
+    /// `user/password` of the session that it came by.
+    pub login: String,
     pub envelope: Vec<String>,
     pub content: Vec<u8>,
 }
@@ -110,6 +112,7 @@ pub struct Endpoint {
     pub port: u16,
     pub ca: String,
     record: Arc<Mutex<Record>>,
+    passwords: Arc<Mutex<Vec<String>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -126,6 +129,9 @@ impl Endpoint {
         let port = listener.local_addr().unwrap().port();
         let record: Arc<Mutex<Record>> = Arc::default();
         let shared = Arc::clone(&record);
+        let passwords: Vec<String> = script.passwords.iter().map(|&password| password.to_owned()).collect();
+        let passwords = Arc::new(Mutex::new(passwords));
+        let known = Arc::clone(&passwords);
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -137,7 +143,8 @@ impl Endpoint {
                     record.most_open = record.most_open.max(record.open);
                     record.connections
                 };
-                let session = Peer { script: script.clone(), record: Arc::clone(&shared), number };
+                let (script, record, passwords) = (script.clone(), Arc::clone(&shared), Arc::clone(&known));
+                let session = Peer { script, record, passwords, number, login: Mutex::default() };
                 let tls = tls.clone();
                 tokio::spawn(async move {
                     session.serve(stream, tls).await;
@@ -145,7 +152,12 @@ impl Endpoint {
                 });
             }
         });
-        Self { port, ca, record, task }
+        Self { port, ca, record, passwords, task }
+    }
+
+    /// Takes these passwords and tokens from now on, and no others.
+    pub fn set_passwords(&self, passwords: &[&str]) {
+        *self.passwords.lock().unwrap() = passwords.iter().map(|&password| password.to_owned()).collect();
     }
 
     pub fn see<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
@@ -194,7 +206,9 @@ fn tls(script: &Script) -> (TlsAcceptor, String) {
 struct Peer {
     script: Script,
     record: Arc<Mutex<Record>>,
+    passwords: Arc<Mutex<Vec<String>>>,
     number: usize,
+    login: Mutex<String>,
 }
 
 /// The session goes on, or is over.
@@ -307,7 +321,8 @@ impl Peer {
         };
         let taken = self.rule(&dot).is_none_or(|rule| matches!(rule, Action::Late(_)));
         if taken {
-            self.record.lock().unwrap().taken.push(Message { envelope: envelope.to_vec(), content });
+            let login = self.login.lock().unwrap().clone();
+            self.record.lock().unwrap().taken.push(Message { login, envelope: envelope.to_vec(), content });
         }
         self.say(stream, &dot, "250 2.0.0 ticket 4711\r\n").await.map(|_| ())
     }
@@ -320,6 +335,11 @@ impl Peer {
                 self.say(stream, "CHALLENGE", "334 \r\n").await?;
                 plain(&read_line(stream).await?)
             }
+            ("XOAUTH2", Some(response)) => bearer(response),
+            ("XOAUTH2", None) => {
+                self.say(stream, "CHALLENGE", "334 \r\n").await?;
+                bearer(&read_line(stream).await?)
+            }
             _ => {
                 self.say(stream, "CHALLENGE", "334 VXNlcm5hbWU6\r\n").await?;
                 let user = decode(&read_line(stream).await?);
@@ -327,8 +347,17 @@ impl Peer {
                 format!("{user}/{}", decode(&read_line(stream).await?))
             }
         };
-        let good = self.script.passwords.iter().any(|password| login.ends_with(&format!("/{password}")));
+        let good = self.passwords.lock().unwrap().iter().any(|password| login.ends_with(&format!("/{password}")));
+        *self.login.lock().unwrap() = login.clone();
         self.record.lock().unwrap().logins.push(login);
+        if !good && line.starts_with("AUTH XOAUTH2") && self.rule(line).is_none() {
+            let explanation =
+                STANDARD.encode(r#"{"status":"400","schemes":"Bearer","scope":"https://mail.google.com/"}"#);
+            self.say(stream, "CHALLENGE", &format!("334 {explanation}\r\n")).await?;
+            if !read_line(stream).await?.is_empty() {
+                return self.say(stream, line, "501 5.5.2 an empty line, please\r\n").await;
+            }
+        }
         let duty = if good { "235 2.7.0 welcome\r\n" } else { "535 5.7.8 bad credentials\r\n" };
         self.say(stream, line, duty).await
     }
@@ -392,6 +421,12 @@ async fn read_line<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Option<St
 
 fn decode(text: &str) -> String {
     String::from_utf8(STANDARD.decode(text).unwrap()).unwrap()
+}
+
+fn bearer(text: &str) -> String {
+    let text = decode(text);
+    let text = text.strip_prefix("user=").and_then(|text| text.strip_suffix("\u{1}\u{1}")).unwrap();
+    text.replace("\u{1}auth=Bearer ", "/")
 }
 
 fn plain(text: &str) -> String {

@@ -6,9 +6,13 @@
 //! a failure says what was waited for and shows the end of the log that explains it. The programs come from
 //! `tests/peers/install.sh`.
 
+mod circle;
 mod daemon;
+mod desk_site;
 mod dovecot;
+mod dovecot_submission;
 pub mod endpoint;
+mod lmtp_client;
 mod lmtp_sink;
 mod message;
 mod name_server;
@@ -26,8 +30,12 @@ mod submission;
 mod tls_identity;
 mod verifiers;
 
-pub use daemon::{Daemon, SandboxEndpoint, Ticket, deskmilter};
+pub use circle::{COMPANY, Circle, circle_records};
+pub use daemon::{Daemon, Ran, SandboxEndpoint, Ticket, deskmilter};
+pub use desk_site::{CREDENTIALS, DeskSite};
 pub use dovecot::Dovecot;
+pub use dovecot_submission::DovecotSubmission;
+pub use lmtp_client::LmtpClient;
 pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, fields, received_as_sent};
 pub use name_server::{NameServer, Zone};

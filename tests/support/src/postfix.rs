@@ -173,7 +173,7 @@ impl PrivatePostfix {
         let owner = nix::unistd::User::from_name("postfix").ok().flatten().expect("the user postfix; run install.sh");
         chown(postfix.path("data"), Some(owner.uid.as_raw()), Some(owner.gid.as_raw())).expect("chown of data");
         chown(postfix.path("mail"), Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("chown of mail");
-        write_settled(&postfix.path("config/main.cf"), &main);
+        write_settled(&postfix.path("config/main.cf"), &last_words(&main));
         fs::write(postfix.path("config/master.cf"), master).expect("master.cf");
         fs::write(postfix.path("config/dynamicmaps.cf"), "").expect("dynamicmaps.cf");
         postfix.socket_folder("deskmilter");
@@ -268,7 +268,7 @@ impl PrivatePostfix {
     /// Appends to main.cf. Counts after [`Self::reload`], or from the start for one that is not started yet.
     pub fn configure(&self, lines: &str) {
         let path = self.path("config/main.cf");
-        write_settled(&path, &format!("{}{lines}\n", read(&path)));
+        write_settled(&path, &last_words(&format!("{}{lines}\n", read(&path))));
     }
 
     /// Appends to master.cf.
@@ -418,6 +418,28 @@ impl PrivatePostfix {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
+}
+
+/// A main.cf in which each parameter stands once, with its last value, which is the one that counts.
+///
+/// Postfix warns of repeated ones, in every program that it starts. postlogd then waits for ever, now and then: it sends its own
+/// warning to itself, while those of the others have filled up its socket.
+fn last_words(main: &str) -> String {
+    let mut entries: Vec<String> = Vec::new();
+    for line in main.lines() {
+        match entries.last_mut() {
+            Some(entry) if line.starts_with([' ', '\t']) => *entry += &format!("\n{line}"),
+            _ => entries.push(line.to_owned()),
+        }
+    }
+    let name = |entry: &String| {
+        let name = entry.split_once('=').map(|(name, _)| name.trim().to_owned());
+        name.filter(|name| !name.starts_with('#'))
+    };
+    let names: Vec<Option<String>> = entries.iter().map(name).collect();
+    let is_last = |n: usize| names[n].is_none() || !names[n + 1..].contains(&names[n]);
+    let kept = entries.iter().enumerate().filter(|(n, _)| is_last(*n));
+    kept.map(|(_, entry)| format!("{entry}\n")).collect()
 }
 
 /// Writes a file and dates it back: Postfix waits for a main.cf to be older than a moment, lest somebody is still writing it.

@@ -2,14 +2,16 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 
 use crate::TlsIdentity;
 use crate::process::PATIENCE;
+use crate::tls_identity::client_trusting;
 
 /// Who an SMTP client claims to be, told to Postfix by XCLIENT.
 #[derive(Debug, Clone)]
@@ -136,10 +138,22 @@ impl SmtpSession {
     /// # Panics
     /// When the server refuses or is somebody else.
     pub fn start_tls(&mut self, server: &TlsIdentity) {
+        self.start_tls_with(server.name(), server.client());
+    }
+
+    /// STARTTLS, with a server that must be `name` by the word of the authority in this PEM text; then EHLO again.
+    ///
+    /// # Panics
+    /// As [`Self::start_tls`].
+    pub fn start_tls_trusting(&mut self, name: &str, authority: &str) {
+        self.start_tls_with(name, client_trusting(authority));
+    }
+
+    fn start_tls_with(&mut self, name: &str, config: Arc<ClientConfig>) {
         self.expect(220, "STARTTLS");
         assert!(self.stream.buffer().is_empty(), "the server spoke before the handshake");
-        let name = ServerName::try_from(server.name().to_owned()).expect("a host name");
-        let connection = ClientConnection::new(server.client(), name).expect("a TLS client");
+        let name = ServerName::try_from(name.to_owned()).expect("a host name");
+        let connection = ClientConnection::new(config, name).expect("a TLS client");
         self.stream.get_mut().tls = Some(Box::new(connection));
         self.expect(250, "EHLO client.example");
     }
