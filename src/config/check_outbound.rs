@@ -1,6 +1,6 @@
 //! The rules of the outbound side: logins and their addresses, networks, keys, and what would have no effect.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::outbound::{
     BreachPolicy, Cover, DkimKey, Login, Outbound, Preserve, Rate, SenderPattern, SignWhen, Signing, Submission,
 };
 use super::{SecretFile, raw};
-use crate::dkim::{Selector, SigningKey};
+use crate::dkim::{Selector, SigningKey, record_name};
 use crate::mail::Address;
 
 /// Octets in a login at most (RFC 4954 has no limit of its own; Postfix's SASL user names end far below).
@@ -202,6 +202,7 @@ impl Check<'_, '_> {
 
     pub(super) fn signing(&mut self, raw: Vec<raw::Signing>) -> Vec<Signing> {
         let mut entries: Vec<Signing> = Vec::new();
+        let mut names: HashSet<String> = HashSet::new();
         for raw in raw {
             let span = raw.selector.span();
             let domain = self.domain("signing.domain", &raw.domain);
@@ -227,7 +228,7 @@ impl Check<'_, '_> {
             else {
                 continue;
             };
-            if entries.iter().any(|other| other.domain == domain && other.selector == selector) {
+            if !names.insert(record_name(&selector, &domain)) {
                 let text = format!("selector {selector} of {domain} stands twice; each key has a selector of its own");
                 self.note(span, "signing.selector", text);
             }
@@ -249,8 +250,8 @@ impl Check<'_, '_> {
     /// A key that cannot be used is a problem now, not when the first message comes.
     fn key_file(&mut self, key: &str, path: Spanned<String>) -> Option<(SecretFile, Arc<SigningKey>)> {
         let file = SecretFile::owned_by(self.path(path.get_ref()), self.owner);
-        match SigningKey::load(&file) {
-            Ok(signing_key) => Some((file, Arc::new(signing_key))),
+        match self.keys.get(&file) {
+            Ok(signing_key) => Some((file, signing_key)),
             Err(error) => {
                 self.note(path.span(), key, error.to_string());
                 None

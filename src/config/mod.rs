@@ -4,6 +4,7 @@
 mod check;
 mod check_endpoint;
 mod check_outbound;
+mod key_files;
 mod keys;
 mod listen;
 mod load;

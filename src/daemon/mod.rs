@@ -21,7 +21,7 @@ use crate::attach::{lmtp, milter};
 use crate::config::{Config, Connector, Endpoint};
 use crate::mail::{Budget, Spool};
 use crate::pipeline::{Pipeline, SiteKey};
-use crate::relay::Relay;
+use crate::relay::{Authorities, Relay};
 
 /// How long work in flight may take after SIGTERM: a little longer than each session gives itself (30 s), so that those that
 /// run out of time can still say so to the MTA.
@@ -36,6 +36,7 @@ pub fn run(config: Config) -> Result<(), String> {
     privileges::allow_open_files();
     let user = config.daemon.user.as_deref().map(privileges::find_user).transpose()?;
     state::prepare(&config.daemon.state_directory, user.as_ref())?;
+    privileges::check_open_files(Sockets::count(&config))?;
     let sockets = Sockets::bind(&config, user.as_ref())?;
     match &user {
         Some(user) => privileges::become_user(user)?,
@@ -60,6 +61,12 @@ struct Sockets {
 }
 
 impl Sockets {
+    fn count(config: &Config) -> usize {
+        let milter = config.milter.as_ref().map_or(0, |service| service.listen.len());
+        let endpoints = config.connectors.iter().filter(|connector| connector.endpoint.is_some());
+        milter.saturating_add(if config.transport.is_some() { endpoints.count() } else { 0 })
+    }
+
     fn bind(config: &Config, user: Option<&nix::unistd::User>) -> Result<Self, String> {
         let mut milter = Vec::new();
         if let Some(service) = &config.milter {
@@ -101,19 +108,18 @@ impl Services {
         config: &Config,
         connector: Arc<Connector>,
         endpoint: &Endpoint,
+        peers: &[u32],
+        authorities: &mut Authorities,
     ) -> Result<Arc<ArcSwap<lmtp::Service>>, String> {
-        let relay = Relay::new(&connector, endpoint, &config.daemon.hostname)
+        let relay = Relay::trusting(&connector, endpoint, &config.daemon.hostname, authorities)
             .map_err(|error| format!("connector.{}.endpoint: {error}", connector.name))?;
-        let peers = config.transport.iter().flat_map(|transport| &transport.peers);
         Ok(Arc::new(ArcSwap::from_pointee(lmtp::Service {
             connector,
             hand_over: lmtp::Route { pipeline: self.pipeline.load_full(), relay: Arc::new(relay) },
             limits: config.limits.clone(),
             spool: self.spool.clone(),
             hostname: config.daemon.hostname.clone(),
-            peers: peers
-                .map(|name| privileges::find_user(name).map(|user| user.uid.as_raw()))
-                .collect::<Result<_, _>>()?,
+            peers: peers.to_vec(),
             timeouts: lmtp::Timeouts::default(),
         })))
     }
@@ -140,6 +146,11 @@ async fn serve(config: Config, sockets: Sockets) -> Result<(), String> {
         };
         tasks.spawn(milter::serve(listener, Arc::clone(&services.milter), shutdown.clone(), tasks.clone()));
     }
+    // Looked up and read once for all connectors.
+    let peers = config.transport.iter().flat_map(|transport| &transport.peers);
+    let peers: Vec<u32> =
+        peers.map(|name| privileges::find_user(name).map(|user| user.uid.as_raw())).collect::<Result<_, _>>()?;
+    let mut authorities = Authorities::default();
     for (connector, endpoint, listener, path) in sockets.transport {
         tracing::info!(
             socket = %path.display(),
@@ -148,7 +159,7 @@ async fn serve(config: Config, sockets: Sockets) -> Result<(), String> {
             "transport listening"
         );
         let listener = UnixListener::from_std(listener).map_err(failed)?;
-        let service = services.transport(&config, connector, &endpoint)?;
+        let service = services.transport(&config, connector, &endpoint, &peers, &mut authorities)?;
         tasks.spawn(lmtp::serve(listener, service, shutdown.clone(), tasks.clone()));
         paths.push(path);
     }

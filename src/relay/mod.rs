@@ -21,7 +21,7 @@ mod route;
 mod transaction;
 
 pub use clock::Bounds;
-pub use route::RelayError;
+pub use route::{Authorities, RelayError};
 
 use std::time::Duration;
 
@@ -77,7 +77,21 @@ impl Relay {
     /// # Errors
     /// Names the object and the remedy.
     pub fn new(connector: &Connector, endpoint: &Endpoint, hello: &Domain) -> Result<Self, RelayError> {
-        Self::with_bounds(connector, endpoint, hello, Bounds::default())
+        Self::trusting(connector, endpoint, hello, &mut Authorities::default())
+    }
+
+    /// As [`Self::new`], one of several relays that share what they read of certification authorities.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn trusting(
+        connector: &Connector,
+        endpoint: &Endpoint,
+        hello: &Domain,
+        authorities: &mut Authorities,
+    ) -> Result<Self, RelayError> {
+        let route = Route::check(connector, endpoint, hello, authorities)?;
+        Ok(Self::over(route, endpoint, Bounds::default()))
     }
 
     /// As [`Self::new`], with other bounds for the steps.
@@ -90,13 +104,18 @@ impl Relay {
         hello: &Domain,
         bounds: Bounds,
     ) -> Result<Self, RelayError> {
-        Ok(Self {
-            route: Route::check(connector, endpoint, hello)?,
+        let route = Route::check(connector, endpoint, hello, &mut Authorities::default())?;
+        Ok(Self::over(route, endpoint, bounds))
+    }
+
+    fn over(route: Route, endpoint: &Endpoint, bounds: Bounds) -> Self {
+        Self {
+            route,
             deadline: endpoint.deadline,
             bounds,
             pool: Pool::new(endpoint.max_connections, bounds),
             refusals: Refusals::default(),
-        })
+        }
     }
 
     /// Hands the message to the endpoint within the endpoint's deadline. Never panics, never waits longer, and answers

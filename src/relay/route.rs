@@ -1,5 +1,6 @@
 //! A checked route: where to, how encrypted, whom to trust, as whom. Made once at start or reload, without any network.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
@@ -75,9 +76,44 @@ pub(super) struct Route {
     pub credentials: Vec<CredentialSet>,
 }
 
+/// The certification authorities that routes trust, read once for all routes that are made together: the system's are more than
+/// a hundred, and read anew for each of thousands of routes they would take minutes and gigabytes.
+#[derive(Debug, Default)]
+pub struct Authorities {
+    /// By `ca_file`; the system's have none.
+    read: HashMap<Option<PathBuf>, Arc<ClientConfig>>,
+}
+
+impl Authorities {
+    /// TLS as a client that trusts those in `ca_file`, or the system's.
+    fn trusted(&mut self, ca_file: Option<&PathBuf>) -> Result<Arc<ClientConfig>, RelayError> {
+        let ca_file = ca_file.cloned();
+        if let Some(tls) = self.read.get(&ca_file) {
+            return Ok(Arc::clone(tls));
+        }
+        let roots = match &ca_file {
+            Some(path) => roots_from(path).map_err(|error| RelayError::CaFile { path: path.clone(), error })?,
+            None => system_roots()?,
+        };
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let tls = Arc::new(tls);
+        self.read.insert(ca_file, Arc::clone(&tls));
+        Ok(tls)
+    }
+}
+
 impl Route {
     /// Checks what can be checked without contacting anyone.
-    pub fn check(connector: &Connector, endpoint: &Endpoint, hello: &Domain) -> Result<Self, RelayError> {
+    pub fn check(
+        connector: &Connector,
+        endpoint: &Endpoint,
+        hello: &Domain,
+        authorities: &mut Authorities,
+    ) -> Result<Self, RelayError> {
         let host_error = || RelayError::Host { host: endpoint.host.clone() };
         let host = match endpoint.host.trim_matches(['[', ']']).parse::<IpAddr>() {
             Ok(address) => address.to_string(),
@@ -91,22 +127,13 @@ impl Route {
                 return Err(RelayError::Username { username: set.username.clone() });
             }
         }
-        let roots = match &endpoint.ca_file {
-            Some(path) => roots_from(path).map_err(|error| RelayError::CaFile { path: path.clone(), error })?,
-            None => system_roots()?,
-        };
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         Ok(Self {
             connector: connector.name.clone(),
             server_name: ServerName::try_from(host.clone()).map_err(|_| host_error())?,
             host: host.into(),
             port: endpoint.port,
             encryption: endpoint.tls,
-            tls: Arc::new(tls),
+            tls: authorities.trusted(endpoint.ca_file.as_ref())?,
             hello: hello.clone(),
             credentials: endpoint.credentials.clone(),
         })

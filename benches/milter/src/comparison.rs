@@ -120,7 +120,9 @@ pub fn print(cells: &[Cell]) {
             rows.push(row);
         }
     }
-    println!("10 KiB messages. Ratios are the first filter's figure over the other's: median (least..most) of the rounds.\n");
+    println!(
+        "10 KiB messages. Ratios are the first filter's figure over the other's: median (least..most) of the rounds.\n"
+    );
     let mut head = vec![
         "work, socket, connections",
         "filter",

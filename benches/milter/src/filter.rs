@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use support::{NameServer, PrivateKey, Process, folder, free_address};
+use support::{NameServer, PATIENCE, PrivateKey, Process, folder, free_address};
 use tempfile::TempDir;
 
 use crate::mta::Address;
@@ -53,8 +53,9 @@ pub struct Filter {
     pub address: Address,
     /// When it was started.
     pub begun: Instant,
+    command: Command,
     process: Process,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Filter {
@@ -129,7 +130,7 @@ name_servers = ["{names}"]
         let name = version(Command::new(program).arg("--version"));
         let mut command = Command::new(program);
         command.arg("serve").arg("-c").arg(&configuration);
-        Self::start(name, &mut command, address, folder)
+        Self::start(name, command, address, folder)
     }
 
     /// OpenDKIM as a verifier.
@@ -173,18 +174,30 @@ name_servers = ["{names}"]
         let name = version(Command::new("/usr/sbin/opendkim").arg("-V"));
         let mut command = Command::new("/usr/sbin/opendkim");
         command.arg("-f").arg("-x").arg(&configuration);
-        Self::start(name, &mut command, address, folder)
+        Self::start(name, command, address, folder)
     }
 
-    fn start(name: String, command: &mut Command, address: Address, folder: TempDir) -> Self {
-        let begun = Instant::now();
-        let mut process = Process::start(&name, command, &folder.path().join("log"));
-        process.wait_until("a listening socket", || match &address {
-            Address::Unix(path) => UnixStream::connect(path).is_ok(),
-            Address::Tcp(address) => TcpStream::connect(address).is_ok(),
-        });
-        Self { name, address, begun, process, _folder: folder }
+    fn start(name: String, mut command: Command, address: Address, folder: TempDir) -> Self {
+        let (begun, process) = run(&name, &mut command, &address, folder.path());
+        Self { name, address, begun, command, process, folder }
     }
+
+    /// Ends it and starts it again.
+    pub fn restart(&mut self) {
+        self.process.terminate(PATIENCE);
+        (self.begun, self.process) = run(&self.name, &mut self.command, &self.address, self.folder.path());
+    }
+}
+
+/// Starts the filter and waits until it can be connected to.
+fn run(name: &str, command: &mut Command, address: &Address, folder: &Path) -> (Instant, Process) {
+    let begun = Instant::now();
+    let mut process = Process::start(name, command, &folder.join("log"));
+    process.wait_until("a listening socket", || match address {
+        Address::Unix(path) => UnixStream::connect(path).is_ok(),
+        Address::Tcp(address) => TcpStream::connect(address).is_ok(),
+    });
+    (begun, process)
 }
 
 fn address(transport: Transport, folder: &Path) -> Address {

@@ -44,7 +44,7 @@ const POSTFIX_ROUNDS: usize = 2;
 /// Configurations are measured this many times as often against each other: what is looked for is a few percent.
 const SCALE_ROUNDS: usize = 5;
 /// Seconds that OpenSSL signs in each round and line.
-const SIGNATURE_SECONDS: u32 = 3;
+const SIGNATURE_SECONDS: u32 = 1;
 /// The lines that stand for what is not in the table: [`only`] chooses among these too.
 const MEMORY: &str = "memory";
 const POSTFIX: &str = "Postfix";
@@ -95,7 +95,12 @@ impl Bench {
         for (transport, socket) in [(Transport::Unix, "unix"), (Transport::Tcp, "TCP")] {
             let work = verification(&self.signer);
             if is_wanted(&work.iter().map(|work| work.name).collect::<Vec<_>>(), socket, CONNECTIONS) {
-                comparisons.push(Comparison { work, socket, connections: CONNECTIONS, filters: self.verifiers(transport) });
+                comparisons.push(Comparison {
+                    work,
+                    socket,
+                    connections: CONNECTIONS,
+                    filters: self.verifiers(transport),
+                });
             }
         }
         comparison::print(&measure(&comparisons, self.pace, 0)?);
@@ -148,7 +153,9 @@ impl Bench {
             filters.push(theirs(("ed2026", &ed25519), "ed25519-sha256"));
             filters
         });
-        compare("sign RSA-2048 and Ed25519", 2, &|| ours(&[rsa_key.clone(), ed25519_key.clone()], "core", Transport::Unix));
+        compare("sign RSA-2048 and Ed25519", 2, &|| {
+            ours(&[rsa_key.clone(), ed25519_key.clone()], "core", Transport::Unix)
+        });
         compare("sign RSA-2048, core and preserved", 2, &|| {
             ours(std::slice::from_ref(&rsa_key), "preserved", Transport::Unix)
         });
@@ -164,15 +171,15 @@ impl Bench {
             return Ok(());
         }
         let program = support::deskmilter();
-        let mut starts = Vec::new();
-        let mut many = None;
-        for _ in 0..self.pace.rounds {
-            drop(many.take());
-            let filter = scale::deskmilter(&program, &self.names, scale::CONNECTORS);
-            starts.push(scale::start_time(&filter).as_secs_f64());
-            many = Some(filter);
+        let sockets = scale::socket_folder();
+        let mut filters =
+            [scale::CONNECTORS, 1].map(|count| scale::deskmilter(&program, &self.names, count, sockets.path()));
+        let mut starts = vec![scale::start_time(&filters[0]).as_secs_f64()];
+        for _ in 1..self.pace.rounds {
+            filters[0].restart();
+            starts.push(scale::start_time(&filters[0]).as_secs_f64());
         }
-        let filters: Vec<Filter> = many.into_iter().chain([scale::deskmilter(&program, &self.names, 1)]).collect();
+        let filters = Vec::from(filters);
         let letters = [scale::CONNECTORS, 1].map(scale::letters).to_vec();
         let work = vec![Work { letters, ..signing(NAME, 1) }];
         let comparison = Comparison { work, socket: "unix", connections: CONNECTIONS, filters };
@@ -191,8 +198,7 @@ impl Bench {
             return Ok(());
         }
         let key = [("rsa2026", PrivateKey::rsa())];
-        let filter =
-            Filter::deskmilter_signing(&support::deskmilter(), Transport::Unix, &self.names, &key, "core");
+        let filter = Filter::deskmilter_signing(&support::deskmilter(), Transport::Unix, &self.names, &key, "core");
         let seen = burst::run(&filter, (SUPPORT.to_owned(), LOGIN.to_owned()))?;
         let above = |kilobytes: u64| table::number(kilobytes.saturating_sub(seen.idle) as f64 / 1024.0);
         println!(

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use support::{NameServer, PrivateKey};
+use tempfile::TempDir;
 
 use crate::filter::{Filter, Transport};
 use crate::mail;
@@ -19,14 +20,14 @@ const LETTERS: usize = 1_000;
 
 /// deskmilter with `count` two-way connectors, each with a domain, a login, a password, an LMTP socket and an RSA-2048 key of
 /// its own.
-pub fn deskmilter(program: &Path, names: &NameServer, count: usize) -> Filter {
+/// The sockets are made in `sockets`.
+pub fn deskmilter(program: &Path, names: &NameServer, count: usize, sockets: &Path) -> Filter {
     let keys: Vec<PrivateKey> = (0..KEYS.min(count)).map(|_| PrivateKey::another_rsa()).collect();
     let mut filter = Filter::deskmilter_with(program, Transport::Unix, names, |folder| {
         std::fs::create_dir(folder.join("keys")).expect("a folder for the keys");
         PrivateKey::write_secret(&folder.join("endpoint.password"), "secret\n");
-        let mut text = format!(
-            "[transport]\ndirectory = \"transport\"\n[limits]\nmilter_connections = 400\ndomains = {count}\n"
-        );
+        let mut text =
+            format!("[transport]\ndirectory = \"transport\"\n[limits]\nmilter_connections = 400\ndomains = {count}\n");
         for n in 0..count {
             keys[n % keys.len()].write(&folder.join(format!("keys/{n}.pem")));
             let _ = write!(
@@ -53,6 +54,16 @@ cover = "core"
     });
     filter.name = format!("{count} connectors");
     filter
+}
+
+/// A folder for the sockets, in memory where there is such a place, as `/run` is: a file system on a disk may take longer for ten
+/// thousand of them than all the rest (ext4 without a journal, after as many were removed).
+///
+/// # Panics
+/// When it cannot be made.
+pub fn socket_folder() -> TempDir {
+    let builder = tempfile::Builder::new();
+    builder.tempdir_in("/dev/shm").or_else(|_| builder.tempdir()).expect("a folder for sockets")
 }
 
 /// From the daemon's start to its first answer.
