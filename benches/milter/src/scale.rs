@@ -26,8 +26,10 @@ pub fn deskmilter(program: &Path, names: &NameServer, count: usize, sockets: &Pa
     let mut filter = Filter::deskmilter_with(program, Transport::Unix, names, |folder| {
         std::fs::create_dir(folder.join("keys")).expect("a folder for the keys");
         PrivateKey::write_secret(&folder.join("endpoint.password"), "secret\n");
-        let mut text =
-            format!("[transport]\ndirectory = \"transport\"\n[limits]\nmilter_connections = 400\ndomains = {count}\n");
+        let mut text = format!(
+            "[transport]\ndirectory = \"{}/{count}\"\n[limits]\nmilter_connections = 400\ndomains = {count}\n",
+            sockets.display()
+        );
         for n in 0..count {
             keys[n % keys.len()].write(&folder.join(format!("keys/{n}.pem")));
             let _ = write!(
