@@ -6,7 +6,7 @@ use super::{ConfigFile, EX_CONFIG, say};
 use crate::attach::lmtp;
 use crate::config::{Config, SecretFile};
 use crate::pipeline::SiteKey;
-use crate::relay::Relay;
+use crate::relay::{Authorities, Relay};
 
 pub(super) fn run(file: &ConfigFile) -> ExitCode {
     let config = match file.load() {
@@ -26,16 +26,17 @@ pub(super) fn run(file: &ConfigFile) -> ExitCode {
 
 /// What the files that the configuration names hold: certificates and keys that only their users can judge.
 fn problems_of_files(config: &Config) -> Vec<String> {
+    let mut authorities = Authorities::default();
     let mut problems: Vec<String> = config
         .connectors
         .iter()
         .filter_map(|connector| {
             let (name, hello) = (&connector.name, &config.daemon.hostname);
             if let Some(host) = &connector.host {
-                let error = lmtp::Desk::new(connector, host, hello).err()?;
+                let error = lmtp::Desk::new(connector, host, hello, &mut authorities).err()?;
                 return Some(format!("connector.{name}.host: {error}"));
             }
-            let error = Relay::new(connector, connector.endpoint.as_ref()?, hello).err()?;
+            let error = Relay::trusting(connector, connector.endpoint.as_ref()?, hello, &mut authorities).err()?;
             Some(format!("connector.{name}.endpoint: {error}"))
         })
         .collect();

@@ -11,6 +11,7 @@ use toml::Spanned;
 
 use super::check_endpoint::EndpointSpans;
 use super::check_outbound::{Logins, OutboundSpans};
+use super::key_files::KeyFiles;
 use super::problem::Report;
 use super::{
     Authentication, Config, Connector, Daemon, Environment, Limits, Listen, Log, LogTarget, Milter, Mode, OnTempError,
@@ -23,8 +24,10 @@ const MTA_USERS: [&str; 4] = ["root", "postfix", "Debian-exim", "exim"];
 
 /// Checks a whole configuration. Relative paths are relative to `base`.
 pub(super) fn check(raw: raw::Raw, base: &Path, report: &mut Report<'_>) -> Option<Config> {
-    let mut check = Check { base, report, owner: nix::unistd::geteuid().as_raw() };
+    let mut check = Check { base, report, owner: nix::unistd::geteuid().as_raw(), keys: KeyFiles::default() };
     let daemon = check.daemon(raw.daemon);
+    // Whose files they must be is known now.
+    check.keys = check.key_files(&raw.connector, &raw.signing);
     let log = check.log(raw.log);
     let milter = raw.milter.and_then(|milter| check.milter(milter));
     let transport = raw.transport.and_then(|transport| check.transport(transport));
@@ -59,9 +62,17 @@ pub(super) struct Check<'c, 'r> {
     report: &'c mut Report<'r>,
     /// The user id that deskmilter will run as, which secrets must belong to.
     pub(super) owner: u32,
+    /// The private keys, read ahead.
+    pub(super) keys: KeyFiles,
 }
 
 impl Check<'_, '_> {
+    fn key_files(&self, connectors: &[Spanned<raw::Connector>], signing: &[raw::Signing]) -> KeyFiles {
+        let of_connectors = connectors.iter().flat_map(|connector| &connector.get_ref().dkim).map(|key| &key.key_file);
+        let files = of_connectors.chain(signing.iter().map(|entry| &entry.key_file));
+        KeyFiles::load(files.map(|path| SecretFile::owned_by(self.path(path.get_ref()), self.owner)))
+    }
+
     pub(super) fn note(&mut self, span: Range<usize>, key: &str, message: impl Into<String>) {
         self.report.note(span, key, message);
     }

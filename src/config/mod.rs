@@ -6,6 +6,7 @@ mod check_endpoint;
 mod check_host;
 mod check_outbound;
 mod host;
+mod key_files;
 mod keys;
 mod listen;
 mod load;

@@ -39,6 +39,13 @@ enum Purpose {
 pub(super) struct Sockets(Vec<(Listen, Purpose, Socket)>);
 
 impl Sockets {
+    /// How many `config` names.
+    pub(super) fn count(config: &Config) -> usize {
+        let milter = config.milter.as_ref().map_or(0, |service| service.listen.len());
+        let transport = config.connectors.iter().filter(|connector| transport_socket(config, connector).is_some());
+        milter.saturating_add(transport.count())
+    }
+
     /// Binds everything that `config` names and that is not among `open`.
     ///
     /// # Errors

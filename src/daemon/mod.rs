@@ -48,6 +48,7 @@ pub fn run(config: Config, file: &Path) -> Result<(), String> {
     privileges::allow_open_files();
     let user = config.daemon.user.as_deref().map(privileges::find_user).transpose()?;
     state::prepare(&config.daemon.state_directory, user.as_ref())?;
+    privileges::check_open_files(Sockets::count(&config))?;
     let sockets = Sockets::bind(&config, user.as_ref(), &HashSet::new()).map_err(|problems| problems.join("; "))?;
     match &user {
         Some(user) => privileges::become_user(user)?,

@@ -12,7 +12,7 @@ use crate::config::{Config, Connector};
 use crate::inline::{Inline, Standing};
 use crate::mail::{Budget, Spool};
 use crate::pipeline::{Pipeline, SiteKey};
-use crate::relay::{HandBack, Relay, RelayError};
+use crate::relay::{Authorities, HandBack, Relay, RelayError};
 
 /// The parts, put together.
 #[derive(Debug)]
@@ -154,7 +154,7 @@ impl Remotes {
     /// with their open connections, where neither the server's section nor what it trusts has changed: connections that were made
     /// under other terms are never used again.
     fn new(config: &Config, earlier: Option<&Parts>, changed: &HashSet<PathBuf>) -> (Self, Vec<NoRemote>) {
-        let (mut remotes, mut failed) = (Self::default(), Vec::new());
+        let (mut remotes, mut failed, mut authorities) = (Self::default(), Vec::new(), Authorities::default());
         let before: HashMap<&str, &Connector> = earlier
             .iter()
             .filter(|earlier| earlier.config.daemon.hostname == config.daemon.hostname)
@@ -173,8 +173,10 @@ impl Remotes {
                 let kept = earlier
                     .filter(|_| same_trust && before.is_some_and(|before| before.endpoint.as_ref() == Some(endpoint)))
                     .and_then(|earlier| earlier.endpoints.get(name));
-                let relay = kept
-                    .map_or_else(|| Relay::new(connector, endpoint, hello).map(Arc::new), |kept| Ok(Arc::clone(kept)));
+                let relay = kept.map_or_else(
+                    || Relay::trusting(connector, endpoint, hello, &mut authorities).map(Arc::new),
+                    |kept| Ok(Arc::clone(kept)),
+                );
                 relay
                     .map(|relay| {
                         remotes.endpoints.insert(name.clone(), relay);
@@ -185,7 +187,7 @@ impl Remotes {
                 let kept = old.filter(|_| same_trust && before == Some(&connector.as_ref()));
                 let desk = kept.map_or_else(
                     || {
-                        let desk = lmtp::Desk::new(connector, host, hello)?;
+                        let desk = lmtp::Desk::new(connector, host, hello, &mut authorities)?;
                         Ok(Arc::new(match old {
                             Some(old) => desk.going_on_from(old),
                             None => desk,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use mail_auth::crypto::{Algorithm, Sha256};
 use mail_auth::dkim::DkimSigner;
 use mail_auth::headers::{HeaderWriter, Writable};
+use memchr::memchr;
 use tokio::sync::Semaphore;
 
 use super::authenticate::Findings;
@@ -402,13 +403,18 @@ struct Lines {
 
 impl Lines {
     fn take(&mut self, chunk: &[u8]) {
-        for (n, piece) in chunk.split(|&octet| octet == b'\n').enumerate() {
-            if n > 0 {
-                self.end();
-            }
-            self.length = self.length.saturating_add(piece.len());
-            self.cr = piece.last().map_or(self.cr, |&octet| octet == b'\r');
+        let mut rest = chunk;
+        while let Some((line, after)) = memchr(b'\n', rest).and_then(|end| rest.split_at_checked(end)) {
+            self.add(line);
+            self.end();
+            rest = after.get(1..).unwrap_or_default();
         }
+        self.add(rest);
+    }
+
+    fn add(&mut self, piece: &[u8]) {
+        self.length = self.length.saturating_add(piece.len());
+        self.cr = piece.last().map_or(self.cr, |&octet| octet == b'\r');
     }
 
     /// The line at hand has ended.

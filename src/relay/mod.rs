@@ -32,7 +32,7 @@ pub use clock::Bounds;
 pub use lmtp::send_lmtp;
 pub use record::Record;
 pub use rejected::{FIELD as REFUSED_FIELD, HandBack, refused_field};
-pub use route::RelayError;
+pub use route::{Authorities, RelayError};
 
 use std::time::Duration;
 
@@ -90,7 +90,21 @@ impl Relay {
     /// # Errors
     /// Names the object and the remedy.
     pub fn new(connector: &Connector, endpoint: &Endpoint, hello: &Domain) -> Result<Self, RelayError> {
-        Self::with_bounds(connector, endpoint, hello, Bounds::default())
+        Self::trusting(connector, endpoint, hello, &mut Authorities::default())
+    }
+
+    /// As [`Self::new`], one of several relays that share what they read of certification authorities.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn trusting(
+        connector: &Connector,
+        endpoint: &Endpoint,
+        hello: &Domain,
+        authorities: &mut Authorities,
+    ) -> Result<Self, RelayError> {
+        let route = Route::to_endpoint(&connector.name, endpoint, hello, authorities)?;
+        Ok(Self::over(route, endpoint, Bounds::default()))
     }
 
     /// A route that belongs to no connector: `name` stands for it in the log.
@@ -98,7 +112,8 @@ impl Relay {
     /// # Errors
     /// As [`Self::new`].
     pub fn named(name: &str, endpoint: &Endpoint, hello: &Domain) -> Result<Self, RelayError> {
-        Self::checked(name, endpoint, hello, Bounds::default())
+        let route = Route::to_endpoint(name, endpoint, hello, &mut Authorities::default())?;
+        Ok(Self::over(route, endpoint, Bounds::default()))
     }
 
     /// As [`Self::new`], with other bounds for the steps.
@@ -111,17 +126,18 @@ impl Relay {
         hello: &Domain,
         bounds: Bounds,
     ) -> Result<Self, RelayError> {
-        Self::checked(&connector.name, endpoint, hello, bounds)
+        let route = Route::to_endpoint(&connector.name, endpoint, hello, &mut Authorities::default())?;
+        Ok(Self::over(route, endpoint, bounds))
     }
 
-    fn checked(name: &str, endpoint: &Endpoint, hello: &Domain, bounds: Bounds) -> Result<Self, RelayError> {
-        Ok(Self {
-            route: Route::to_endpoint(name, endpoint, hello)?,
+    fn over(route: Route, endpoint: &Endpoint, bounds: Bounds) -> Self {
+        Self {
+            route,
             deadline: endpoint.deadline,
             bounds,
             pool: Pool::new(endpoint.max_connections, bounds),
             refusals: Refusals::default(),
-        })
+        }
     }
 
     /// The way to a company host as one of its accounts: its own connections, never another's login.
@@ -134,9 +150,10 @@ impl Relay {
         credential: &HostCredential,
         hello: &Domain,
         bounds: Bounds,
+        authorities: &mut Authorities,
     ) -> Result<Self, RelayError> {
         Ok(Self {
-            route: Route::to_host(&connector.name, host, credential, hello)?,
+            route: Route::to_host(&connector.name, host, credential, hello, authorities)?,
             deadline: host.deadline,
             bounds,
             pool: Pool::new(host.connections, bounds),

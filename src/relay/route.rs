@@ -1,5 +1,6 @@
 //! A checked route: where to, how encrypted, whom to trust, as whom. Made once at start or reload, without any network.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -107,12 +108,47 @@ struct Target<'a> {
     ca_file: Option<&'a Path>,
 }
 
+/// The certification authorities that routes trust, read once for all routes that are made together: the system's are more than
+/// a hundred, and read anew for each of thousands of routes they would take minutes and gigabytes.
+#[derive(Debug, Default)]
+pub struct Authorities {
+    /// By `ca_file`; the system's have none.
+    read: HashMap<Option<PathBuf>, Arc<ClientConfig>>,
+}
+
+impl Authorities {
+    /// TLS as a client that trusts those in `ca_file`, or the system's.
+    fn trusted(&mut self, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, RelayError> {
+        let ca_file = ca_file.map(Path::to_owned);
+        if let Some(tls) = self.read.get(&ca_file) {
+            return Ok(Arc::clone(tls));
+        }
+        let roots = match &ca_file {
+            Some(path) => roots_from(path).map_err(|error| RelayError::CaFile { path: path.clone(), error })?,
+            None => system_roots()?,
+        };
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let tls = Arc::new(tls);
+        self.read.insert(ca_file, Arc::clone(&tls));
+        Ok(tls)
+    }
+}
+
 impl Route {
     /// To a ticket endpoint.
-    pub fn to_endpoint(connector: &str, endpoint: &Endpoint, hello: &Domain) -> Result<Self, RelayError> {
+    pub fn to_endpoint(
+        connector: &str,
+        endpoint: &Endpoint,
+        hello: &Domain,
+        authorities: &mut Authorities,
+    ) -> Result<Self, RelayError> {
         let Endpoint { host, port, tls, ca_file, credentials, .. } = endpoint;
         let target = Target { remote: Remote::Endpoint, host, port: *port, tls: *tls, ca_file: ca_file.as_deref() };
-        Self::check(connector, &target, credentials.iter().map(Credential::of_endpoint).collect(), hello)
+        Self::check(connector, &target, credentials.iter().map(Credential::of_endpoint).collect(), hello, authorities)
     }
 
     /// To a company host, as one of its accounts.
@@ -121,10 +157,11 @@ impl Route {
         host: &Host,
         credential: &HostCredential,
         hello: &Domain,
+        authorities: &mut Authorities,
     ) -> Result<Self, RelayError> {
         let Host { host, port, tls, ca_file, .. } = host;
         let target = Target { remote: Remote::Host, host, port: *port, tls: *tls, ca_file: ca_file.as_deref() };
-        Self::check(connector, &target, vec![Credential::of_host(credential)], hello)
+        Self::check(connector, &target, vec![Credential::of_host(credential)], hello, authorities)
     }
 
     /// Checks what can be checked without contacting anyone.
@@ -133,6 +170,7 @@ impl Route {
         target: &Target<'_>,
         credentials: Vec<Credential>,
         hello: &Domain,
+        authorities: &mut Authorities,
     ) -> Result<Self, RelayError> {
         let host_error = || RelayError::Host { host: target.host.to_owned() };
         let host = match target.host.trim_matches(['[', ']']).parse::<IpAddr>() {
@@ -147,22 +185,13 @@ impl Route {
                 return Err(RelayError::Username { username: set.username.clone() });
             }
         }
-        let roots = match target.ca_file {
-            Some(path) => roots_from(path).map_err(|error| RelayError::CaFile { path: path.to_owned(), error })?,
-            None => system_roots()?,
-        };
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         Ok(Self {
             connector: connector.to_owned(),
             server_name: ServerName::try_from(host.clone()).map_err(|_| host_error())?,
             host: host.into(),
             port: target.port,
             encryption: target.tls,
-            tls: Arc::new(tls),
+            tls: authorities.trusted(target.ca_file)?,
             hello: hello.clone(),
             credentials,
             remote: target.remote,

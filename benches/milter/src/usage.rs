@@ -1,9 +1,10 @@
-//! What a process used, from /proc (proc_pid_stat(5), proc_pid_status(5)).
+//! What a process used, from its CPU clock (clock_getcpuclockid(3)) and /proc (proc_pid_status(5), proc_pid_smaps(5)).
 
 use std::fs;
 use std::time::Duration;
 
-use nix::unistd::{SysconfVar, sysconf};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 
 /// Memory in kilobytes.
 #[derive(Debug, Clone, Copy)]
@@ -19,12 +20,9 @@ pub struct Memory {
 /// # Panics
 /// When there is no such process.
 pub fn cpu(pid: u32) -> Duration {
-    let stat = read(pid, "stat");
-    // The program's name, in parentheses, may hold anything.
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    let ticks_a_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
-    Duration::from_secs_f64(ticks as f64 / ticks_a_second as f64)
+    let id = Pid::from_raw(pid.try_into().expect("a process id"));
+    let clock = clock_getcpuclockid(id).unwrap_or_else(|e| panic!("process {pid}: {e}"));
+    Duration::from(clock.now().unwrap_or_else(|e| panic!("process {pid}: {e}")))
 }
 
 /// Memory as it is.
@@ -38,6 +36,19 @@ pub fn memory(pid: u32) -> Memory {
         line.and_then(|rest| rest.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(f64::NAN)
     };
     Memory { peak: kilobytes("VmHWM:"), anonymous: kilobytes("RssAnon:") }
+}
+
+/// Kilobytes that are the process's own for certain, now: anonymous memory, and shared memory in its share.
+///
+/// # Panics
+/// As [`memory`].
+pub fn own_memory(pid: u32) -> u64 {
+    let rollup = read(pid, "smaps_rollup");
+    let kilobytes = |name: &str| -> u64 {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(0)
+    };
+    kilobytes("Anonymous:") + kilobytes("Pss_Shmem:")
 }
 
 /// Lets the peak begin anew.

@@ -8,7 +8,7 @@ use super::{HandOver, HandedOver};
 use crate::config::{Connector, Host};
 use crate::mail::{Address, Domain, Mail, Path};
 use crate::pipeline::Submitters;
-use crate::relay::{Bounds, Relay, RelayError};
+use crate::relay::{Authorities, Bounds, Relay, RelayError};
 
 /// The company host, and a relay of its own for each credential: a message can only go with the login of its own sender.
 #[derive(Debug)]
@@ -22,8 +22,13 @@ impl Desk {
     ///
     /// # Errors
     /// Names the object and the remedy.
-    pub fn new(connector: &Arc<Connector>, host: &Host, hello: &Domain) -> Result<Self, RelayError> {
-        Self::with_bounds(connector, host, hello, Bounds::default())
+    pub fn new(
+        connector: &Arc<Connector>,
+        host: &Host,
+        hello: &Domain,
+        authorities: &mut Authorities,
+    ) -> Result<Self, RelayError> {
+        Self::with_bounds(connector, host, hello, Bounds::default(), authorities)
     }
 
     /// As [`Self::new`], with other bounds for the steps.
@@ -35,9 +40,10 @@ impl Desk {
         host: &Host,
         hello: &Domain,
         bounds: Bounds,
+        authorities: &mut Authorities,
     ) -> Result<Self, RelayError> {
         let relays = host.credentials.iter().map(|credential| {
-            let relay = Relay::to_host(connector, host, credential, hello, bounds)?;
+            let relay = Relay::to_host(connector, host, credential, hello, bounds, authorities)?;
             Ok((credential.address.clone(), relay))
         });
         Ok(Self {
