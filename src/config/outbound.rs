@@ -179,7 +179,10 @@ impl Rate {
 
 impl SenderPattern {
     /// Reads a pattern.
-    pub(super) fn parse(text: &str) -> Result<Self, AddressError> {
+    ///
+    /// # Errors
+    /// The part before the `@` or the domain is none.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
         let (local, domain) = text.rsplit_once('@').unwrap_or(("*", text));
         if local.is_empty() {
             return Err(AddressError::LocalLength);

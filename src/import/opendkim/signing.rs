@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::dataset::{Dataset, Entry, Matching, Pattern, Source};
 use super::settings::Settings;
 use super::tables::{Key, KeyData, KeyTable, SigningTable};
+use crate::config::SenderPattern;
 use crate::dkim::Selector;
 use crate::mail::Domain;
 
@@ -250,7 +251,7 @@ fn table_rules(keys: &KeyTable, senders: &SigningTable) -> (Vec<Rule>, Vec<Strin
     let mut seen = HashSet::new();
     for entry in entries {
         let place = format!("SigningTable line {}: {}", entry.line, entry.name);
-        let pattern = if exact { sender_pattern(&entry.name) } else { Ok(entry.name.clone()) };
+        let pattern = if exact { sender_pattern(&entry.name) } else { pattern_with_at(&entry.name) };
         let pattern = match pattern {
             Ok(pattern) => pattern,
             Err(problem) => {
@@ -258,6 +259,10 @@ fn table_rules(keys: &KeyTable, senders: &SigningTable) -> (Vec<Rule>, Vec<Strin
                 continue;
             }
         };
+        if let Err(error) = SenderPattern::parse(&pattern) {
+            problems.push(format!("{place} names no sender: {error}; left out"));
+            continue;
+        }
         if exact && !seen.insert(pattern.to_ascii_lowercase()) {
             problems.push(format!("{place} stands there twice; OpenDKIM takes the first one alone"));
             continue;
@@ -321,6 +326,19 @@ fn sender_pattern(name: &str) -> Result<String, &'static str> {
         return Err("names no sender; left out");
     }
     Ok(if host.starts_with('.') { format!("{user}@*{host}") } else { format!("{user}@{host}") })
+}
+
+/// A pattern as `sign_for` takes it: what stands there without an `@` is a domain, but OpenDKIM compares a whole address.
+fn pattern_with_at(name: &str) -> Result<String, &'static str> {
+    if name.contains('@') || name == "*" {
+        return Ok(name.to_owned());
+    }
+    match (name.strip_prefix('*'), name.strip_suffix('*')) {
+        (Some(end), None) if !end.contains('*') => Ok(name.to_owned()),
+        (None, Some(start)) if !start.contains('*') => Ok(format!("{name}@*")),
+        (None, None) => Err("has no @, so that OpenDKIM finds it for nobody; left out"),
+        _ => Err("has no @, and asterisks that leave open where it would be; write it with one"),
+    }
 }
 
 impl Rule {

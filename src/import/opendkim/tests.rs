@@ -127,6 +127,22 @@ fn what_is_printed_is_toml_with_each_key_once_in_its_domain() {
 }
 
 #[test]
+fn a_sender_is_written_as_sign_for_means_it_or_named_as_left_out() {
+    let senders_of = |conf, senders: &str| {
+        let (rules, problems) = import(conf, KEYS, senders).signing.rules();
+        (rules.into_iter().map(|rule| rule.senders).collect::<Vec<_>>(), problems.len())
+    };
+    // Without an @ a name is a domain in sign_for, and a whole address to OpenDKIM.
+    let patterns = "* one\n*acme.example one\nann* one\nacme.example one\n*a*b one\na*b one\n*ann* one\n";
+    assert_eq!(senders_of(PATTERNS, patterns), (["*", "*acme.example", "ann*@*"].map(str::to_owned).to_vec(), 4));
+    for (conf, senders) in
+        [(PLAIN, "ann@x@.example one\n"), (PATTERNS, "a@b@acme.example one\n*@- one\n@a.example one\n")]
+    {
+        assert_eq!(senders_of(conf, senders), (Vec::new(), senders.lines().count()), "{senders}");
+    }
+}
+
+#[test]
 fn a_key_that_cannot_be_used_is_a_problem() {
     let (text, problems) =
         import(PLAIN, KEYS, "acme.example one\n").show(&|path| Some(format!("{}: no", path.display())));
