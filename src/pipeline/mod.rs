@@ -14,6 +14,9 @@ mod classify;
 mod dmarc_record;
 pub(crate) mod dns;
 mod forged;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/pipeline.rs"]
+pub(crate) mod fuzzing;
 mod hops;
 mod notification;
 mod outbound;

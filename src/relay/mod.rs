@@ -14,6 +14,9 @@ mod content;
 mod dialogue;
 mod dot_stuffing;
 mod failure;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/relay.rs"]
+pub(crate) mod fuzzing;
 mod login;
 mod pool;
 mod reply;

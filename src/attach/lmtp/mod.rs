@@ -9,6 +9,9 @@
 //! destination dead.
 
 mod conversation;
+#[cfg(any(test, fuzzing))]
+#[path = "../../../fuzz/targets/lmtp.rs"]
+pub(crate) mod fuzzing;
 mod intake;
 mod queue_id;
 mod record;
