@@ -25,13 +25,13 @@ pub(crate) fn intake(octets: &[u8]) {
     }
 }
 
-fn take<'d>(limits: &Limits, pieces: impl Iterator<Item = &'d [u8]>) -> Result<Vec<u8>, String> {
+fn take<'d>(limits: &Limits, pieces: impl Iterator<Item = &'d [u8]>) -> Result<Vec<u8>, u16> {
     // The bounds are below what is spooled.
     let mut intake = Intake::new(limits, &Spool::new("/nonexistent"));
     for piece in pieces {
         at_once(intake.take(piece));
     }
-    let (headers, body) = at_once(intake.finish()).map_err(|reply| reply.to_string())?;
+    let (headers, body) = at_once(intake.finish()).map_err(|reply| reply.code())?;
     let mut wire = Vec::new();
     headers.write_to(&mut wire);
     sure(at_once(body.append_to(&mut wire)));
