@@ -51,9 +51,12 @@ fn wire(headers: &Headers) -> Vec<u8> {
 /// The section after a queue that folded it in another way.
 fn refolded(headers: &Headers) -> Headers {
     let refold = |field: &Header| {
-        let folded: Vec<u8> =
-            field.unfolded().iter().flat_map(|&b| if b == b' ' { b"\r\n\t".to_vec() } else { vec![b] }).collect();
-        Header::new(field.name(), &[b" ", folded.as_slice()].concat())
+        let mut folded = vec![b' '];
+        for (n, word) in field.unfolded().split(|&b| b == b' ').enumerate() {
+            folded.extend_from_slice(if n == 0 { b"" } else { b"\r\n\t" });
+            folded.extend_from_slice(word);
+        }
+        Header::new(field.name(), &folded)
     };
     Headers::new(headers.iter().map(refold).collect())
 }
