@@ -3,7 +3,7 @@
 # mail-parser declares rust-version 1.98 but builds and runs on 1.95, which Cargo.toml asks for; cargo has to be told.
 CARGO_FLAGS = --ignore-rust-version
 
-.PHONY: help build demo test bench fmt lint peers
+.PHONY: help build demo test bench fuzz fmt lint peers
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -26,11 +26,16 @@ bench: peers toolchain ## Measure deskmilter beside OpenDKIM, and Postfix with a
 	cargo build --release $(CARGO_FLAGS) --package deskmilter --package milter-bench
 	$${CARGO_TARGET_DIR:-target}/release/milter-bench
 
+fuzz: peers toolchain ## Fuzz each parser for FUZZ_SECONDS (600)
+	fuzz/run
+
 fmt: toolchain ## Format the code
 	cargo fmt --all
+	cd fuzz && cargo fmt
 
 lint: toolchain ## Check format and lints
 	cargo fmt --all --check
+	cd fuzz && cargo fmt --check
 	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
 
 peers: ## Install the mail servers and tools that tests, demo and bench need

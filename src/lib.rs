@@ -9,6 +9,10 @@ pub mod config;
 pub mod daemon;
 pub mod dkim;
 pub mod doctor;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+#[path = "../fuzz/targets/mod.rs"]
+pub mod fuzzing;
 pub mod import;
 pub mod inline;
 pub mod log;

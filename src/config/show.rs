@@ -10,6 +10,34 @@ use super::{
 /// TOML that [`Config::parse`] reads again. Passwords are only named by their files.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&escaped(&fmt::from_fn(|f| self.write(f)).to_string()))
+    }
+}
+
+/// The text with the escapes of Rust's strings, which `{:?}` writes, as those of TOML's.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            escaped.push(c);
+            continue;
+        }
+        match chars.next() {
+            Some('u') => {
+                let code = chars.by_ref().take_while(|&c| c != '}').filter(char::is_ascii_hexdigit);
+                escaped.push_str(&format!("\\U{:0>8}", code.collect::<String>()));
+            }
+            Some('0') => escaped.push_str("\\u0000"),
+            Some('\'') => escaped.push('\''),
+            other => escaped.extend(std::iter::once('\\').chain(other)),
+        }
+    }
+    escaped
+}
+
+impl Config {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let daemon = &self.daemon;
         writeln!(f, "[daemon]")?;
         writeln!(f, "hostname = {:?}", daemon.hostname.as_str())?;

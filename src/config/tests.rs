@@ -92,6 +92,17 @@ fn what_check_prints_reads_back_as_the_same_configuration_and_holds_no_secret() 
 }
 
 #[test]
+fn odd_characters_are_shown_as_toml_reads_them() {
+    let site = Site::new();
+    let odd = r#"tran'sport\"\\\u0000\u001b\u200b\U0001F4E7"#;
+    let shown = site.parse(&GOOD.replace("= \"transport\"", &format!("= \"{odd}\""))).unwrap().to_string();
+    let config = site.parse(&shown).unwrap_or_else(|problems| panic!("{problems}\n{shown}"));
+    let directory = config.transport.as_ref().unwrap().directory.file_name().unwrap().to_str().unwrap();
+    assert_eq!(directory, "tran'sport\"\\\0\u{1b}\u{200b}\u{1f4e7}");
+    assert_eq!(config.to_string(), shown);
+}
+
+#[test]
 fn an_unknown_key_is_told_with_line_and_suggestion() {
     let site = Site::new();
     let text = GOOD.replace("credentials = ", "prot = 25\ncredentials = ").replace("[milter]", "[miltre]");

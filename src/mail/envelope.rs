@@ -53,6 +53,8 @@ impl Path {
             None => text,
         };
         let text = match text.strip_prefix('@').and_then(|route| route.split_once(':')) {
+            // A route within a route would still be one when it is taken off.
+            Some((_, mailbox)) if mailbox.starts_with('@') => return Err(PathError::Syntax),
             Some((_, mailbox)) => mailbox,
             None => text,
         };
@@ -159,6 +161,7 @@ mod tests {
             "a>b@c",
             "\"a@b",
             "<a\0@b>",
+            "<@a.example:@b.example:c@d.example>",
         ] {
             assert!(Path::parse(input.as_bytes()).is_err(), "{input:?}");
         }

@@ -16,6 +16,9 @@ mod dmarc_record;
 pub(crate) mod dns;
 mod examine;
 mod forged;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/pipeline.rs"]
+pub(crate) mod fuzzing;
 mod hops;
 mod notification;
 mod outbound;

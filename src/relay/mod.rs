@@ -16,6 +16,9 @@ mod credential;
 mod dialogue;
 mod dot_stuffing;
 mod failure;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/relay.rs"]
+pub(crate) mod fuzzing;
 mod lmtp;
 mod login;
 mod pool;

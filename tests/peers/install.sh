@@ -18,7 +18,7 @@ packages=(
     dovecot-core dovecot-submissiond
     python3 python3-dkim python3-nacl python3-spf python3-dnspython libopendmarc2 publicsuffix opendkim opendkim-tools
     openssl ca-certificates m4 libwrap0 libldap-2.5-0 libsasl2-2 libdb5.3
-    util-linux procps gcc libc6-dev make
+    util-linux procps gcc g++ libc6-dev make
 )
 unpacked_sendmail=(sendmail-bin sendmail-cf)
 

@@ -10,6 +10,9 @@
 
 mod conversation;
 mod desk;
+#[cfg(any(test, fuzzing))]
+#[path = "../../../fuzz/targets/lmtp.rs"]
+pub(crate) mod fuzzing;
 mod intake;
 mod queue_id;
 

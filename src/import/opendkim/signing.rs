@@ -259,6 +259,10 @@ fn table_rules(keys: &KeyTable, senders: &SigningTable) -> (Vec<Rule>, Vec<Strin
                 continue;
             }
         };
+        if let Err(error) = SenderPattern::parse(&pattern) {
+            problems.push(format!("{place} names no sender: {error}; left out"));
+            continue;
+        }
         if exact && !seen.insert(pattern.to_ascii_lowercase()) {
             problems.push(format!("{place} stands there twice; OpenDKIM takes the first one alone"));
             continue;
