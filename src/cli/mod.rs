@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Each reads its arguments, does one thing, and ends with an exit code of sysexits(3).
 
 mod check;
+mod exim_filter;
 mod import;
 mod key;
 mod postfix;
@@ -42,6 +43,8 @@ enum Command {
     Check(ConfigFile),
     /// Show, make or take back the change to a Postfix configuration that attaches deskmilter, or check it.
     Postfix(postfix::PostfixArgs),
+    /// Sign a message on its last hop: what Exim's transport_filter runs.
+    EximFilter(exim_filter::EximFilterArgs),
     /// Run a ticket endpoint for trying things out: SMTP with STARTTLS and AUTH that files tickets in a folder.
     Sandbox(sandbox::SandboxArgs),
     /// Make a DKIM key, print the DNS record that publishes it, or check what DNS has.
@@ -85,6 +88,7 @@ pub fn run() -> ExitCode {
         Command::Serve(file) => serve::run(&file),
         Command::Check(file) => check::run(&file),
         Command::Postfix(arguments) => postfix::run(&arguments),
+        Command::EximFilter(arguments) => exim_filter::run(&arguments),
         Command::Sandbox(arguments) => sandbox::run(arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::bind::{Name, Socket};
 use super::parts::Parts;
 use crate::attach::slots::Slots;
-use crate::attach::{lmtp, milter};
+use crate::attach::{exim, lmtp, milter};
 use crate::config::{Config, Connector, Listen};
 use crate::pipeline::Pipeline;
 
@@ -28,6 +28,7 @@ pub(super) fn transport_socket(config: &Config, connector: &Connector) -> Option
 #[derive(Debug)]
 enum Purpose {
     Milter,
+    Exim,
     /// LMTP for the connector of that name.
     Transport(String),
 }
@@ -55,6 +56,11 @@ impl Sockets {
         if let Some(service) = &config.milter {
             for listen in &service.listen {
                 add(listen.clone(), Purpose::Milter, &service.access);
+            }
+        }
+        if let Some(service) = &config.exim {
+            for listen in &service.listen {
+                add(listen.clone(), Purpose::Exim, &service.access);
             }
         }
         if let Some(service) = &config.transport {
@@ -133,6 +139,8 @@ pub(super) struct Listeners {
     pipeline: Arc<ArcSwap<Pipeline>>,
     service: Arc<milter::Service<Pipeline>>,
     milter: HashMap<Listen, Door>,
+    exim_service: Arc<exim::Service<Pipeline>>,
+    exim: HashMap<Listen, Door>,
     transport: HashMap<PathBuf, TransportDoor>,
     tasks: TaskTracker,
 }
@@ -142,12 +150,26 @@ impl Listeners {
     pub(super) fn new(parts: &Parts, tasks: TaskTracker) -> Self {
         let pipeline = Arc::new(ArcSwap::new(Arc::clone(&parts.pipeline)));
         let service = milter::Service::new(Arc::clone(&pipeline), parts.spool.clone(), &parts.config.limits);
-        Self { pipeline, service: Arc::new(service), milter: HashMap::new(), transport: HashMap::new(), tasks }
+        let exim_service = exim::Service::new(Arc::clone(&pipeline), parts.spool.clone(), parts.exim.clone());
+        Self {
+            pipeline,
+            service: Arc::new(service),
+            milter: HashMap::new(),
+            exim_service: Arc::new(exim_service),
+            exim: HashMap::new(),
+            transport: HashMap::new(),
+            tasks,
+        }
     }
 
     /// What is open, as configured.
     pub(super) fn open(&self) -> HashSet<Listen> {
-        self.milter.keys().cloned().chain(self.transport.keys().cloned().map(Listen::Unix)).collect()
+        self.milter
+            .keys()
+            .chain(self.exim.keys())
+            .cloned()
+            .chain(self.transport.keys().cloned().map(Listen::Unix))
+            .collect()
     }
 
     /// From here on `parts` hold for every message that begins: what is open serves them, `new` is opened, what they do not name
@@ -162,6 +184,14 @@ impl Listeners {
             }
             stays
         });
+        let listen: HashSet<&Listen> = parts.config.exim.iter().flat_map(|service| &service.listen).collect();
+        self.exim.retain(|address, _| {
+            let stays = listen.contains(address);
+            if !stays {
+                tracing::info!(socket = %address, "exim closed");
+            }
+            stays
+        });
         // The transport first: a verdict must not come to a pipeline that is older than the one that wrote it.
         self.transport.retain(|path, door| {
             let Some(service) = parts.services.get(path) else {
@@ -173,6 +203,7 @@ impl Listeners {
             true
         });
         self.service.set_limits(limits);
+        self.exim_service.set(parts.exim.clone());
         self.pipeline.store(Arc::clone(&parts.pipeline));
         for ready in new.0 {
             self.serve(ready, parts);
@@ -189,6 +220,11 @@ impl Listeners {
                 self.tasks.spawn(milter::serve(listener, Arc::clone(&self.service), close, tasks));
                 self.milter.insert(listen, door);
             }
+            (Purpose::Exim, listen, milter::Listener::Unix(listener)) => {
+                tracing::info!(socket = %address, "exim listening");
+                self.tasks.spawn(exim::serve(listener, Arc::clone(&self.exim_service), close, tasks));
+                self.exim.insert(listen, door);
+            }
             (Purpose::Transport(connector), Listen::Unix(path), milter::Listener::Unix(listener)) => {
                 let Some(service) = parts.services.get(&path) else { return };
                 let endpoint = service.connector.endpoint.as_ref();
@@ -204,8 +240,8 @@ impl Listeners {
                 self.tasks.spawn(serving);
                 self.transport.insert(path, TransportDoor { connector, service, slots, _door: door });
             }
-            // A transport has unix sockets only.
-            (Purpose::Transport(_), ..) => {}
+            // These have unix sockets only.
+            (Purpose::Transport(_) | Purpose::Exim, ..) => {}
         }
     }
 }

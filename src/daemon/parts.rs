@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::listeners::transport_socket;
 use super::{privileges, state, watch};
-use crate::attach::lmtp;
+use crate::attach::{exim, lmtp};
 use crate::config::{Config, Connector, Endpoint};
 use crate::mail::{Budget, Spool};
 use crate::pipeline::{Pipeline, SiteKey};
@@ -20,6 +20,8 @@ pub(super) struct Parts {
     pub(super) pipeline: Arc<Pipeline>,
     /// By LMTP socket.
     pub(super) services: HashMap<PathBuf, Arc<lmtp::Service>>,
+    /// What holds for Exim's requests; nobody may ask where there is no `[exim]`.
+    pub(super) exim: exim::Settings,
     pub(super) spool: Spool,
     pub(super) site_key: SiteKey,
     budget: Budget,
@@ -101,11 +103,16 @@ impl Parts {
         spool: Spool,
         relays: Relays,
     ) -> Result<Self, Vec<String>> {
-        let peers = config.transport.iter().flat_map(|transport| &transport.peers);
-        let peers: Vec<u32> = peers
-            .map(|name| privileges::find_user(name).map(|user| user.uid.as_raw()))
-            .collect::<Result<_, _>>()
-            .map_err(|problem| vec![format!("transport.peers: {problem}")])?;
+        let peers = uids("transport.peers", config.transport.iter().flat_map(|transport| &transport.peers))?;
+        let service = config.exim.as_ref();
+        let exim = exim::Settings {
+            spool_directory: service.map(|service| service.spool_directory.clone()).unwrap_or_default(),
+            peers: uids("exim.peers", service.iter().flat_map(|service| &service.peers))?,
+            deadline: service.map(|service| service.deadline).unwrap_or_default(),
+            message_size: config.limits.message_size,
+            header_size: config.limits.header_size,
+            connections: config.limits.milter_connections,
+        };
         let services = config.connectors.iter().filter_map(|connector| {
             let relay = relays.get(&connector.name)?;
             let service = lmtp::Service {
@@ -120,8 +127,16 @@ impl Parts {
             Some((transport_socket(&config, connector)?, Arc::new(service)))
         });
         let services = services.collect();
-        Ok(Self { pipeline, services, spool, site_key, budget, relays, config })
+        Ok(Self { pipeline, services, exim, spool, site_key, budget, relays, config })
     }
+}
+
+/// The numbers of the users that the setting `key` names.
+fn uids<'n>(key: &str, names: impl Iterator<Item = &'n String>) -> Result<Vec<u32>, Vec<String>> {
+    names
+        .map(|name| privileges::find_user(name).map(|user| user.uid.as_raw()))
+        .collect::<Result<_, _>>()
+        .map_err(|problem| vec![format!("{key}: {problem}")])
 }
 
 /// A relay for each connector with an endpoint, and the connectors whose relay cannot be made. Those of `earlier` are kept, with

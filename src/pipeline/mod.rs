@@ -27,6 +27,7 @@ mod spf_record;
 #[cfg(test)]
 mod tests;
 
+pub use seal::FIELD as SEAL_FIELD;
 pub use sender_auth::{Doubt, SenderAuth, Status};
 pub use site_key::SiteKey;
 
@@ -36,7 +37,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Config, Connector, OnTempError};
-use crate::mail::{Budget, Connection, Domain, Envelope, Header, HeaderEdit, Headers, Mail, Reply, Shortfall, Verdict};
+use crate::mail::{
+    Budget, Connection, Domain, Envelope, Header, HeaderEdit, Headers, Mail, Pass, Reply, Shortfall, Verdict,
+};
 
 /// Verdict fields of a message that are looked at, from the top: ours is the first, for the milter takes all others away. Each
 /// costs a MAC over the bound fields, which may be megabytes: of thousands, one message would keep a thread for minutes.
@@ -146,6 +149,10 @@ impl Pipeline {
         let class = self.classifier.classify(&mail.envelope);
         let origin = self.outbound.origin(mail, &self.site_key, now);
         record.recognised(&class, &origin);
+        if mail.connection.pass == Pass::Last && matches!(origin, Origin::Elsewhere) {
+            let text = "a message on its last hop has no seal that is worth anything, so it is not sent; see the log";
+            return Err(Reply::new(451, 7, 1, text));
+        }
         if let Origin::TicketSystem(channel) = &origin {
             channel.admit(mail, Instant::now())?;
         }
