@@ -116,7 +116,7 @@ impl<J: Judge> Conversation<'_, J> {
         let content = match self.scanned(&facts).await {
             Ok(content) => content,
             Err(refusal) => {
-                error!(queue_id = id, reason = %refusal.text(), "message not judged; it is deferred");
+                warn!(queue_id = id, reply = %refusal, "message refused before judging");
                 return reply::refusal(&refusal);
             }
         };
@@ -266,8 +266,10 @@ fn without_own_received(headers: crate::mail::Headers, id: &str) -> crate::mail:
     headers
 }
 
+/// Trouble on this host: the log says what, the client does not hear it.
 fn local_trouble(reason: &str) -> Reply {
-    Reply::new(451, 3, 0, format!("local trouble: {reason}"))
+    error!(reason, "a message for content scanning cannot be read");
+    Reply::new(451, 3, 0, "local trouble, this message cannot be judged now; try again later")
 }
 
 /// The file is not the message: Exim's function that writes it joins all lines of a spool file in wire format.

@@ -4,6 +4,7 @@
 //! X-Envelope-From: <jane@customer.example>         (not for the null sender)
 //! X-Envelope-To: support@acme.example, sales@acme.example
 //! ```
+//! The first line names the sender once a recipient was verified.
 
 use crate::mail::Path;
 
@@ -90,7 +91,7 @@ impl Prefix {
     fn after(&self, line: Line) -> Result<Option<Line>, NoPrefix> {
         let text = self.line.as_slice();
         match line {
-            Line::Separator if text.starts_with(b"From MAILER-DAEMON ") => {
+            Line::Separator if text.starts_with(b"From ") => {
                 Ok(Some(if self.sender.is_empty() { Line::Recipients } else { Line::Sender }))
             }
             Line::Sender if text.strip_prefix(b"X-Envelope-From: <").is_some_and(|rest| rest.ends_with(b">")) => {

@@ -1,4 +1,4 @@
-//! The world around deskmilter, real: a private Postfix, a private Sendmail, a name server, mail clients and LMTP sinks,
+//! The world around deskmilter, real: a private Postfix, a private Sendmail, a private Exim, a name server, mail clients and LMTP sinks,
 //! and deskmilter's own programs as processes.
 //!
 //! Everything lives in a temporary folder, listens on loopback at ports of its own, so that any number of tests run side
@@ -9,6 +9,7 @@
 mod daemon;
 mod dovecot;
 pub mod endpoint;
+mod exim;
 mod lmtp_sink;
 mod message;
 mod name_server;
@@ -28,6 +29,7 @@ mod verifiers;
 
 pub use daemon::{Daemon, SandboxEndpoint, Ticket, deskmilter};
 pub use dovecot::Dovecot;
+pub use exim::{EximSite, EximTerms, PrivateExim};
 pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, fields, received_as_sent};
 pub use name_server::{NameServer, Zone};
