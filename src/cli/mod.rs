@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Each reads its arguments, does one thing, and ends with an exit code of sysexits(3).
 
 mod check;
+mod exim;
 mod exim_filter;
 mod import;
 mod key;
@@ -43,6 +44,8 @@ enum Command {
     Check(ConfigFile),
     /// Show, make or take back the change to a Postfix configuration that attaches deskmilter, or check it.
     Postfix(postfix::PostfixArgs),
+    /// Show, make or take back the change to an Exim configuration that attaches deskmilter, or check it.
+    Exim(exim::EximArgs),
     /// Sign a message on its last hop: what Exim's transport_filter runs.
     EximFilter(exim_filter::EximFilterArgs),
     /// Run a ticket endpoint for trying things out: SMTP with STARTTLS and AUTH that files tickets in a folder.
@@ -88,6 +91,7 @@ pub fn run() -> ExitCode {
         Command::Serve(file) => serve::run(&file),
         Command::Check(file) => check::run(&file),
         Command::Postfix(arguments) => postfix::run(&arguments),
+        Command::Exim(arguments) => exim::run(&arguments),
         Command::EximFilter(arguments) => exim_filter::run(&arguments),
         Command::Sandbox(arguments) => sandbox::run(arguments),
         Command::Key(arguments) => key::run(&arguments),

@@ -3,5 +3,6 @@
 
 #![cfg(test)]
 
+mod attachment;
 mod inbound;
 mod outbound;

@@ -68,7 +68,7 @@ impl PrivateExim {
 
     /// Exim's program with the configuration, as Exim's user.
     pub fn command(&self) -> Command {
-        let program = program();
+        let program = exim_program();
         let mut command = Command::new("setpriv");
         command.args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups"]);
         command.arg(program).arg("-C").arg(self.at("exim.conf")).current_dir("/");
@@ -266,7 +266,10 @@ fn reversed(name: &str) -> String {
 }
 
 /// Where Exim's program is.
-fn program() -> PathBuf {
+///
+/// # Panics
+/// When it is not unpacked.
+pub fn exim_program() -> PathBuf {
     let program = peers().join("exim/usr/sbin/exim4");
     assert!(program.is_file(), "{program:?} is missing; run tests/peers/install.sh");
     program
@@ -430,7 +433,7 @@ begin authenticators
         sockets = sockets.display(),
         program = deskmilter().display(),
         auth = auth.display(),
-        exim_path = program().display(),
+        exim_path = exim_program().display(),
         ip = exim.address.ip(),
         port = exim.address.port(),
         customer_ip = customer.address().ip(),

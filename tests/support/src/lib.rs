@@ -29,7 +29,7 @@ mod verifiers;
 
 pub use daemon::{Daemon, SandboxEndpoint, Ticket, deskmilter};
 pub use dovecot::Dovecot;
-pub use exim::{EximSite, EximTerms, PrivateExim};
+pub use exim::{EximSite, EximTerms, PrivateExim, exim_program};
 pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, fields, received_as_sent};
 pub use name_server::{NameServer, Zone};
