@@ -162,11 +162,10 @@ fn debians_split_configuration_gets_files_of_ours_and_is_given_back() {
         let folder = snapshot(&site.at("conf.d").join(part));
         whole.extend(folder.into_iter().map(|(_, text)| text + "\n"));
     }
-    let word = |text: &str| text.replace("DEBCONF", "dc_");
-    let spool = format!("SPOOLDIR = {}/spool\nlog_file_path = {0}/%slog\n", site.folder.path().display());
-    let values = "dc_eximconfig_configtype = internet\nMAIN_LOCAL_DOMAINS = acme.example\nMAIN_RELAY_TO_DOMAINS =\nMAIN_RELAY_NETS =\n";
+    let whole: String = whole.split("DEBCONF").step_by(2).collect();
+    let head = format!("SPOOLDIR = {}/spool\nlog_file_path = {0}/%slog\n", site.folder.path().display());
     let generated = site.at("generated.conf");
-    fs::write(&generated, format!("{spool}{values}{}", word(&whole))).unwrap();
+    fs::write(&generated, head + &whole).unwrap();
     let output = Command::new(exim_program()).arg("-C").arg(&generated).arg("-bV").output().unwrap();
     let told = [output.stdout, output.stderr].concat();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&told));
@@ -187,4 +186,25 @@ fn a_file_that_is_not_ours_and_an_acl_that_is_elsewhere_are_left_alone() {
     fs::write(site.at("deskmilter/acl"), "mine").unwrap();
     let output = site.run("--apply", &site.at("exim.conf"));
     assert!(String::from_utf8_lossy(&output.stderr).contains("was not written by deskmilter"), "{output:?}");
+}
+
+#[test]
+fn debians_template_is_changed_where_conf_d_is_not_in_use() {
+    let site = Site::new("");
+    let debian = exim_program().ancestors().nth(3).unwrap().join("etc/exim4");
+    fs::create_dir(site.at("conf.d")).unwrap();
+    fs::write(site.at("update-exim4.conf.conf"), "dc_use_split_config='false'\n").unwrap();
+    let text: String =
+        fs::read_to_string(debian.join("exim4.conf.template")).unwrap().split("DEBCONF").step_by(2).collect();
+    let file = site.at("exim4.conf.template");
+    fs::write(&file, format!("SPOOLDIR = {0}/spool\nlog_file_path = {0}/%slog\n{text}", site.folder.path().display()))
+        .unwrap();
+    let before = snapshot(site.folder.path());
+    site.succeeds("--apply", &file);
+    let output = Command::new(exim_program()).arg("-C").arg(&file).arg("-bV").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let told = String::from_utf8(site.run("--check", &file).stdout).unwrap();
+    assert!(told.contains("ok   routes") && told.matches("ok   last hop").count() == 2, "{told}");
+    site.succeeds("--undo", &file);
+    assert_eq!(snapshot(site.folder.path()), before);
 }

@@ -61,7 +61,7 @@ impl Change {
         }
         let included = |name: &str| format!(".include {}", folder.join(name).display());
         let parts = directory.join("conf.d");
-        if parts.is_dir() {
+        if is_split(directory)? {
             let main = read_all(&parts.join("main"))?;
             let own = format!("CHECK_DATA_LOCAL_ACL_FILE = {}", folder.join("acl").display());
             if main
@@ -178,6 +178,13 @@ impl Change {
     }
 }
 
+/// Whether Debian's `conf.d` is what Exim's configuration is made of, and not the template beside it.
+fn is_split(directory: &Path) -> Result<bool, EximError> {
+    let says = read(&directory.join("update-exim4.conf.conf"))?;
+    let split = says.and_then(|text| value(&text, "dc_use_split_config"));
+    Ok(directory.join("conf.d").is_dir() && split.is_none_or(|word| word.trim_matches(['\'', '"']) == "true"))
+}
+
 /// A single configuration file with everything in its place.
 fn attached(text: &str, included: &impl Fn(&str) -> String) -> Result<String, EximError> {
     let missing = |section: &str| {
@@ -193,7 +200,8 @@ fn attached(text: &str, included: &impl Fn(&str) -> String) -> Result<String, Ex
             return Err(missing(section));
         }
     }
-    let data = value(text, "acl_smtp_data");
+    // Debian names it by a macro.
+    let data = value(text, "acl_smtp_data").map(|name| value(text, &name).unwrap_or(name));
     let mut main = vec![included("macros")];
     let mut acls = String::new();
     let mut text = text.to_owned();

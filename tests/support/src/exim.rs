@@ -381,10 +381,12 @@ tls_advertise_hosts = *
 tls_certificate = {folder}/chain.pem
 domainlist local_domains = acme.example : other.example
 acl_smtp_rcpt = acl_rcpt
-acl_smtp_data = ${{if eq{{$sender_helo_name}}{{{PAST}}}{{}}{{acl_data}}}}
+acl_smtp_data = ${{if eq{{$sender_helo_name}}{{{PAST}}}{{acl_past}}{{acl_data}}}}
 acl_not_smtp = acl_data
 {main}
 begin acl
+acl_past:
+  accept
 acl_rcpt:
   accept authenticated = *
   accept domains = +local_domains
