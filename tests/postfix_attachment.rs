@@ -439,6 +439,7 @@ mod fixture {
                 listen: vec!["unix:/var/spool/postfix/deskmilter/milter.sock".parse().unwrap()],
                 access: access.clone(),
             }),
+            exim: None,
             transport: Some(Transport {
                 directory: "/var/spool/postfix/deskmilter/transport".into(),
                 access,

@@ -148,14 +148,14 @@ pub(crate) fn seal(octets: &[u8]) {
     let sender = Path::parse(sender).unwrap_or_default();
     let before = headers(before);
     let submitter = seals::Submitter { connector: Some("acme".to_owned()), login: Some("zendesk".to_owned()) };
-    let field = seals::seal(key(), submitter.clone(), &sender, &before, sealed_names(), NOW);
+    let field = seals::seal(key(), submitter.clone(), &sender, None, &before, sealed_names(), NOW);
     assert!(field.raw().split(|&b| b == b'\n').all(|line| line.len() <= 80));
     let sealed = with(&before, HeaderEdit::Prepend(field.clone()));
 
     // On the message itself, however folded, it opens, where there is something to know the message by.
     let known = before.first("From").is_some() || before.first("Message-ID").is_some();
     for section in [&sealed, &refolded(&sealed)] {
-        match seals::open(key(), section, &sender, NOW + 60, HOUR) {
+        match seals::open(key(), section, seals::Bound::Sender(&sender), NOW + 60, HOUR) {
             Some(Ok(opened)) => {
                 assert!(known && opened.submitter == submitter);
                 let repair = opened.restore(section);
@@ -164,11 +164,11 @@ pub(crate) fn seal(octets: &[u8]) {
             refused => assert!(!known && matches!(refused, Some(Err(seals::Refused::OtherMessage))), "{refused:?}"),
         }
     }
-    assert!(matches!(seals::open(key(), &sealed, &sender, NOW + 3_601, HOUR), Some(Err(_))));
+    assert!(matches!(seals::open(key(), &sealed, seals::Bound::Sender(&sender), NOW + 3_601, HOUR), Some(Err(_))));
 
     // On what a filter made of it, it opens and everything is put back, or it does not open.
     let changed = with(&headers(after), HeaderEdit::Append(field));
-    if let Some(Ok(opened)) = seals::open(key(), &changed, &sender, NOW, HOUR) {
+    if let Some(Ok(opened)) = seals::open(key(), &changed, seals::Bound::Sender(&sender), NOW, HOUR) {
         let repair = opened.restore(&changed);
         let mut restored = changed.clone();
         restored.apply(&repair.edits);
@@ -190,7 +190,7 @@ pub(crate) fn seal_content(octets: &[u8]) {
     let field = Header::written(seals::FIELD, &format!("v=1; p={payload}; mac={mac}"));
     let section = with(&headers(section), HeaderEdit::Prepend(field));
     for sender in [Path::null(), sure(Path::parse(b"support@acme.example"))] {
-        let opened = seals::open(key(), &section, &sender, NOW, HOUR);
+        let opened = seals::open(key(), &section, seals::Bound::Sender(&sender), NOW, HOUR);
         assert!(!matches!(opened, None | Some(Err(seals::Refused::Mac))));
         if let Some(Ok(opened)) = opened {
             let repair = opened.restore(&section);
@@ -203,7 +203,7 @@ pub(crate) fn seal_content(octets: &[u8]) {
     }
     // Without the MAC it is nothing.
     let field = Header::written(seals::FIELD, &format!("v=1; p={payload}; mac={}", URL_SAFE_NO_PAD.encode(content)));
-    let forged = seals::open(key(), &Headers::new(vec![field]), &Path::null(), NOW, HOUR);
+    let forged = seals::open(key(), &Headers::new(vec![field]), seals::Bound::Sender(&Path::null()), NOW, HOUR);
     assert!(matches!(forged, Some(Err(_))));
 }
 

@@ -1,6 +1,8 @@
 //! The command line: one file a subcommand. Each reads its arguments, does one thing, and ends with an exit code of sysexits(3).
 
 mod check;
+mod exim;
+mod exim_filter;
 mod import;
 mod key;
 mod postfix;
@@ -45,6 +47,10 @@ enum Command {
     /// Hand over a message to the daemon, called as sendmail is: the ticket system's way out.
     #[command(disable_help_flag = true)]
     Submit(SubmitArgs),
+    /// Show, make or take back the change to an Exim configuration that attaches deskmilter, or check it.
+    Exim(exim::EximArgs),
+    /// Sign a message on its last hop: what Exim's transport_filter runs.
+    EximFilter(exim_filter::EximFilterArgs),
     /// Run a ticket endpoint for trying things out: SMTP with STARTTLS and AUTH that files tickets in a folder.
     Sandbox(Box<sandbox::SandboxArgs>),
     /// Make a DKIM key, print the DNS record that publishes it, or check what DNS has.
@@ -105,6 +111,8 @@ pub fn run() -> ExitCode {
         Command::Postfix(arguments) => postfix::run(&arguments),
         Command::Submit(arguments) => ExitCode::from(crate::submit::run(arguments.arguments)),
         Command::Sandbox(arguments) => sandbox::run(*arguments),
+        Command::Exim(arguments) => exim::run(&arguments),
+        Command::EximFilter(arguments) => exim_filter::run(&arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
     }

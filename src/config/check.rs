@@ -14,8 +14,8 @@ use super::check_outbound::{Logins, OutboundSpans};
 use super::key_files::KeyFiles;
 use super::problem::Report;
 use super::{
-    Authentication, Config, Connector, Daemon, Environment, Limits, Listen, Log, LogTarget, Milter, Mode, OnTempError,
-    SecretFile, SocketAccess, System, Transport, quantity, raw,
+    Authentication, Config, Connector, Daemon, Environment, Exim, Limits, Listen, Log, LogTarget, Milter, Mode,
+    OnTempError, SecretFile, SocketAccess, System, Transport, quantity, raw,
 };
 use crate::mail::{Address, Domain};
 
@@ -31,6 +31,7 @@ pub(super) fn check(raw: raw::Raw, base: &Path, report: &mut Report<'_>) -> Opti
     let log = check.log(raw.log);
     let milter = raw.milter.and_then(|milter| check.milter(milter));
     let transport = raw.transport.and_then(|transport| check.transport(transport));
+    let exim = raw.exim.and_then(|exim| check.exim(exim));
     let limits = check.limits(raw.limits);
     let hostname = daemon.as_ref().map(|daemon| daemon.hostname.as_str().to_owned());
     let authentication = check.authentication(raw.authentication, hostname.as_deref());
@@ -49,6 +50,7 @@ pub(super) fn check(raw: raw::Raw, base: &Path, report: &mut Report<'_>) -> Opti
         log: log?,
         milter,
         transport,
+        exim,
         authentication: authentication?,
         limits,
         connectors,
@@ -163,13 +165,43 @@ impl Check<'_, '_> {
     fn transport(&mut self, raw: raw::Transport) -> Option<Transport> {
         let directory = self.path(raw.directory.get_ref());
         let access = self.socket_access("transport", raw.socket_group, raw.socket_mode)?;
-        let peers = match raw.peers {
+        let peers = self.peers("transport", raw.peers);
+        Some(Transport { directory, access, peers })
+    }
+
+    fn exim(&mut self, raw: raw::Exim) -> Option<Exim> {
+        if raw.listen.get_ref().is_empty() {
+            self.note(raw.listen.span(), "exim.listen", "empty; name at least one socket, or leave [exim] out");
+        }
+        let mut listen = Vec::new();
+        for text in raw.listen.into_inner() {
+            match text.get_ref().parse::<Listen>() {
+                Ok(socket @ Listen::Unix(_)) => listen.push(socket),
+                Ok(Listen::Inet(_)) | Err(_) => self.note(
+                    text.span(),
+                    "exim.listen",
+                    format!("{:?} is no unix socket; write unix:/absolute/path", text.get_ref()),
+                ),
+            }
+        }
+        let access = self.socket_access("exim", raw.socket_group, raw.socket_mode)?;
+        let peers = self.peers("exim", raw.peers);
+        let spool =
+            raw.spool_directory.map_or_else(|| PathBuf::from("/var/spool/exim4"), |path| self.path(path.get_ref()));
+        let deadline = self.duration("exim.deadline", raw.deadline, 50, 5, 240);
+        Some(Exim { listen, access, peers, spool_directory: spool, deadline })
+    }
+
+    /// The users who may connect to the sockets of a section.
+    fn peers(&mut self, section: &str, peers: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
+        let key = format!("{section}.peers");
+        match peers {
             None => MTA_USERS.into_iter().filter(|user| user_exists(user)).map(str::to_owned).collect(),
             Some(peers) => {
                 if peers.get_ref().is_empty() {
                     self.note(
                         peers.span(),
-                        "transport.peers",
+                        &key,
                         "empty, so nobody could hand over mail; name the MTA's user, or leave the key out",
                     );
                 }
@@ -177,15 +209,14 @@ impl Check<'_, '_> {
                     if !user_exists(peer.get_ref()) {
                         self.note(
                             peer.span(),
-                            "transport.peers",
+                            &key,
                             format!("there is no user {:?} on this host; name the MTA's user", peer.get_ref()),
                         );
                     }
                 }
                 peers.into_inner().into_iter().map(Spanned::into_inner).collect()
             }
-        };
-        Some(Transport { directory, access, peers })
+        }
     }
 
     fn socket_access(

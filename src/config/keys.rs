@@ -95,6 +95,7 @@ fn known_keys(section: &[&str]) -> &'static [&'static str] {
         ["daemon"] => fields_of::<raw::Daemon>(),
         ["log"] => fields_of::<raw::Log>(),
         ["milter"] => fields_of::<raw::Milter>(),
+        ["exim"] => fields_of::<raw::Exim>(),
         ["transport"] => fields_of::<raw::Transport>(),
         ["authentication"] => fields_of::<raw::Authentication>(),
         ["limits"] => fields_of::<raw::Limits>(),

@@ -52,6 +52,8 @@ pub struct Config {
     pub milter: Option<Milter>,
     /// The LMTP service; `None` when not configured.
     pub transport: Option<Transport>,
+    /// The service for Exim; `None` when not configured.
+    pub exim: Option<Exim>,
     /// How senders are authenticated.
     pub authentication: Authentication,
     /// Bounds.
@@ -65,6 +67,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether there is anything to serve.
+    pub fn serves(&self) -> bool {
+        self.milter.is_some() || self.transport.is_some() || self.exim.is_some()
+    }
+
     /// Whether any mail is signed.
     pub fn signs(&self) -> bool {
         let signs = |connector: &Arc<Connector>| connector.submission.is_some() && !connector.dkim.is_empty();
@@ -135,6 +142,21 @@ pub struct Transport {
     pub access: SocketAccess,
     /// Names of the users whose processes may hand over mail. Checked by the peer's uid.
     pub peers: Vec<String>,
+}
+
+/// `[exim]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exim {
+    /// Unix sockets for `${readsocket}` and the transport filter.
+    pub listen: Vec<Listen>,
+    /// Permissions of the sockets.
+    pub access: SocketAccess,
+    /// Names of the users whose processes may ask. Checked by the peer's uid.
+    pub peers: Vec<String>,
+    /// Exim's `spool_directory`.
+    pub spool_directory: PathBuf,
+    /// How long a verdict may take.
+    pub deadline: Duration,
 }
 
 /// `[authentication]`

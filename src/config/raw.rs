@@ -15,6 +15,7 @@ pub(super) struct Raw {
     pub(super) log: Log,
     pub(super) milter: Option<Milter>,
     pub(super) transport: Option<Transport>,
+    pub(super) exim: Option<Exim>,
     #[serde(default)]
     pub(super) authentication: Authentication,
     #[serde(default)]
@@ -54,6 +55,16 @@ pub(super) struct Transport {
     pub(super) socket_group: Option<Text>,
     pub(super) socket_mode: Option<Text>,
     pub(super) peers: Option<Spanned<Vec<Text>>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Exim {
+    pub(super) listen: Spanned<Vec<Text>>,
+    pub(super) socket_group: Option<Text>,
+    pub(super) socket_mode: Option<Text>,
+    pub(super) peers: Option<Spanned<Vec<Text>>>,
+    pub(super) spool_directory: Option<Text>,
+    pub(super) deadline: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -63,6 +63,14 @@ impl Config {
             write_access(f, &transport.access)?;
         }
 
+        if let Some(exim) = &self.exim {
+            let listen: Vec<_> = exim.listen.iter().map(ToString::to_string).collect();
+            writeln!(f, "\n[exim]\nlisten = {listen:?}\npeers = {:?}", exim.peers)?;
+            writeln!(f, "spool_directory = {:?}", exim.spool_directory)?;
+            writeln!(f, "deadline = {:?}", quantity::write_duration(exim.deadline))?;
+            write_access(f, &exim.access)?;
+        }
+
         let authentication = &self.authentication;
         let name_servers: Vec<_> = authentication.name_servers.iter().map(ToString::to_string).collect();
         let on_temperror = match authentication.on_temperror {

@@ -54,6 +54,7 @@ impl Difference {
             ("daemon", old.daemon != new.daemon),
             ("milter", old.milter != new.milter),
             ("transport", old.transport != new.transport),
+            ("exim", old.exim != new.exim),
             ("authentication", old.authentication != new.authentication),
             ("limits", old.limits != new.limits),
             ("outbound", old.outbound != new.outbound),
@@ -92,6 +93,7 @@ impl Difference {
 /// What a running process cannot change: it has given up the rights that it would need, or others rely on it.
 fn needs_restart(old: &Config, new: &Config) -> Names {
     let access = |service: &Option<crate::config::Milter>| service.as_ref().map(|service| service.access.clone());
+    let exim_access = |config: &Config| config.exim.as_ref().map(|service| service.access.clone());
     let transport_access = |config: &Config| config.transport.as_ref().map(|service| service.access.clone());
     let differs_in_both = |old: Option<_>, new: Option<_>| old.is_some() && new.is_some() && old != new;
     let settings = [
@@ -106,6 +108,10 @@ fn needs_restart(old: &Config, new: &Config) -> Names {
             "transport.socket_group or socket_mode (of sockets that are open)",
             differs_in_both(transport_access(old), transport_access(new)),
         ),
+        (
+            "exim.socket_group or socket_mode (of sockets that are open)",
+            differs_in_both(exim_access(old), exim_access(new)),
+        ),
     ];
     Names(settings.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect())
 }
@@ -119,6 +125,9 @@ pub(super) fn keep_what_needs_restart(old: &Config, new: &mut Config) {
         new.access.clone_from(&old.access);
     }
     if let (Some(old), Some(new)) = (&old.transport, &mut new.transport) {
+        new.access.clone_from(&old.access);
+    }
+    if let (Some(old), Some(new)) = (&old.exim, &mut new.exim) {
         new.access.clone_from(&old.access);
     }
 }

@@ -13,9 +13,10 @@ use tokio_util::task::TaskTracker;
 use super::bind::{Name, Socket};
 use super::parts::Parts;
 use crate::attach::slots::Slots;
-use crate::attach::{lmtp, milter};
+use crate::attach::{exim, lmtp, milter};
 use crate::config::{Config, Connector, Listen};
 use crate::inline::Inline;
+use crate::pipeline::Pipeline;
 
 /// Where the LMTP socket of a connector is; `None` where nothing is relayed to a server.
 pub(super) fn transport_socket(config: &Config, connector: &Connector) -> Option<PathBuf> {
@@ -30,6 +31,7 @@ pub(super) fn transport_socket(config: &Config, connector: &Connector) -> Option
 #[derive(Debug)]
 enum Purpose {
     Milter,
+    Exim,
     /// LMTP for the connector of that name.
     Transport(String),
 }
@@ -43,7 +45,8 @@ impl Sockets {
     pub(super) fn count(config: &Config) -> usize {
         let milter = config.milter.as_ref().map_or(0, |service| service.listen.len());
         let transport = config.connectors.iter().filter(|connector| transport_socket(config, connector).is_some());
-        milter.saturating_add(transport.count())
+        let exim = config.exim.as_ref().map_or(0, |service| service.listen.len());
+        milter.saturating_add(exim).saturating_add(transport.count())
     }
 
     /// Binds everything that `config` names and that is not among `open`.
@@ -64,6 +67,11 @@ impl Sockets {
         if let Some(service) = &config.milter {
             for listen in &service.listen {
                 add(listen.clone(), Purpose::Milter, &service.access);
+            }
+        }
+        if let Some(service) = &config.exim {
+            for listen in &service.listen {
+                add(listen.clone(), Purpose::Exim, &service.access);
             }
         }
         if let Some(service) = &config.transport {
@@ -142,6 +150,10 @@ pub(super) struct Listeners {
     judge: Arc<ArcSwap<Inline>>,
     service: Arc<milter::Service<Inline>>,
     milter: HashMap<Listen, Door>,
+    /// What Exim asks: it relays by its own transports.
+    pipeline: Arc<ArcSwap<Pipeline>>,
+    exim_service: Arc<exim::Service<Pipeline>>,
+    exim: HashMap<Listen, Door>,
     transport: HashMap<PathBuf, TransportDoor>,
     tasks: TaskTracker,
 }
@@ -151,12 +163,28 @@ impl Listeners {
     pub(super) fn new(parts: &Parts, tasks: TaskTracker) -> Self {
         let judge = Arc::new(ArcSwap::new(Arc::clone(&parts.judge)));
         let service = milter::Service::new(Arc::clone(&judge), parts.spool.clone(), &parts.config.limits);
-        Self { judge, service: Arc::new(service), milter: HashMap::new(), transport: HashMap::new(), tasks }
+        let pipeline = Arc::new(ArcSwap::new(Arc::clone(&parts.pipeline)));
+        let exim_service = exim::Service::new(Arc::clone(&pipeline), parts.spool.clone(), parts.exim.clone());
+        Self {
+            judge,
+            service: Arc::new(service),
+            milter: HashMap::new(),
+            pipeline,
+            exim_service: Arc::new(exim_service),
+            exim: HashMap::new(),
+            transport: HashMap::new(),
+            tasks,
+        }
     }
 
     /// What is open, as configured.
     pub(super) fn open(&self) -> HashSet<Listen> {
-        self.milter.keys().cloned().chain(self.transport.keys().cloned().map(Listen::Unix)).collect()
+        self.milter
+            .keys()
+            .chain(self.exim.keys())
+            .cloned()
+            .chain(self.transport.keys().cloned().map(Listen::Unix))
+            .collect()
     }
 
     /// From here on `parts` hold for every message that begins: what is open serves them, `new` is opened, what they do not name
@@ -171,6 +199,14 @@ impl Listeners {
             }
             stays
         });
+        let listen: HashSet<&Listen> = parts.config.exim.iter().flat_map(|service| &service.listen).collect();
+        self.exim.retain(|address, _| {
+            let stays = listen.contains(address);
+            if !stays {
+                tracing::info!(socket = %address, "exim closed");
+            }
+            stays
+        });
         // The transport first: a verdict must not come to a pipeline that is older than the one that wrote it.
         self.transport.retain(|path, door| {
             let Some(service) = parts.services.get(path) else {
@@ -182,6 +218,8 @@ impl Listeners {
             true
         });
         self.service.set_limits(limits);
+        self.exim_service.set(parts.exim.clone());
+        self.pipeline.store(Arc::clone(&parts.pipeline));
         self.judge.store(Arc::clone(&parts.judge));
         for ready in new.0 {
             self.serve(ready, parts);
@@ -197,6 +235,11 @@ impl Listeners {
                 tracing::info!(socket = %address, "milter listening");
                 self.tasks.spawn(milter::serve(listener, Arc::clone(&self.service), close, tasks));
                 self.milter.insert(listen, door);
+            }
+            (Purpose::Exim, listen, milter::Listener::Unix(listener)) => {
+                tracing::info!(socket = %address, "exim listening");
+                self.tasks.spawn(exim::serve(listener, Arc::clone(&self.exim_service), close, tasks));
+                self.exim.insert(listen, door);
             }
             (Purpose::Transport(connector), Listen::Unix(path), milter::Listener::Unix(listener)) => {
                 let Some(service) = parts.services.get(&path) else { return };
@@ -214,8 +257,8 @@ impl Listeners {
                 self.tasks.spawn(serving);
                 self.transport.insert(path, TransportDoor { connector, service, slots, _door: door });
             }
-            // A transport has unix sockets only.
-            (Purpose::Transport(_), ..) => {}
+            // These have unix sockets only.
+            (Purpose::Transport(_) | Purpose::Exim, ..) => {}
         }
     }
 }

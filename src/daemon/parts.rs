@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::listeners::transport_socket;
 use super::{privileges, state, watch};
-use crate::attach::lmtp;
+use crate::attach::{exim, lmtp};
 use crate::config::{Config, Connector};
 use crate::inline::{Inline, Standing};
 use crate::mail::{Budget, Spool};
@@ -23,6 +23,8 @@ pub(super) struct Parts {
     pub(super) judge: Arc<Inline>,
     /// By LMTP socket.
     pub(super) services: HashMap<PathBuf, Arc<lmtp::Service>>,
+    /// What holds for Exim's requests; nobody may ask where there is no `[exim]`.
+    pub(super) exim: exim::Settings,
     pub(super) spool: Spool,
     pub(super) site_key: SiteKey,
     budget: Budget,
@@ -125,11 +127,16 @@ impl Parts {
         spool: Spool,
         remotes: Remotes,
     ) -> Result<Self, Vec<String>> {
-        let peers = config.transport.iter().flat_map(|transport| &transport.peers);
-        let peers: Vec<u32> = peers
-            .map(|name| privileges::find_user(name).map(|user| user.uid.as_raw()))
-            .collect::<Result<_, _>>()
-            .map_err(|problem| vec![format!("transport.peers: {problem}")])?;
+        let peers = uids("transport.peers", config.transport.iter().flat_map(|transport| &transport.peers))?;
+        let service = config.exim.as_ref();
+        let exim = exim::Settings {
+            spool_directory: service.map(|service| service.spool_directory.clone()).unwrap_or_default(),
+            peers: uids("exim.peers", service.iter().flat_map(|service| &service.peers))?,
+            deadline: service.map(|service| service.deadline).unwrap_or_default(),
+            message_size: config.limits.message_size,
+            header_size: config.limits.header_size,
+            connections: config.limits.milter_connections,
+        };
         let services = config.connectors.iter().filter_map(|connector| {
             let hand_over = remotes.way(connector, &pipeline, &config)?;
             let service = lmtp::Service {
@@ -145,8 +152,16 @@ impl Parts {
         });
         let services = services.collect();
         let judge = Arc::new(Inline::new(&config, Arc::clone(&pipeline), &remotes.endpoints, Arc::clone(&standing)));
-        Ok(Self { pipeline, judge, services, spool, site_key, budget, standing, remotes, config })
+        Ok(Self { pipeline, judge, services, exim, spool, site_key, budget, standing, remotes, config })
     }
+}
+
+/// The numbers of the users that the setting `key` names.
+fn uids<'n>(key: &str, names: impl Iterator<Item = &'n String>) -> Result<Vec<u32>, Vec<String>> {
+    names
+        .map(|name| privileges::find_user(name).map(|user| user.uid.as_raw()))
+        .collect::<Result<_, _>>()
+        .map_err(|problem| vec![format!("{key}: {problem}")])
 }
 
 impl Remotes {

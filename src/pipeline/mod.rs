@@ -36,6 +36,7 @@ mod tests;
 pub use authentication_results::Outcome;
 pub(crate) use body_digest::body_digest;
 pub use examine::{Examination, Examiner, SeenSignature};
+pub use seal::FIELD as SEAL_FIELD;
 pub use sender_auth::{Doubt, SenderAuth, Status};
 pub use site_key::SiteKey;
 pub use submitter::{Submitter, Submitters};
@@ -47,7 +48,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Config, Connector, OnTempError};
 use crate::mail::{
-    Budget, Connection, Domain, Envelope, Header, HeaderEdit, Headers, Mail, Path, Reply, Shortfall, Verdict,
+    Budget, Connection, Domain, Envelope, Header, HeaderEdit, Headers, Mail, Pass, Path, Reply, Shortfall, Verdict,
 };
 
 /// Verdict fields of a message that are looked at, from the top: ours is the first, for the milter takes all others away. Each
@@ -187,6 +188,10 @@ impl Pipeline {
         let class = self.classifier.classify(&mail.envelope);
         let origin = self.outbound.origin(mail, &self.site_key, now);
         record.recognised(&class, &origin);
+        if mail.connection.pass == Pass::Last && matches!(origin, Origin::Elsewhere) {
+            let text = "a message on its last hop has no seal that is worth anything, so it is not sent; see the log";
+            return Err(Reply::new(451, 7, 1, text));
+        }
         if let Origin::TicketSystem(channel) = &origin {
             channel.admit(mail, Instant::now())?;
         }

@@ -17,7 +17,7 @@ use super::site_key::{CLOCK_SKEW, SiteKey};
 use crate::mail::{Header, HeaderEdit, Headers, Path};
 
 /// The field.
-pub(super) const FIELD: &str = "X-Deskmilter-Seal";
+pub const FIELD: &str = "X-Deskmilter-Seal";
 /// What the MAC is for.
 const PURPOSE: &str = "seal 1";
 /// Octets of original fields, written as JSON, that a seal carries, at most (40 KiB): Postfix cuts a header field at 102,400 octets
@@ -45,6 +45,9 @@ pub(super) struct Opened {
     sender: String,
     /// Digest of the Date fields.
     date: String,
+    /// The MTA's id of the message, where the second pass will know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    queue_id: Option<String>,
     time: u64,
     fields: Vec<Original>,
 }
@@ -64,6 +67,15 @@ enum Value {
     Digest(String),
 }
 
+/// What a seal is bound to, as the second pass knows it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Bound<'b> {
+    /// Another server has handed the message back: the sender, Date, and From or Message-ID are what they were.
+    Sender(&'b Path),
+    /// The same server has kept it all the time: its id says that it is the same message, whatever has become of it.
+    QueueId(Option<&'b str>),
+}
+
 /// Why a seal is worth nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
@@ -79,11 +91,13 @@ pub(super) enum Refused {
     OtherMessage,
 }
 
-/// The seal over the fields `names` of a message as it leaves the first pass. `now` is in seconds since 1970.
+/// The seal over the fields `names` of a message as it leaves the first pass. With `queue_id` the same server
+/// does the second pass. `now` is in seconds since 1970.
 pub(super) fn seal<'n>(
     key: &SiteKey,
     submitter: Submitter,
     sender: &Path,
+    queue_id: Option<&str>,
     headers: &Headers,
     names: impl IntoIterator<Item = &'n str>,
     now: u64,
@@ -104,7 +118,8 @@ pub(super) fn seal<'n>(
         })
         .collect();
     let date = digest_of(headers.named("Date"));
-    let content = Opened { submitter, sender: sender.as_str().to_owned(), date, time: now, fields };
+    let (sender, queue_id) = (sender.as_str().to_owned(), queue_id.map(str::to_owned));
+    let content = Opened { submitter, sender, date, queue_id, time: now, fields };
     // Strings, numbers and lists: nothing in it that JSON could not hold.
     let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&content).unwrap_or_default());
     let mac = URL_SAFE_NO_PAD.encode(key.mac(PURPOSE, payload.as_bytes()));
@@ -123,13 +138,13 @@ pub(super) fn seal<'n>(
 pub(super) fn open(
     key: &SiteKey,
     headers: &Headers,
-    sender: &Path,
+    bound: Bound<'_>,
     now: u64,
     lifetime: Duration,
 ) -> Option<Result<Opened, Refused>> {
     let mut refused = None;
     for field in headers.named(FIELD).take(SEALS_MAX) {
-        match open_field(key, field, headers, sender, now, lifetime) {
+        match open_field(key, field, headers, bound, now, lifetime) {
             Ok(opened) => return Some(Ok(opened)),
             Err(reason) => refused = refused.or(Some(reason)),
         }
@@ -141,7 +156,7 @@ fn open_field(
     key: &SiteKey,
     field: &Header,
     headers: &Headers,
-    sender: &Path,
+    bound: Bound<'_>,
     now: u64,
     lifetime: Duration,
 ) -> Result<Opened, Refused> {
@@ -161,22 +176,31 @@ fn open_field(
     if now.saturating_sub(opened.time) > lifetime.as_secs() {
         return Err(Refused::Expired);
     }
-    let dates = headers.named("Date").count();
-    let same_id = opened.is_unchanged("Message-ID", headers);
-    // From and Message-ID may have been changed and are then put back, but not both: that is another message. A From that cannot
-    // be put back must not have been changed.
-    let known =
-        opened.is_unchanged("From", headers) || same_id && opened.original("From").is_some_and(Original::is_carried);
-    // A Date that was missing may have been added since (RFC 6409 section 8.2): then the Message-ID alone tells messages apart.
-    let was_dateless = opened.date == digest_of(iter::empty());
-    let same_date = if was_dateless { dates <= 1 && same_id } else { opened.date == digest_of(headers.named("Date")) };
-    if opened.sender != sender.as_str() || !same_date || !known {
+    let same = match bound {
+        Bound::Sender(sender) => opened.sender == sender.as_str() && opened.is_same_message(headers),
+        Bound::QueueId(id) => id.is_some() && opened.queue_id.as_deref() == id,
+    };
+    if !same {
         return Err(Refused::OtherMessage);
     }
     Ok(opened)
 }
 
 impl Opened {
+    fn is_same_message(&self, headers: &Headers) -> bool {
+        let dates = headers.named("Date").count();
+        let same_id = self.is_unchanged("Message-ID", headers);
+        // From and Message-ID may have been changed and are then put back, but not both: that is another message. A From that
+        // cannot be put back must not have been changed.
+        let known =
+            self.is_unchanged("From", headers) || same_id && self.original("From").is_some_and(Original::is_carried);
+        // A Date that was missing may have been added since (RFC 6409 section 8.2): then the Message-ID alone tells messages apart.
+        let was_dateless = self.date == digest_of(iter::empty());
+        let same_date =
+            if was_dateless { dates <= 1 && same_id } else { self.date == digest_of(headers.named("Date")) };
+        same_date && known
+    }
+
     fn is_unchanged(&self, name: &str, headers: &Headers) -> bool {
         let is_there = headers.first(name).is_some();
         is_there && self.original(name).is_some_and(|original| original.says_the_same(headers))
@@ -298,7 +322,7 @@ mod tests {
     }
 
     fn sealed(key: &SiteKey, text: &str) -> Header {
-        seal(key, submitter(), &sender(), &headers(text), NAMES, NOW)
+        seal(key, submitter(), &sender(), Some("Q1"), &headers(text), NAMES, NOW)
     }
 
     fn with(text: &str, seal: &Header) -> Headers {
@@ -308,7 +332,7 @@ mod tests {
     }
 
     fn opened(key: &SiteKey, section: &Headers, now: u64) -> Result<Opened, Refused> {
-        open(key, section, &sender(), now, HOUR).expect("there is a seal")
+        open(key, section, Bound::Sender(&sender()), now, HOUR).expect("there is a seal")
     }
 
     #[test]
@@ -338,6 +362,21 @@ mod tests {
                 assert_eq!(raw(&section), raw(&headers(MESSAGE)), "{name} in {changed}");
             }
         }
+    }
+
+    #[test]
+    fn on_the_server_that_kept_the_message_its_id_alone_counts_and_another_id_not_at_all() {
+        let key = key();
+        let field = sealed(&key, MESSAGE);
+        let rewritten = MESSAGE.replace("support@", "x@").replace("<1@", "<2@").replace("Date: Sun", "Date: Mon");
+        let section = with(&rewritten, &field);
+        let bound = |id| open(&key, &section, Bound::QueueId(id), NOW, HOUR).unwrap().err();
+        assert_eq!(bound(Some("Q1")), None);
+        assert_eq!(bound(Some("Q2")), Some(Refused::OtherMessage));
+        assert_eq!(bound(None), Some(Refused::OtherMessage));
+        let unbound = seal(&key, submitter(), &sender(), None, &headers(MESSAGE), NAMES, NOW);
+        let opened = open(&key, &with(MESSAGE, &unbound), Bound::QueueId(None), NOW, HOUR).unwrap();
+        assert_eq!(opened.err(), Some(Refused::OtherMessage));
     }
 
     #[test]
@@ -384,9 +423,9 @@ mod tests {
         ] {
             assert_eq!(found, Some(expected), "{what}");
         }
-        let elsewhere = open(&key, &with(MESSAGE, &field), &Path::null(), NOW, HOUR).unwrap();
+        let elsewhere = open(&key, &with(MESSAGE, &field), Bound::Sender(&Path::null()), NOW, HOUR).unwrap();
         assert_eq!(elsewhere.err(), Some(Refused::OtherMessage), "another sender");
-        assert!(open(&key, &headers(MESSAGE), &sender(), NOW, HOUR).is_none());
+        assert!(open(&key, &headers(MESSAGE), Bound::Sender(&sender()), NOW, HOUR).is_none());
         // A verdict's MAC is none for a seal.
         assert!(!key.verify(PURPOSE, b"x", &key.mac("verdict 1", b"x")));
     }

@@ -1,4 +1,4 @@
-//! The world around deskmilter, real: a private Postfix, a private Sendmail, a name server, mail clients and LMTP sinks,
+//! The world around deskmilter, real: a private Postfix, a private Sendmail, a private Exim, a name server, mail clients and LMTP sinks,
 //! and deskmilter's own programs as processes.
 //!
 //! Everything lives in a temporary folder, listens on loopback at ports of its own, so that any number of tests run side
@@ -12,6 +12,7 @@ mod desk_site;
 mod dovecot;
 mod dovecot_submission;
 pub mod endpoint;
+mod exim;
 mod lmtp_client;
 mod lmtp_sink;
 mod message;
@@ -35,6 +36,7 @@ pub use daemon::{Daemon, Ran, SandboxEndpoint, Ticket, deskmilter};
 pub use desk_site::{CREDENTIALS, DeskSite};
 pub use dovecot::Dovecot;
 pub use dovecot_submission::DovecotSubmission;
+pub use exim::{EximSite, EximTerms, PrivateExim, exim_program};
 pub use lmtp_client::LmtpClient;
 pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, fields, received_as_sent};

@@ -90,12 +90,29 @@ impl SmtpSession {
     /// # Panics
     /// When there is no connection or no 220.
     pub fn connect(address: SocketAddr) -> Self {
+        Self::after(address, "")
+    }
+
+    /// Connects to an Exim that expects the PROXY protocol, as `client`, and reads the greeting.
+    ///
+    /// # Panics
+    /// As [`Self::connect`].
+    pub fn connect_through(address: SocketAddr, client: &Client) -> Self {
+        let (family, to) = match client.ip {
+            IpAddr::V4(_) => ("TCP4", "127.0.0.1"),
+            IpAddr::V6(_) => ("TCP6", "::1"),
+        };
+        Self::after(address, &format!("PROXY {family} {} {to} 40000 25\r\n", client.ip))
+    }
+
+    fn after(address: SocketAddr, first: &str) -> Self {
         let stream =
             TcpStream::connect_timeout(&address, PATIENCE).unwrap_or_else(|e| panic!("connect {address}: {e}"));
         stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
         stream.set_nodelay(true).expect("no delay");
         let mut session = Self { stream: BufReader::new(Channel { tcp: stream, tls: None }) };
+        session.write(first.as_bytes());
         let greeting = session.reply();
         assert_eq!(greeting.code, 220, "greeting of {address}: {greeting}");
         session
