@@ -89,7 +89,9 @@ impl TokenCommand {
             }
             Err(text) => {
                 let error = TokenError(format!("{}: {text}", self.words.first().map_or("", String::as_str)));
-                *state = State::Failed { error: error.clone(), rests_until: now.checked_add(REST).unwrap_or(now) };
+                // From now on, not from its beginning: a command that hung would not rest at all.
+                let ended = Instant::now();
+                *state = State::Failed { error: error.clone(), rests_until: ended.checked_add(REST).unwrap_or(ended) };
                 Err(error)
             }
         }
@@ -108,12 +110,17 @@ impl TokenCommand {
         let group = Group(child.id());
         let (out, complaint) = (child.stdout.take(), child.stderr.take());
         let told = async {
-            let (printed, complaint) = tokio::join!(read(out, TOKEN_MAX), read(complaint, COMPLAINT_MAX));
-            let status = child.wait().await.map_err(|error| error.to_string())?;
-            Ok::<_, String>((printed, complaint, status))
+            let ended = async {
+                let status = child.wait().await;
+                // What it has left running holds its pipes open: they would never come to their end.
+                drop(group);
+                status
+            };
+            let (printed, complaint, status) =
+                tokio::join!(read(out, TOKEN_MAX), read(complaint, COMPLAINT_MAX), ended);
+            Ok::<_, String>((printed, complaint, status.map_err(|error| error.to_string())?))
         };
         let told = timeout(COMMAND_MAX, told).await;
-        drop(group);
         let (printed, complaint, status) =
             told.map_err(|_| format!("did not end within {} s and was killed", COMMAND_MAX.as_secs()))??;
         if !status.success() {
@@ -319,6 +326,24 @@ mod tests {
             command.token(None).await.unwrap_err();
         }
         assert_eq!(runs(folder.path()), 1);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_took_long_to_fail_rests_as_well() {
+        let folder = tempfile::tempdir().unwrap();
+        let command = shell(&format!("echo x >> {}/runs; sleep 5.2; exit 1", folder.path().display()));
+        let both = tokio::join!(command.token(None), command.token(None));
+        assert!(both.0.is_err() && both.1.is_err());
+        assert_eq!(runs(folder.path()), 1);
+    }
+
+    #[tokio::test]
+    async fn what_the_command_has_left_running_neither_delays_nor_spoils_its_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let command = shell(&format!("(sleep 30; echo late > {}/late) & echo t", folder.path().display()));
+        let begun = Instant::now();
+        assert_eq!(command.token(None).await.unwrap().expose(), b"t");
+        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     }
 
     #[tokio::test]
