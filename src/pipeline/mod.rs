@@ -31,7 +31,7 @@ mod submitter;
 mod tests;
 
 pub use authentication_results::Outcome;
-pub(crate) use body_digest::body_digest;
+use body_digest::body_digest;
 pub use examine::{Examination, Examiner, SeenSignature};
 pub use sender_auth::{Doubt, SenderAuth, Status};
 pub use site_key::SiteKey;
