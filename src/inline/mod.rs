@@ -91,6 +91,12 @@ impl Standing {
         Arc::clone(breaker.or_insert_with(|| Arc::new(Breaker::new(connector, &place))))
     }
 
+    /// Forgets endpoints that no configuration in force has. At a reload the one before still is.
+    fn forget_unused_breakers(&self) {
+        let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        breakers.retain(|_, breaker| Arc::strong_count(breaker) > 1);
+    }
+
     fn slot(self: &Arc<Self>, most: usize) -> Option<Slot> {
         let one_more = |count| (count < most).then_some(count + 1);
         let taken = self.under_way.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
@@ -113,6 +119,7 @@ impl Inline {
         standing: Arc<Standing>,
     ) -> Self {
         let mut routes: HashMap<Domain, Vec<Arc<Route>>> = HashMap::new();
+        standing.forget_unused_breakers();
         for connector in &config.connectors {
             let Some(endpoint) = &connector.endpoint else { continue };
             let (RelayMode::Inline { keep_copy }, Some(relay)) = (endpoint.relay, relays.get(&connector.name)) else {
@@ -250,4 +257,34 @@ fn unfit(route: &Route, mail: &Mail, terms: Terms) -> Option<Reply> {
 
 fn seconds_since_1970() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Tls;
+
+    #[test]
+    fn a_breaker_is_kept_as_long_as_a_configuration_has_its_endpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let standing = Standing::open(folder.path());
+        let endpoint = |port| Endpoint {
+            host: "endpoint.example".to_owned(),
+            port,
+            tls: Tls::Starttls,
+            ca_file: None,
+            credentials: Vec::new(),
+            max_connections: 1,
+            deadline: Duration::from_secs(5),
+            relay: RelayMode::Inline { keep_copy: false },
+            rejected: None,
+        };
+        let kept = standing.breaker("acme", &endpoint(25));
+        for port in 1_000..2_000 {
+            standing.forget_unused_breakers();
+            standing.breaker("acme", &endpoint(port));
+            assert!(Arc::ptr_eq(&kept, &standing.breaker("acme", &endpoint(25))));
+        }
+        assert!(standing.breakers.lock().unwrap().len() <= 3);
+    }
 }
