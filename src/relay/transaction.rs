@@ -172,7 +172,11 @@ impl<'a> Transaction<'a> {
             let reply = dialogue.reply(Step::FinalReply).await?;
             let reply = match reply.is_success() {
                 true => reply.passed_back(dialogue.peer()),
-                false => self.verdict(dialogue, Step::FinalReply, reply)?,
+                // A quarrel about one recipient says nothing of the others: their replies are still to come.
+                false if (400..=599).contains(&reply.code) => {
+                    self.verdict(dialogue, Step::FinalReply, reply).unwrap_or_else(|failure| failure.reply())
+                }
+                false => return Err(dialogue.out_of_place(Step::FinalReply, &reply)),
             };
             if let Some(recipient) = self.recipients.get_mut(index) {
                 *recipient = Recipient::Decided(reply);
