@@ -38,7 +38,10 @@ impl HandOver {
         let all = mail.envelope.recipients.clone();
         let (auth, delivery, journal) = match self.pipeline.hand_over(&self.route.connector, &mut mail).await {
             Err(reply) => {
-                let reply = HandBack::keep_what_came_back(&mail, reply);
+                let reply = match &self.route.rejected_to {
+                    Some(_) => HandBack::keep_what_came_back(&mail, reply),
+                    None => reply,
+                };
                 (None, Delivery { replies: vec![reply; all.len()], trace: Trace::default() }, false)
             }
             Ok(auth) => {
