@@ -7,9 +7,10 @@
 //! by the [`Pipeline`], everything about SMTP by the [`Relay`]; this only brings them together.
 //!
 //! One transaction has one reply, so it takes one *route*: a recipient of another route than those before it is put off with
-//! `452 4.5.3`, and its client sends it again in its next transaction. Where nobody could be told so, because the message comes
-//! from sendmail(1) or the MTA does not ask us about recipients, all recipients share one fate (see [`outcome`]): no message is
-//! lost by that and none doubled; but ordinary mail waits, too, while the endpoint does not take its part.
+//! `452 4.5.3`, and its client sends it again in its next transaction. Where nobody would do so, because the message comes from
+//! sendmail(1) or from a mail program that has logged in, or because the MTA does not ask us about recipients, all recipients
+//! share one fate (see [`outcome`]): no message is lost by that and none doubled; but ordinary mail waits, too, while the
+//! endpoint does not take its part.
 
 mod breaker;
 mod hand_over;
@@ -209,6 +210,10 @@ impl Judge for Inline {
     fn recipient(&self, connection: &Connection, envelope: &Envelope, to: &Path) -> Option<Reply> {
         // A 4xx here would leave mail of sendmail(1) stuck in the queue, the good recipients with the others.
         let Client::Network(_) = connection.client else { return None };
+        // Somebody's mail program: it takes a 4xx for one recipient for the end of it all, and its user would never get through.
+        if connection.login.is_some() {
+            return None;
+        }
         let route = self.route(to);
         if let Some(first) = envelope.recipients.first() {
             let first = self.route(first);
