@@ -52,10 +52,17 @@ pub(super) struct Name {
     inode: u64,
 }
 
+impl Name {
+    /// Whether the socket can still be reached: its name, or the whole folder, may have been removed.
+    pub(super) fn leads_here(&self) -> bool {
+        let ours = |facts: std::fs::Metadata| facts.dev() == self.device && facts.ino() == self.inode;
+        self.path.symlink_metadata().is_ok_and(ours)
+    }
+}
+
 impl Drop for Name {
     fn drop(&mut self) {
-        let ours = |facts: std::fs::Metadata| facts.dev() == self.device && facts.ino() == self.inode;
-        if self.path.symlink_metadata().is_ok_and(ours) {
+        if self.leads_here() {
             // The folder may belong to root: then the next start replaces the socket.
             let _ = std::fs::remove_file(&self.path);
         }

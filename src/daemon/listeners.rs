@@ -126,7 +126,14 @@ struct Ready {
 #[derive(Debug)]
 struct Door {
     close: CancellationToken,
-    _name: Option<Name>,
+    name: Option<Name>,
+}
+
+impl Door {
+    /// Whether somebody can find it.
+    fn can_be_found(&self) -> bool {
+        self.name.as_ref().is_none_or(Name::leads_here)
+    }
 }
 
 impl Drop for Door {
@@ -141,7 +148,7 @@ struct TransportDoor {
     connector: String,
     service: Arc<ArcSwap<lmtp::Service>>,
     slots: Slots,
-    _door: Door,
+    door: Door,
 }
 
 /// Everything that is served. Dropping it closes everything.
@@ -177,14 +184,12 @@ impl Listeners {
         }
     }
 
-    /// What is open, as configured.
+    /// What is open, as configured. A socket whose name was removed is not: a reload makes it anew.
     pub(super) fn open(&self) -> HashSet<Listen> {
-        self.milter
-            .keys()
-            .chain(self.exim.keys())
-            .cloned()
-            .chain(self.transport.keys().cloned().map(Listen::Unix))
-            .collect()
+        let others = self.milter.iter().chain(&self.exim).filter(|(_, door)| door.can_be_found());
+        let transport = self.transport.iter().filter(|(_, transport)| transport.door.can_be_found());
+        let transport = transport.map(|(path, _)| Listen::Unix(path.clone()));
+        others.map(|(listen, _)| listen.clone()).chain(transport).collect()
     }
 
     /// From here on `parts` hold for every message that begins: what is open serves them, `new` is opened, what they do not name
@@ -229,7 +234,7 @@ impl Listeners {
     fn serve(&mut self, ready: Ready, parts: &Parts) {
         let Ready { listen, purpose, address, listener, name } = ready;
         let (close, tasks) = (CancellationToken::new(), self.tasks.clone());
-        let door = Door { close: close.clone(), _name: name };
+        let door = Door { close: close.clone(), name };
         match (purpose, listen, listener) {
             (Purpose::Milter, listen, listener) => {
                 tracing::info!(socket = %address, "milter listening");
@@ -255,7 +260,7 @@ impl Listeners {
                 let slots = Slots::new(parts.config.limits.transport_connections);
                 let serving = lmtp::serve_within(slots.clone(), listener, Arc::clone(&service), close, tasks);
                 self.tasks.spawn(serving);
-                self.transport.insert(path, TransportDoor { connector, service, slots, _door: door });
+                self.transport.insert(path, TransportDoor { connector, service, slots, door });
             }
             // These have unix sockets only.
             (Purpose::Transport(_) | Purpose::Exim, ..) => {}

@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use super::difference::{Difference, Names, keep_what_needs_restart};
 use super::listeners::{Listeners, Sockets};
 use super::parts::Parts;
+use super::privileges;
 use super::refresh::{self, Refreshed};
 use super::watch::{INTERVAL, Watch};
 use crate::config::{Config, Listen};
@@ -163,6 +164,7 @@ fn prepare(file: &Path, parts: &Parts, watch: &Watch, open: &HashSet<Listen>) ->
             return Err(problems);
         }
     };
+    privileges::check_open_files(Sockets::count(&config)).map_err(|problem| vec![problem])?;
     let parts = parts.next(config, site_key, remotes, &changed)?;
     let sockets = Sockets::bind(&parts.config, None, open).map_err(without_root)?;
     Ok(Prepared { parts, sockets, watch, difference })

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::journal::{Claim, Key, Known};
+use super::journal::{BodyDigest, Claim, Key, Known};
 use super::outcome::{Fate, Outcome};
 use super::{Route, Standing, seconds_since_1970};
 use crate::mail::{Header, Mail, Path, Reply};
-use crate::pipeline::{Pipeline, body_digest, is_authenticated};
+use crate::pipeline::{Pipeline, is_authenticated};
 use crate::relay::{Delivery, HandBack, Record, Trace};
 
 /// All that is needed for it.
@@ -38,7 +38,10 @@ impl HandOver {
         let all = mail.envelope.recipients.clone();
         let (auth, delivery, journal) = match self.pipeline.hand_over(&self.route.connector, &mut mail).await {
             Err(reply) => {
-                let reply = HandBack::keep_what_came_back(&mail, reply);
+                let reply = match &self.route.rejected_to {
+                    Some(_) => HandBack::keep_what_came_back(&mail, reply),
+                    None => reply,
+                };
                 (None, Delivery { replies: vec![reply; all.len()], trace: Trace::default() }, false)
             }
             Ok(auth) => {
@@ -111,7 +114,7 @@ impl HandOver {
 
     /// What the journal knows of each recipient. Those that it does not know are ours alone until the claims are dropped.
     async fn known(&self, mail: &Mail, all: &[Path], auth: &str) -> Result<Vec<Recipient>, Reply> {
-        let body = match body_digest(&mail.body).await {
+        let body = match BodyDigest::of(&mail.body).await {
             Ok(digest) => digest,
             Err(error) => {
                 tracing::error!(queue_id = mail.queue_id, %error, "the body cannot be read back from the spool");

@@ -18,7 +18,7 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use tokio::task::spawn_blocking;
 
 use crate::mail;
-use crate::mail::Headers;
+use crate::mail::{Body, Headers};
 
 /// How long a message is remembered: servers that were told 4xx come again within hours.
 const LIFETIME: Duration = Duration::from_secs(3 * 86_400);
@@ -32,15 +32,60 @@ const LINE_MAX: u64 = 256;
 const KEY_LEN: usize = 16;
 /// How far an entry may be in the future, for clocks are set now and then; beyond it means nothing (a day).
 const AHEAD_MAX: u64 = 86_400;
-/// The fields that tell one message from another, besides its body. Those of the way it took are not among them.
-const FIELDS: [&str; 6] = ["From", "To", "Cc", "Subject", "Date", "Message-ID"];
+/// The fields that tell one message from another, besides its body: what a ticket system makes of it depends on them, and
+/// whoever has seen a message could otherwise send a crippled copy before it, that it is then taken for. Those of the way it
+/// took are not among them.
+const FIELDS: [&str; 13] = [
+    "From",
+    "To",
+    "Cc",
+    "Reply-To",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "In-Reply-To",
+    "References",
+    "MIME-Version",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+    "Content-Disposition",
+];
+/// Without these two a message is never taken for a repeat: a device may mean to send the same words twice.
+const NEEDED: [&str; 2] = ["Message-ID", "Date"];
+
+/// Octets of a body read at a time (64 KiB).
+const BLOCK: usize = 64 * 1024;
+
+/// SHA-256 over all octets of a body: a repeat has them all. (The digest of the verdict leaves white space out; without its
+/// line endings a message is another one to a ticket system.)
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BodyDigest(Vec<u8>);
+
+impl BodyDigest {
+    /// That of `body`.
+    ///
+    /// # Errors
+    /// The spool file could not be read.
+    pub(super) async fn of(body: &Body) -> io::Result<Self> {
+        let mut context = Context::new(&SHA256);
+        let mut offset = 0;
+        loop {
+            let block = body.read_at(offset, BLOCK).await?;
+            if block.is_empty() {
+                return Ok(Self(context.finish().as_ref().to_vec()));
+            }
+            offset = offset.saturating_add(block.len() as u64);
+            context.update(&block);
+        }
+    }
+}
 
 /// A message for one recipient, told from all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key([u8; KEY_LEN]);
 
 impl Key {
-    /// The key, or `None` for a message without a Message-ID: two of those may be meant to be two.
+    /// The key, or `None` for a message without a Message-ID or a Date: two of those may be meant to be two.
     ///
     /// `status` is the one word of the sender's auth status, so that a forged copy never stands for a proven one.
     pub(super) fn of(
@@ -49,18 +94,22 @@ impl Key {
         sender: &mail::Path,
         to: &mail::Path,
         headers: &Headers,
-        body: &str,
+        body: &BodyDigest,
     ) -> Option<Self> {
-        headers.first("Message-ID")?;
+        let says = |name: &&str| headers.first(name).is_some_and(|field| !field.unfolded().is_empty());
+        if !NEEDED.iter().all(says) {
+            return None;
+        }
         let mut context = Context::new(&SHA256);
         let mut add = |octets: &[u8]| {
             // With its length before it, no part can pass for another.
             context.update(&(octets.len() as u64).to_be_bytes());
             context.update(octets);
         };
-        for part in ["deskmilter journal 1", connector, status, sender.as_str(), to.as_str(), body] {
+        for part in ["deskmilter journal 1", connector, status, sender.as_str(), to.as_str()] {
             add(part.as_bytes());
         }
+        add(&body.0);
         for name in FIELDS {
             for field in headers.named(name) {
                 add(name.as_bytes());
@@ -383,6 +432,14 @@ mod tests {
         assert_eq!((memory.taken.len(), memory.order.len()), (ENTRIES_MAX, ENTRIES_MAX));
     }
 
+    #[tokio::test]
+    async fn a_body_without_its_line_endings_is_another_one() {
+        let digest = async |text: &str| BodyDigest::of(&Body::from_octets(text.into())).await.unwrap();
+        let first = digest("--x\r\nContent-Type: text/html\r\n\r\n<p>\r\n--x--\r\n").await;
+        assert_eq!(first, digest("--x\r\nContent-Type: text/html\r\n\r\n<p>\r\n--x--\r\n").await);
+        assert_ne!(first, digest("--x Content-Type: text/html <p> --x--\r\n").await);
+    }
+
     #[test]
     fn a_key_is_that_of_one_message_one_sender_one_recipient_and_one_status() {
         let path = |text: &str| mail::Path::parse(text.as_bytes()).unwrap();
@@ -391,23 +448,38 @@ mod tests {
                 Header::written("Received", "from anywhere"),
                 Header::written("Message-ID", id),
                 Header::written("Subject", subject),
+                Header::written("Date", "Sun, 22 Nov 2026 12:00:00 +0000"),
             ])
         };
+        let with = |name: &str, text: &str| {
+            let more = std::iter::once(Header::written(name, text));
+            Headers::new(headers("<1@b>", "x").iter().cloned().chain(more).collect())
+        };
+        let digest = BodyDigest(b"digest".to_vec());
         let (sender, to) = (path("a@b.example"), path("support@acme.example"));
-        let first = Key::of("acme", "pass", &sender, &to, &headers("<1@b>", "x"), "digest").unwrap();
+        let first = Key::of("acme", "pass", &sender, &to, &headers("<1@b>", "x"), &digest).unwrap();
         let again = Headers::new(headers("<1@b>", "x").iter().skip(1).cloned().collect());
-        assert_eq!(Key::of("acme", "pass", &sender, &to, &again, "digest"), Some(first), "another way here");
+        assert_eq!(Key::of("acme", "pass", &sender, &to, &again, &digest), Some(first), "another way here");
         for other in [
-            Key::of("acme2", "pass", &sender, &to, &again, "digest"),
-            Key::of("acme", "none", &sender, &to, &again, "digest"),
-            Key::of("acme", "pass", &path("c@b.example"), &to, &again, "digest"),
-            Key::of("acme", "pass", &sender, &path("billing@acme.example"), &again, "digest"),
-            Key::of("acme", "pass", &sender, &to, &headers("<2@b>", "x"), "digest"),
-            Key::of("acme", "pass", &sender, &to, &headers("<1@b>", "y"), "digest"),
-            Key::of("acme", "pass", &sender, &to, &again, "other"),
+            Key::of("acme2", "pass", &sender, &to, &again, &digest),
+            Key::of("acme", "none", &sender, &to, &again, &digest),
+            Key::of("acme", "pass", &path("c@b.example"), &to, &again, &digest),
+            Key::of("acme", "pass", &sender, &path("billing@acme.example"), &again, &digest),
+            Key::of("acme", "pass", &sender, &to, &headers("<2@b>", "x"), &digest),
+            Key::of("acme", "pass", &sender, &to, &headers("<1@b>", "y"), &digest),
+            Key::of("acme", "pass", &sender, &to, &again, &BodyDigest(b"other".to_vec())),
+            Key::of("acme", "pass", &sender, &to, &with("Content-Type", "application/octet-stream"), &digest),
+            Key::of("acme", "pass", &sender, &to, &with("In-Reply-To", "<another.ticket@acme>"), &digest),
+            Key::of("acme", "pass", &sender, &to, &with("Reply-To", "eve@b.example"), &digest),
         ] {
             assert!(other.is_some_and(|other| other != first));
         }
-        assert_eq!(Key::of("acme", "pass", &sender, &to, &Headers::new(vec![]), "digest"), None);
+        for without in ["Message-ID", "Date"] {
+            let lacks = headers("<1@b>", "x").iter().filter(|field| !field.is(without)).cloned().collect::<Vec<_>>();
+            let says_nothing = lacks.iter().cloned().chain([Header::written(without, " ")]).collect();
+            for headers in [lacks, says_nothing] {
+                assert_eq!(Key::of("acme", "pass", &sender, &to, &Headers::new(headers), &digest), None, "{without}");
+            }
+        }
     }
 }

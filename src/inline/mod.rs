@@ -7,9 +7,10 @@
 //! by the [`Pipeline`], everything about SMTP by the [`Relay`]; this only brings them together.
 //!
 //! One transaction has one reply, so it takes one *route*: a recipient of another route than those before it is put off with
-//! `452 4.5.3`, and its client sends it again in its next transaction. Where nobody could be told so, because the message comes
-//! from sendmail(1) or the MTA does not ask us about recipients, all recipients share one fate (see [`outcome`]): no message is
-//! lost by that and none doubled; but ordinary mail waits, too, while the endpoint does not take its part.
+//! `452 4.5.3`, and its client sends it again in its next transaction. Where nobody would do so, because the message comes from
+//! sendmail(1) or from a mail program that has logged in, or because the MTA does not ask us about recipients, all recipients
+//! share one fate (see [`outcome`]): no message is lost by that and none doubled; but ordinary mail waits, too, while the
+//! endpoint does not take its part.
 
 mod breaker;
 mod hand_over;
@@ -91,6 +92,12 @@ impl Standing {
         Arc::clone(breaker.or_insert_with(|| Arc::new(Breaker::new(connector, &place))))
     }
 
+    /// Forgets endpoints that no configuration in force has. At a reload the one before still is.
+    fn forget_unused_breakers(&self) {
+        let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        breakers.retain(|_, breaker| Arc::strong_count(breaker) > 1);
+    }
+
     fn slot(self: &Arc<Self>, most: usize) -> Option<Slot> {
         let one_more = |count| (count < most).then_some(count + 1);
         let taken = self.under_way.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
@@ -113,6 +120,7 @@ impl Inline {
         standing: Arc<Standing>,
     ) -> Self {
         let mut routes: HashMap<Domain, Vec<Arc<Route>>> = HashMap::new();
+        standing.forget_unused_breakers();
         for connector in &config.connectors {
             let Some(endpoint) = &connector.endpoint else { continue };
             let (RelayMode::Inline { keep_copy }, Some(relay)) = (endpoint.relay, relays.get(&connector.name)) else {
@@ -202,6 +210,10 @@ impl Judge for Inline {
     fn recipient(&self, connection: &Connection, envelope: &Envelope, to: &Path) -> Option<Reply> {
         // A 4xx here would leave mail of sendmail(1) stuck in the queue, the good recipients with the others.
         let Client::Network(_) = connection.client else { return None };
+        // Somebody's mail program: it takes a 4xx for one recipient for the end of it all, and its user would never get through.
+        if connection.login.is_some() {
+            return None;
+        }
         let route = self.route(to);
         if let Some(first) = envelope.recipients.first() {
             let first = self.route(first);
@@ -250,4 +262,34 @@ fn unfit(route: &Route, mail: &Mail, terms: Terms) -> Option<Reply> {
 
 fn seconds_since_1970() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Tls;
+
+    #[test]
+    fn a_breaker_is_kept_as_long_as_a_configuration_has_its_endpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let standing = Standing::open(folder.path());
+        let endpoint = |port| Endpoint {
+            host: "endpoint.example".to_owned(),
+            port,
+            tls: Tls::Starttls,
+            ca_file: None,
+            credentials: Vec::new(),
+            max_connections: 1,
+            deadline: Duration::from_secs(5),
+            relay: RelayMode::Inline { keep_copy: false },
+            rejected: None,
+        };
+        let kept = standing.breaker("acme", &endpoint(25));
+        for port in 1_000..2_000 {
+            standing.forget_unused_breakers();
+            standing.breaker("acme", &endpoint(port));
+            assert!(Arc::ptr_eq(&kept, &standing.breaker("acme", &endpoint(25))));
+        }
+        assert!(standing.breakers.lock().unwrap().len() <= 3);
+    }
 }

@@ -34,7 +34,7 @@ mod submitter;
 mod tests;
 
 pub use authentication_results::Outcome;
-pub(crate) use body_digest::body_digest;
+use body_digest::body_digest;
 pub use examine::{Examination, Examiner, SeenSignature};
 pub use seal::FIELD as SEAL_FIELD;
 pub use sender_auth::{Doubt, SenderAuth, Status};

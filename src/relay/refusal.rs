@@ -5,6 +5,7 @@
 //! by words that stand in no other reply.
 
 use super::reply::RemoteReply;
+use crate::mail::Reply;
 
 /// A refusal that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,12 +124,22 @@ impl Refusal {
             return None;
         }
         let said = reply.as_reply();
+        if quotes_another(&said) {
+            return None;
+        }
         let (enhanced, text) = (said.enhanced().unwrap_or_default(), said.text().to_lowercase());
         let fits = |&(code, number, words): &Sign| {
             (code == 0 || code == reply.code) && (number.is_empty() || number == enhanced) && text.contains(words)
         };
         SIGNS.iter().find(|(_, signs)| signs.iter().any(fits)).map(|(refusal, _)| *refusal)
     }
+}
+
+/// Whether the words are those of a third server, which the host has asked for the recipient (Postfix's address verification:
+/// `host mx.end.example[192.0.2.1] said: 550 ...`, with that server's enhanced code). Whoever runs it writes there what he likes, and
+/// it says nothing of our account.
+pub(super) fn quotes_another(reply: &Reply) -> bool {
+    reply.text().contains(" said: ")
 }
 
 #[cfg(test)]
@@ -201,6 +212,11 @@ mod tests {
             (550, &["5.1.1 no such user"], None),
             (550, &["5.4.5 something else"], None),
             (250, &["2.0.0 SendAsDenied"], None),
+            (
+                550,
+                &["5.7.60 <x@y.example>: undeliverable address: host mx.y.example[192.0.2.1] said: 550 SendAsDenied"],
+                None,
+            ),
         ] {
             let reply = RemoteReply { code, lines: lines.iter().map(|&line| line.to_owned()).collect() };
             assert_eq!(Refusal::of(&reply).map(|refusal| refusal.name), expected, "{lines:?}");

@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -201,7 +202,12 @@ impl Route {
 
 fn roots_from(path: &Path) -> Result<RootCertStore, String> {
     let mut pem = Vec::new();
-    let file = File::open(path).map_err(|error| error.to_string())?;
+    // Opening a FIFO would wait for somebody to write into it, and with it every further reload.
+    let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();
+    let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(|error| error.to_string())?;
+    if !file.metadata().map_err(|error| error.to_string())?.is_file() {
+        return Err("not a regular file".to_owned());
+    }
     file.take(CA_FILE_MAX).read_to_end(&mut pem).map_err(|error| error.to_string())?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
@@ -220,4 +226,22 @@ fn system_roots() -> Result<RootCertStore, RelayError> {
         return Err(RelayError::SystemRoots { error });
     }
     Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_fifo_or_folder_in_the_place_of_the_authorities_is_refused_and_never_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("ca.pem");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let also = folder.path().to_owned();
+        std::thread::spawn(move || tell.send([roots_from(&fifo).err(), roots_from(&also).err()]));
+        let errors = told.recv_timeout(Duration::from_secs(10)).expect("it waits for a writer");
+        assert_eq!(errors, [Some("not a regular file".to_owned()), Some("not a regular file".to_owned())]);
+    }
 }

@@ -95,12 +95,16 @@ fn holds(line: &str, part: &[u8]) -> bool {
 fn explained(challenge: &RemoteReply, secret: &Secret) -> String {
     let encoded = challenge.lines.first().map(|line| line.trim()).unwrap_or_default();
     let octets = STANDARD.decode(encoded).unwrap_or_default();
+    // Before it is cut to length: a part of the token is not told either.
+    if octets.windows(secret.expose().len().max(1)).any(|window| window == secret.expose()) {
+        return "(text left out, it repeats the token)".to_owned();
+    }
     let text: String = String::from_utf8_lossy(&octets)
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(EXPLANATION_MAX)
         .collect();
-    if text.is_empty() || holds(&text, secret.expose()) {
+    if text.is_empty() {
         return "(token refused without an explanation)".to_owned();
     }
     text
@@ -178,8 +182,11 @@ mod tests {
         let challenge = |text: &str| RemoteReply { code: 334, lines: vec![STANDARD.encode(text)] };
         let token = Secret::new(b"ya29.token".to_vec());
         assert_eq!(explained(&challenge("{\"status\":\"400\"}\r\n"), &token), "{\"status\":\"400\"}  ");
-        for text in ["", "{\"token\":\"ya29.token\"}"] {
-            assert_eq!(explained(&challenge(text), &token), "(token refused without an explanation)");
+        assert_eq!(explained(&challenge(""), &token), "(token refused without an explanation)");
+        let cut = format!("{}ya29.token", "x".repeat(EXPLANATION_MAX - 5));
+        for text in ["{\"token\":\"ya29.token\"}", &cut] {
+            let told = explained(&challenge(text), &token);
+            assert!(!told.contains("ya29"), "{told}");
         }
     }
 }

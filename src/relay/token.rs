@@ -43,8 +43,8 @@ pub(super) struct TokenError(pub String);
 /// The tokens of one command. All who ask at a time wait for one run of it.
 #[derive(Debug)]
 pub(super) struct TokenCommand {
-    words: Vec<String>,
-    state: Mutex<State>,
+    words: Arc<[String]>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug, Default)]
@@ -64,12 +64,12 @@ enum State {
 impl TokenCommand {
     /// A program's full path and its arguments.
     pub fn new(words: Vec<String>) -> Self {
-        Self { words, state: Mutex::default() }
+        Self { words: words.into(), state: Arc::default() }
     }
 
     /// A good token; never `refused`, which the host did not take, if the command can tell another.
     pub async fn token(&self, refused: Option<&Secret>) -> Result<Secret, TokenError> {
-        let mut state = self.state.lock().await;
+        let mut state = Arc::clone(&self.state).lock_owned().await;
         let now = Instant::now();
         match &*state {
             State::Token { token, good_until }
@@ -80,51 +80,63 @@ impl TokenCommand {
             State::Failed { error, rests_until } if now < *rests_until => return Err(error.clone()),
             _ => {}
         }
-        match self.run().await {
-            Ok(Granted { token, lifetime }) => {
-                let good_for =
-                    lifetime.map_or(BARE_LIFETIME, |lifetime| lifetime.saturating_sub(MARGIN.min(lifetime / 4)));
-                *state = State::Token { token: token.clone(), good_until: now.checked_add(good_for).unwrap_or(now) };
-                Ok(token)
+        let words = Arc::clone(&self.words);
+        // A task of its own: where those who wait have less time than the command takes, the first one of them that goes must not
+        // take it with him, or there would never be a token.
+        let running = tokio::spawn(async move {
+            match run(&words).await {
+                Ok(Granted { token, lifetime }) => {
+                    let good_for =
+                        lifetime.map_or(BARE_LIFETIME, |lifetime| lifetime.saturating_sub(MARGIN.min(lifetime / 4)));
+                    let good_until = now.checked_add(good_for).unwrap_or(now);
+                    *state = State::Token { token: token.clone(), good_until };
+                    Ok(token)
+                }
+                Err(text) => {
+                    let error = TokenError(format!("{}: {text}", words.first().map_or("", String::as_str)));
+                    // From now on, not from its beginning: a command that hung would not rest at all.
+                    let ended = Instant::now();
+                    let rests_until = ended.checked_add(REST).unwrap_or(ended);
+                    *state = State::Failed { error: error.clone(), rests_until };
+                    Err(error)
+                }
             }
-            Err(text) => {
-                let error = TokenError(format!("{}: {text}", self.words.first().map_or("", String::as_str)));
-                *state = State::Failed { error: error.clone(), rests_until: now.checked_add(REST).unwrap_or(now) };
-                Err(error)
-            }
-        }
+        });
+        running.await.unwrap_or_else(|error| Err(TokenError(error.to_string())))
     }
+}
 
-    async fn run(&self) -> Result<Granted, String> {
-        let (program, arguments) = self.words.split_first().ok_or("no token_command")?;
-        let mut command = Command::new(program);
-        command.args(arguments).env_clear().env("PATH", PATH).env("LANG", "C.UTF-8").current_dir("/");
-        if let Ok(Some(user)) = nix::unistd::User::from_uid(nix::unistd::geteuid()) {
-            command.env("HOME", &user.dir).env("USER", &user.name).env("LOGNAME", &user.name);
-        }
-        // In a process group of its own, so that nothing that it started outlives it.
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
-        let mut child = command.spawn().map_err(|error| format!("cannot be run: {error}"))?;
-        let group = Group(child.id());
-        let (out, complaint) = (child.stdout.take(), child.stderr.take());
-        let told = async {
-            let (printed, complaint) = tokio::join!(read(out, TOKEN_MAX), read(complaint, COMPLAINT_MAX));
-            let status = child.wait().await.map_err(|error| error.to_string())?;
-            Ok::<_, String>((printed, complaint, status))
+async fn run(words: &[String]) -> Result<Granted, String> {
+    let (program, arguments) = words.split_first().ok_or("no token_command")?;
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().env("PATH", PATH).env("LANG", "C.UTF-8").current_dir("/");
+    if let Ok(Some(user)) = nix::unistd::User::from_uid(nix::unistd::geteuid()) {
+        command.env("HOME", &user.dir).env("USER", &user.name).env("LOGNAME", &user.name);
+    }
+    // In a process group of its own, so that nothing that it started outlives it.
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| format!("cannot be run: {error}"))?;
+    let group = Group(child.id());
+    let (out, complaint) = (child.stdout.take(), child.stderr.take());
+    let told = async {
+        let ended = async {
+            let status = child.wait().await;
+            // What it has left running holds its pipes open: they would never come to their end.
+            drop(group);
+            status
         };
-        let told = timeout(COMMAND_MAX, told).await;
-        drop(group);
-        let (printed, complaint, status) =
-            told.map_err(|_| format!("did not end within {} s and was killed", COMMAND_MAX.as_secs()))??;
-        if !status.success() {
-            return Err(format!("{status}{}", first_line(&complaint)));
-        }
-        match printed {
-            Printed { octets, whole: true } => {
-                parse(&octets).map_err(|text| format!("{text}{}", first_line(&complaint)))
-            }
-            Printed { .. } => Err(format!("printed more than {TOKEN_MAX} octets")),
-        }
+        let (printed, complaint, status) = tokio::join!(read(out, TOKEN_MAX), read(complaint, COMPLAINT_MAX), ended);
+        Ok::<_, String>((printed, complaint, status.map_err(|error| error.to_string())?))
+    };
+    let told = timeout(COMMAND_MAX, told).await;
+    let (printed, complaint, status) =
+        told.map_err(|_| format!("did not end within {} s and was killed", COMMAND_MAX.as_secs()))??;
+    if !status.success() {
+        return Err(format!("{status}{}", first_line(&complaint)));
+    }
+    match printed {
+        Printed { octets, whole: true } => parse(&octets).map_err(|text| format!("{text}{}", first_line(&complaint))),
+        Printed { .. } => Err(format!("printed more than {TOKEN_MAX} octets")),
     }
 }
 
@@ -284,6 +296,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_command_that_takes_longer_than_anybody_waits_still_tells_a_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let command = shell(&format!("echo x >> {}/runs; sleep 2; echo t", folder.path().display()));
+        for _ in 0..3 {
+            assert!(timeout(Duration::from_millis(200), command.token(None)).await.is_err());
+        }
+        assert_eq!(command.token(None).await.unwrap().expose(), b"t");
+        assert_eq!(runs(folder.path()), 1);
+    }
+
+    #[tokio::test]
     async fn a_token_is_replaced_before_it_expires() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().display();
@@ -319,6 +342,24 @@ mod tests {
             command.token(None).await.unwrap_err();
         }
         assert_eq!(runs(folder.path()), 1);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_took_long_to_fail_rests_as_well() {
+        let folder = tempfile::tempdir().unwrap();
+        let command = shell(&format!("echo x >> {}/runs; sleep 5.2; exit 1", folder.path().display()));
+        let both = tokio::join!(command.token(None), command.token(None));
+        assert!(both.0.is_err() && both.1.is_err());
+        assert_eq!(runs(folder.path()), 1);
+    }
+
+    #[tokio::test]
+    async fn what_the_command_has_left_running_neither_delays_nor_spoils_its_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let command = shell(&format!("(sleep 30; echo late > {}/late) & echo t", folder.path().display()));
+        let begun = Instant::now();
+        assert_eq!(command.token(None).await.unwrap().expose(), b"t");
+        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use super::dialogue::{Dialogue, Stream};
 use super::dot_stuffing::DotStuffing;
 use super::failure::{Cause, Failure};
 use super::login::Session;
-use super::refusal::{Concerns, Refusal};
+use super::refusal::{Concerns, Refusal, quotes_another};
 use super::reply::{Extensions, RemoteReply};
 use super::route::Remote;
 use crate::mail::{Envelope, Mail, Path, Reply};
@@ -172,7 +172,11 @@ impl<'a> Transaction<'a> {
             let reply = dialogue.reply(Step::FinalReply).await?;
             let reply = match reply.is_success() {
                 true => reply.passed_back(dialogue.peer()),
-                false => self.verdict(dialogue, Step::FinalReply, reply)?,
+                // A quarrel about one recipient says nothing of the others: their replies are still to come.
+                false if (400..=599).contains(&reply.code) => {
+                    self.verdict(dialogue, Step::FinalReply, reply).unwrap_or_else(|failure| failure.reply())
+                }
+                false => return Err(dialogue.out_of_place(Step::FinalReply, &reply)),
             };
             if let Some(recipient) = self.recipients.get_mut(index) {
                 *recipient = Recipient::Decided(reply);
@@ -319,7 +323,9 @@ impl<'a> Transaction<'a> {
     /// must act, or time must pass; then the message is as good as before.
     fn is_about_account(&self, reply: &RemoteReply) -> bool {
         let known = || Refusal::of(reply).is_some_and(|refusal| refusal.concerns != Concerns::Message);
-        is_about_login(reply) || (self.submits && known())
+        // A recipient's own server must not make a refusal for good last for days.
+        let foreign = self.submits && quotes_another(&reply.as_reply());
+        !foreign && (is_about_login(reply) || (self.submits && known()))
     }
 
     fn has_accepted(&self) -> bool {
@@ -420,6 +426,27 @@ mod tests {
         assert!(is_misunderstanding(&reply(501, "what?")));
         assert!(!is_misunderstanding(&reply(501, "5.1.3 bad recipient address syntax")));
         assert!(!is_misunderstanding(&reply(550, "5.1.1 no such user")));
+    }
+
+    #[test]
+    fn what_a_recipients_server_says_through_the_company_host_is_not_about_our_account() {
+        let mail = crate::mail::Mail {
+            connection: std::sync::Arc::default(),
+            envelope: Envelope::default(),
+            headers: crate::mail::Headers::default(),
+            body: crate::mail::Body::from_octets(Vec::new()),
+            shortfall: None,
+            queue_id: None,
+        };
+        let submits = Transaction::new(&mail, Remote::Host);
+        for code in ["5.7.8", "5.7.60", "5.7.232", "5.1.1"] {
+            let words = "Client does not have permissions to send as this sender";
+            let own = submits.is_about_account(&reply(550, &format!("{code} {words}")));
+            assert!(own, "{code}");
+            let quoted =
+                format!("{code} <x@y.example>: undeliverable: host mx.y.example[192.0.2.1] said: 550 {code} {words}");
+            assert!(!submits.is_about_account(&reply(550, &quoted)), "{code}");
+        }
     }
 
     #[test]

@@ -242,8 +242,11 @@ impl fmt::Display for Report {
                 let tls = if judged.tls.is_empty() { "plain text" } else { &judged.tls };
                 writeln!(
                     f,
-                    "  delivered by {} [{}], MAIL FROM <{}>, {tls}",
-                    judged.helo, judged.client, judged.sender
+                    "  delivered by {} [{}], MAIL FROM <{}>, {}",
+                    plain(&judged.helo),
+                    judged.client,
+                    plain(&judged.sender),
+                    plain(tls)
                 )?;
                 let is_field = |check: &&Check| check.what.contains('-') || GUARDED.contains(&check.what.as_str());
                 let folded = |check: &&Check| is_field(check) && check.green;
@@ -273,5 +276,58 @@ impl fmt::Display for Report {
 fn line(f: &mut fmt::Formatter<'_>, check: &Check) -> fmt::Result {
     let mark = if check.green { "ok " } else { "RED" };
     let text = format!("  {mark}  {:<9} {:<7} {}", check.what, check.result, check.detail);
-    writeln!(f, "{}", text.trim_end())
+    writeln!(f, "{}", plain(text.trim_end()))
+}
+
+/// Text of strangers on somebody's terminal: without what could move its cursor or write another line.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_strangers_write_neither_moves_the_cursor_nor_makes_a_line() {
+        let method = |result: &str| Method {
+            result: result.to_owned(),
+            domain: "\x1b[2K\rall green\n".to_owned(),
+            detail: "\u{9b}31m".to_owned(),
+        };
+        let delivery = Delivery {
+            number: 1,
+            client: "192.0.2.1".to_owned(),
+            helo: "x\x1b]0;title\x07".to_owned(),
+            sender: "a\nall green".to_owned(),
+            recipients: vec!["a@b.example".to_owned()],
+            tls: "\x1b[1m".to_owned(),
+            received: String::new(),
+            spf: method("fail"),
+            dkim: vec![Dkim {
+                result: "fail".to_owned(),
+                domain: "b.example".to_owned(),
+                selector: "\x1b[8m".to_owned(),
+                algorithm: String::new(),
+                reason: "\u{85}".to_owned(),
+            }],
+            arc: method("none"),
+            dmarc: method("fail"),
+        };
+        let sent = Sent {
+            number: 1,
+            ticket: 1,
+            sender: "support@b.example".to_owned(),
+            recipients: vec!["a@b.example".to_owned()],
+            message_id: "x".to_owned(),
+            sent: String::new(),
+            way: String::new(),
+            replies: Vec::new(),
+        };
+        let headers = Headers::default();
+        let seen = Seen::of(sent, &headers, &[&(delivery, headers.clone())]);
+        let shown = Report { green: false, notifications: vec![seen] }.to_string();
+        assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
+        assert!(!shown.lines().any(|line| line.starts_with("all green")), "{shown}");
+    }
 }

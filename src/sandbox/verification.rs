@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 
 use super::letter::{self, GUARDED, Letter, Marks, PRESERVED};
 use super::outbox::{Replied, Way, json, read_json, split};
-use super::report::field;
+use super::report::{field, plain};
 use super::tickets::{Arrival, AuthStatus, Passage, make_directory};
 use super::{SandboxError, authority};
 use crate::dkim::SigningKey;
@@ -184,7 +184,7 @@ impl Asked {
             (None, None) if now > self.deadline() => (State::Failed, format!("not returned within {} s", self.within)),
             (None, None) => (State::Pending, format!("{} s left to return", self.deadline().saturating_sub(now))),
         };
-        Status { address: self.address.clone(), state, reason }
+        Status { address: self.address.clone(), state, reason: plain(&reason) }
     }
 
     fn deadline(&self) -> i64 {

@@ -85,6 +85,12 @@ impl Client {
                 for (_, reply) in replies.iter_mut().filter(|(_, reply)| accepted(reply)) {
                     *reply = self.reply()?;
                 }
+            } else if reply.is_success() {
+                // Nothing was sent that could have been taken.
+                return Err(io::Error::new(
+                    ErrorKind::InvalidData,
+                    "DATA was answered without waiting for the message",
+                ));
             } else {
                 replies.iter_mut().filter(|(_, old)| accepted(old)).for_each(|(_, old)| *old = reply.clone());
             }
@@ -128,5 +134,39 @@ impl Client {
             }
         }
         Err(nonsense())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    /// What becomes of a message whose service says `replies`, one for each command.
+    fn delivered(replies: &'static [&'static str]) -> Result<Vec<(Path, Reply)>, u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("x.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let service = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream);
+            for reply in replies {
+                let _ = reader.get_mut().write_all(format!("{reply}\r\n").as_bytes());
+                let mut line = String::new();
+                let _ = reader.read_line(&mut line);
+            }
+        });
+        let path = |text: &str| Path::parse(text.as_bytes()).unwrap();
+        let outcome = deliver(&socket, &path("a@b.example"), &[path("c@d.example")], b"A: b\r\n\r\n", "b.example");
+        service.join().unwrap();
+        outcome.map_err(|failure| failure.code)
+    }
+
+    #[test]
+    fn success_before_the_message_was_sent_is_none() {
+        assert_eq!(delivered(&["220 x", "250 x", "250 x", "250 x", "250 taken"]), Err(EX_TEMPFAIL));
+        assert_eq!(delivered(&["220 x", "250 x", "250 x", "250 x"]), Err(EX_TEMPFAIL));
+        let refused = delivered(&["220 x", "250 x", "250 x", "250 x", "554 5.7.1 no"]).unwrap();
+        assert!(refused.iter().all(|(_, reply)| reply.is_permanent()));
     }
 }

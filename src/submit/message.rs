@@ -1,13 +1,13 @@
 //! The message on standard input: line endings as on the wire, recipients read from it, what sendmail adds added, everything
 //! else as it came.
 
-use mail_parser::{HeaderValue, MessageParser};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::address_list::addresses;
 use crate::mail::{Header, HeaderEdit, Headers, HeadersBuilder, Path};
 
 /// A message with its header section apart.
@@ -46,18 +46,24 @@ impl Message {
     }
 
     /// The addresses of To, Cc and Bcc; where the message is sent anew, those of the Resent fields instead.
-    pub(super) fn recipients(&self) -> Vec<String> {
-        let of = |names: [&str; 3]| -> Vec<String> {
-            let fields = self.headers.iter().filter(|field| names.iter().any(|name| field.is(name)));
-            fields.flat_map(|field| addresses(&String::from_utf8_lossy(field.value()))).collect()
+    ///
+    /// # Errors
+    /// Names what cannot be read: to leave it out would lose the message for somebody.
+    pub(super) fn recipients(&self) -> Result<Vec<String>, String> {
+        let of = |names: [&str; 3]| -> Result<Vec<String>, String> {
+            let mut found = Vec::new();
+            for field in self.headers.iter().filter(|field| names.iter().any(|name| field.is(name))) {
+                found.extend(addresses(&String::from_utf8_lossy(field.value()))?);
+            }
+            Ok(found)
         };
-        let resent = of(["Resent-To", "Resent-Cc", "Resent-Bcc"]);
-        if resent.is_empty() { of(["To", "Cc", "Bcc"]) } else { resent }
+        let resent = of(["Resent-To", "Resent-Cc", "Resent-Bcc"])?;
+        if resent.is_empty() { of(["To", "Cc", "Bcc"]) } else { Ok(resent) }
     }
 
     /// The first address of From.
     pub(super) fn author(&self) -> Option<String> {
-        addresses(&String::from_utf8_lossy(self.headers.first("From")?.value())).into_iter().next()
+        addresses(&String::from_utf8_lossy(self.headers.first("From")?.value())).ok()?.into_iter().next()
     }
 
     /// Takes Bcc away, and adds From, Date and Message-ID where there is none.
@@ -92,25 +98,6 @@ impl Message {
         wire.extend_from_slice(&self.body);
         wire
     }
-}
-
-/// The addresses in a list, as it stands in a field or an argument; a bare name is one too. `<>` is the empty one.
-pub(super) fn addresses(list: &str) -> Vec<String> {
-    let list = list.trim();
-    if list == "<>" {
-        return vec![String::new()];
-    }
-    let field = format!("To: {}\r\n\r\n", list.replace(['\r', '\n'], " "));
-    let Some(message) = MessageParser::new().parse(field.as_bytes()) else { return Vec::new() };
-    let found = message.headers().iter().find_map(|header| match header.value() {
-        HeaderValue::Address(list) => Some(list),
-        _ => None,
-    });
-    let mailboxes = found.into_iter().flat_map(|list| list.mailboxes());
-    mailboxes
-        .filter_map(|one| one.address().or(one.name()).map(|text| text.trim().to_owned()))
-        .filter(|text| !text.is_empty())
-        .collect()
 }
 
 /// A full name as a field has it: quoted, or encoded where it is not ASCII (RFC 2047).
@@ -164,14 +151,13 @@ mod tests {
             true,
         );
         assert_eq!(
-            message.recipients(),
+            message.recipients().unwrap(),
             ["jane@a.example", "bob@b.example", "x@c.example", "y@c.example", "z@d.example"]
         );
         let resent = Message::read(b"To: a@b.example\nResent-To: c@d.example\n\n", true);
-        assert_eq!(resent.recipients(), ["c@d.example"]);
-        assert_eq!(addresses("root"), ["root"]);
-        assert_eq!(addresses("<>"), [""]);
-        assert!(addresses("").is_empty());
+        assert_eq!(resent.recipients().unwrap(), ["c@d.example"]);
+        let odd = Message::read(b"To: a@b.example\nCc: <c@d.example> <e@f.example>\n\n", true);
+        assert!(odd.recipients().is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! daemon's socket of the connector whose domain is the sender's; no secret is read here, and nothing is kept: what the daemon
 //! did not take is still the caller's, which the exit code says.
 
+mod address_list;
 mod arguments;
 mod deliver;
 mod message;
@@ -51,10 +52,10 @@ fn submit(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> 
     let origin = origin(&sockets);
     let mut recipients = Vec::new();
     for list in &arguments.recipients {
-        recipients.extend(message::addresses(list));
+        recipients.extend(addresses(list)?);
     }
     if arguments.reads_recipients {
-        recipients.extend(message.recipients());
+        recipients.extend(message.recipients().map_err(|text| Failure::new(EX_DATAERR, text))?);
     }
     let recipients =
         recipients.iter().map(|address| path(&qualified(address, &origin))).collect::<Result<Vec<_>, _>>()?;
@@ -66,7 +67,7 @@ fn submit(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> 
     }
 
     let sender = match &arguments.sender {
-        Some(told) => message::addresses(told).pop().unwrap_or_default(),
+        Some(told) => sender(told)?,
         None => message.author().unwrap_or_else(user),
     };
     let sender = if sender.is_empty() { Path::null() } else { path(&qualified(&sender, &origin))? };
@@ -78,6 +79,21 @@ fn submit(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> 
         replies.iter().for_each(|(recipient, reply)| eprintln!("{recipient} {reply}"));
     }
     outcome::of(&replies)
+}
+
+fn addresses(list: &str) -> Result<Vec<String>, Failure> {
+    address_list::addresses(list).map_err(|text| Failure::new(EX_DATAERR, text))
+}
+
+/// The one address of `-f`; nothing at all and `<>` are the null sender, and what cannot be read is not.
+fn sender(told: &str) -> Result<String, Failure> {
+    if told.trim().is_empty() {
+        return Ok(String::new());
+    }
+    match <[String; 1]>::try_from(addresses(told)?) {
+        Ok([sender]) => Ok(sender),
+        Err(_) => Err(Failure::new(EX_DATAERR, format!("{told:?} is not one address; the sender is one"))),
+    }
 }
 
 fn standard_input() -> Result<Vec<u8>, Failure> {
@@ -143,4 +159,20 @@ fn socket_for<'s>(
             address.domain()
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_says_so_is_the_null_sender() {
+        assert_eq!([sender("").unwrap(), sender(" ").unwrap(), sender("<>").unwrap()], ["", "", ""]);
+        assert_eq!(sender("Desk <support@acme.example>").unwrap(), "support@acme.example");
+        for told in
+            ["a@b.example, c@d.example", "()", ";", "team:;", "\"x", "<a@b.example", "a@b.example\n<c@d.example>x@y"]
+        {
+            assert_eq!(sender(told).map_err(|failure| failure.code), Err(EX_DATAERR), "{told:?}");
+        }
+    }
 }

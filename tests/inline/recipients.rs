@@ -28,6 +28,23 @@ fn a_recipient_of_another_route_is_put_off_to_the_next_transaction_whichever_com
 }
 
 #[test]
+fn a_mail_program_that_has_logged_in_reaches_a_desk_and_a_colleague_with_one_message() {
+    let site = site("", "");
+    let mut session = connect(site.postfix.address());
+    session.expect(220, "XCLIENT NAME=laptop.acme.example ADDR=192.0.2.77 LOGIN=ann");
+    session.expect(250, "EHLO laptop.acme.example");
+    session.expect(250, &format!("MAIL FROM:<{STRANGER}>"));
+    for to in [SALES, SUPPORT] {
+        session.expect(250, &format!("RCPT TO:<{to}>"));
+    }
+    session.expect(354, "DATA");
+    let reply = session.data(&message("for both at once"));
+    assert_eq!(reply.code, 250, "{reply}\n{}", site.daemon.log());
+    site.postfix.wait_for_empty_queue();
+    assert_eq!((site.desk.tickets().len(), delivered(&site, SALES), delivered(&site, SUPPORT)), (1, 1, 0));
+}
+
+#[test]
 fn of_two_support_addresses_who_is_taken_is_not_asked_again_and_who_must_wait_is() {
     let script = Script {
         rules: vec![Rule { on: "RCPT TO:<billing", connection: Some(1), action: Action::Say("450 4.2.1 busy\r\n") }],

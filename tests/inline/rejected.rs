@@ -92,3 +92,15 @@ fn what_comes_back_from_the_mailbox_to_a_support_address_waits_for_somebody_to_l
     assert_eq!(taken(&desk), 0);
     assert!(!site.postfix.log().contains("status=bounced"));
 }
+
+#[test]
+fn where_nothing_is_ever_handed_back_a_forged_field_makes_no_loop_wait() {
+    let (site, _runtime, desk) = scripted("", "", Script::default());
+    let mut forged = b"X-Refused-By-Ticket-System: connector=acme\r\n\
+        Received: from x by mx.acme.example (deskmilter connector=acme); Sun, 22 Nov 2026 12:00:00 +0000\r\n"
+        .to_vec();
+    forged.extend(message("forged"));
+    let reply = submit(&site, &[SUPPORT], &forged);
+    assert!(reply.code == 554 && reply.text.contains("mail loop"), "{reply}\n{}", site.daemon.log());
+    assert_eq!(taken(&desk), 0);
+}

@@ -144,7 +144,11 @@ impl HandOver for Route {
         let auth = match self.pipeline.hand_over(connector, &mut mail).await {
             Ok(auth) => auth,
             Err(reply) => {
-                let reply = HandBack::keep_what_came_back(&mail, reply);
+                // Without rejected_to we have handed nothing back, whatever the message says.
+                let reply = match &self.hand_back {
+                    Some(_) => HandBack::keep_what_came_back(&mail, reply),
+                    None => reply,
+                };
                 return HandedOver::refused(&reply, mail.envelope.recipients.len());
             }
         };
