@@ -10,12 +10,15 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::bind::{Name, Socket};
+use super::bind::{Access, Name, Socket};
 use super::parts::Parts;
 use crate::attach::slots::Slots;
 use crate::attach::{lmtp, milter};
 use crate::config::{Config, Connector, Listen};
 use crate::inline::Inline;
+
+/// Sockets that are told one by one in the log, at most; more of them are told in one line.
+const TOLD_MAX: usize = 20;
 
 /// Where the LMTP socket of a connector is; `None` where nothing is relayed to a server.
 pub(super) fn transport_socket(config: &Config, connector: &Connector) -> Option<PathBuf> {
@@ -51,25 +54,23 @@ impl Sockets {
     /// # Errors
     /// Every one that cannot be bound, and what to do.
     pub(super) fn bind(config: &Config, user: Option<&User>, open: &HashSet<Listen>) -> Result<Self, Vec<String>> {
-        let (mut sockets, mut problems) = (Vec::new(), Vec::new());
-        let mut add = |listen: Listen, purpose, access| {
-            if open.contains(&listen) {
-                return;
-            }
-            match Socket::bind(&listen, access, user) {
-                Ok(socket) => sockets.push((listen, purpose, socket)),
-                Err(problem) => problems.push(problem),
-            }
-        };
+        let mut wanted: Vec<(Listen, Purpose, Access)> = Vec::new();
         if let Some(service) = &config.milter {
-            for listen in &service.listen {
-                add(listen.clone(), Purpose::Milter, &service.access);
-            }
+            let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
+            wanted.extend(service.listen.iter().map(|listen| (listen.clone(), Purpose::Milter, access)));
         }
         if let Some(service) = &config.transport {
-            for connector in &config.connectors {
-                let Some(path) = transport_socket(config, connector) else { continue };
-                add(Listen::Unix(path), Purpose::Transport(connector.name.clone()), &service.access);
+            let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
+            wanted.extend(config.connectors.iter().filter_map(|connector| {
+                let path = transport_socket(config, connector)?;
+                Some((Listen::Unix(path), Purpose::Transport(connector.name.clone()), access))
+            }));
+        }
+        let (mut sockets, mut problems) = (Vec::with_capacity(wanted.len()), Vec::new());
+        for (listen, purpose, access) in wanted.into_iter().filter(|(listen, ..)| !open.contains(listen)) {
+            match Socket::bind(&listen, access) {
+                Ok(socket) => sockets.push((listen, purpose, socket)),
+                Err(problem) => problems.push(problem),
             }
         }
         if problems.is_empty() { Ok(Self(sockets)) } else { Err(problems) }
@@ -183,12 +184,19 @@ impl Listeners {
         });
         self.service.set_limits(limits);
         self.judge.store(Arc::clone(&parts.judge));
+        let each = new.0.len() <= TOLD_MAX;
+        let before = self.transport.len();
         for ready in new.0 {
-            self.serve(ready, parts);
+            self.serve(ready, parts, each);
+        }
+        if let (false, Some(service)) = (each, &parts.config.transport) {
+            let sockets = self.transport.len().saturating_sub(before);
+            tracing::info!(directory = %service.directory.display(), sockets, "transport listening");
         }
     }
 
-    fn serve(&mut self, ready: Ready, parts: &Parts) {
+    /// Opens one, and with `told` says where its mail goes.
+    fn serve(&mut self, ready: Ready, parts: &Parts, told: bool) {
         let Ready { listen, purpose, address, listener, name } = ready;
         let (close, tasks) = (CancellationToken::new(), self.tasks.clone());
         let door = Door { close: close.clone(), _name: name };
@@ -200,14 +208,16 @@ impl Listeners {
             }
             (Purpose::Transport(connector), Listen::Unix(path), milter::Listener::Unix(listener)) => {
                 let Some(service) = parts.services.get(&path) else { return };
-                let Connector { endpoint, host, .. } = service.connector.as_ref();
-                tracing::info!(
-                    socket = %path.display(),
-                    connector,
-                    endpoint = endpoint.as_ref().map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)),
-                    host = host.as_ref().map(|host| format!("{}:{}", host.host, host.port)),
-                    "transport listening"
-                );
+                if told {
+                    let Connector { endpoint, host, .. } = service.connector.as_ref();
+                    tracing::info!(
+                        socket = %path.display(),
+                        connector,
+                        endpoint = endpoint.as_ref().map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)),
+                        host = host.as_ref().map(|host| format!("{}:{}", host.host, host.port)),
+                        "transport listening"
+                    );
+                }
                 let service = Arc::new(ArcSwap::new(Arc::clone(service)));
                 let slots = Slots::new(parts.config.limits.transport_connections);
                 let serving = lmtp::serve_within(slots.clone(), listener, Arc::clone(&service), close, tasks);
