@@ -1,6 +1,7 @@
 //! Everything we listen on: bound for a configuration, opened, kept open over reloads, closed.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -19,6 +20,9 @@ use crate::inline::Inline;
 
 /// Sockets that are told one by one in the log, at most; more of them are told in one line.
 const TOLD_MAX: usize = 20;
+
+/// Sockets that a thread of its own is worth.
+const SOCKETS_A_THREAD: usize = 256;
 
 /// Where the LMTP socket of a connector is; `None` where nothing is relayed to a server.
 pub(super) fn transport_socket(config: &Config, connector: &Connector) -> Option<PathBuf> {
@@ -66,10 +70,11 @@ impl Sockets {
                 Some((Listen::Unix(path), Purpose::Transport(connector.name.clone()), access))
             }));
         }
+        wanted.retain(|(listen, ..)| !open.contains(listen));
         let (mut sockets, mut problems) = (Vec::with_capacity(wanted.len()), Vec::new());
-        for (listen, purpose, access) in wanted.into_iter().filter(|(listen, ..)| !open.contains(listen)) {
-            match Socket::bind(&listen, access) {
-                Ok(socket) => sockets.push((listen, purpose, socket)),
+        for bound in bind_all(wanted) {
+            match bound {
+                Ok(socket) => sockets.push(socket),
                 Err(problem) => problems.push(problem),
             }
         }
@@ -97,6 +102,31 @@ impl Sockets {
         }
         Ok(registered)
     }
+}
+
+/// Binds them on all processors: each socket takes a dozen system calls.
+fn bind_all(mut wanted: Vec<(Listen, Purpose, Access)>) -> Vec<Result<(Listen, Purpose, Socket), String>> {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let share = wanted.len().div_ceil(processors).max(SOCKETS_A_THREAD);
+    let bind = |share: Vec<(Listen, Purpose, Access)>| -> Vec<_> {
+        let bound = share
+            .into_iter()
+            .map(|(listen, purpose, access)| Socket::bind(&listen, access).map(|socket| (listen, purpose, socket)));
+        bound.collect()
+    };
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        while wanted.len() > share {
+            let last = wanted.split_off(wanted.len().saturating_sub(share));
+            threads.push(scope.spawn(move || bind(last)));
+        }
+        let mut bound = bind(wanted);
+        // The last share was split off first.
+        for thread in threads.into_iter().rev() {
+            bound.extend(thread.join().unwrap_or_else(|_| vec![Err("sockets could not be bound".to_owned())]));
+        }
+        bound
+    })
 }
 
 /// Sockets that want nothing but somebody to serve them: from here on nothing can fail.

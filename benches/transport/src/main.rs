@@ -215,9 +215,8 @@ impl Bench {
         });
     }
 
-    /// Has Postfix keep messages, deferred.
+    /// Has Postfix keep messages until its queue is flushed: taken on hold, then moved to the deferred queue.
     fn fill_the_queue(&self, way: Way, count: usize) {
-        self.defer("direct, through");
         let output = Command::new(postfix_program("smtp-source"))
             .args(["-s", "4", "-m", &count.to_string(), "-f", SENDER])
             .args(["-t", &format!("jane@{}", way.domain()), "-F"])
@@ -227,14 +226,10 @@ impl Bench {
             .expect("smtp-source");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.is_empty(), "smtp-source: {} {said}", output.status);
-        let deferred = || self.postfix.queue().iter().filter(|queued| queued.queue == "deferred").count();
-        wait_within(PATIENCE, "deferred messages", || self.postfix.log(), || deferred() >= count);
-        self.defer("");
-    }
-
-    fn defer(&self, transports: &str) {
-        self.postfix.configure(&format!("defer_transports = {transports}"));
-        self.postfix.reload();
+        let held = || self.postfix.queue().iter().filter(|queued| queued.queue == "hold").count();
+        wait_within(PATIENCE, "held messages", || self.postfix.log(), || held() >= count);
+        let released = self.postfix.command("postsuper").args(["-H", "ALL"]).output().expect("postsuper");
+        assert!(released.status.success(), "postsuper: {}", String::from_utf8_lossy(&released.stderr));
     }
 }
 
@@ -245,6 +240,7 @@ fn postfix(host: &Endpoint, desk: &Path) -> PrivatePostfix {
     let next_hop = format!("[localhost]:{}", host.port);
     postfix.configure(&format!(
         "transport_maps = inline:{{ {{ {direct} = direct:{next_hop} }}, {{ {through} = through:unix:{desk} }} }}\n\
+         smtpd_end_of_data_restrictions = check_client_access static:HOLD\n\
          smtp_host_lookup = native\n\
          smtp_sasl_auth_enable = yes\n\
          smtp_sasl_password_maps = inline:{{ {{ {next_hop} = desk-support:s3cret-one }} }}\n\
