@@ -22,9 +22,10 @@ test: peers toolchain ## Run all tests, with real mail servers
 		set -x; cargo test --workspace $(CARGO_FLAGS); \
 	fi
 
-bench: peers toolchain ## Measure deskmilter beside OpenDKIM, and Postfix with and without them
-	cargo build --release $(CARGO_FLAGS) --package deskmilter --package milter-bench
+bench: peers toolchain ## Measure deskmilter beside OpenDKIM and Postfix, and Postfix with and without filters
+	cargo build --release $(CARGO_FLAGS) --package deskmilter --package milter-bench --package transport-bench
 	$${CARGO_TARGET_DIR:-target}/release/milter-bench
+	$${CARGO_TARGET_DIR:-target}/release/transport-bench
 
 fuzz: peers toolchain ## Fuzz each parser for FUZZ_SECONDS (600)
 	fuzz/run

@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use super::check_endpoint::EndpointSpans;
 use super::check_outbound::{Logins, OutboundSpans};
-use super::key_files::KeyFiles;
+use super::key_files::{KeyFiles, KnownKeys};
 use super::problem::Report;
 use super::{
     Authentication, Config, Connector, Daemon, Environment, Exim, Limits, Listen, Log, LogTarget, Milter, Mode,
@@ -22,12 +22,12 @@ use crate::mail::{Address, Domain};
 /// The users that MTAs hand over mail as, of which those count that exist on this host.
 const MTA_USERS: [&str; 4] = ["root", "postfix", "Debian-exim", "exim"];
 
-/// Checks a whole configuration. Relative paths are relative to `base`.
-pub(super) fn check(raw: raw::Raw, base: &Path, report: &mut Report<'_>) -> Option<Config> {
+/// Checks a whole configuration. Relative paths are relative to `base`; keys that are `known` are not read again.
+pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut Report<'_>) -> Option<Config> {
     let mut check = Check { base, report, owner: nix::unistd::geteuid().as_raw(), keys: KeyFiles::default() };
     let daemon = check.daemon(raw.daemon);
     // Whose files they must be is known now.
-    check.keys = check.key_files(&raw.connector, &raw.signing);
+    check.keys = check.key_files(&raw.connector, &raw.signing, known);
     let log = check.log(raw.log);
     let milter = raw.milter.and_then(|milter| check.milter(milter));
     let transport = raw.transport.and_then(|transport| check.transport(transport));
@@ -69,10 +69,15 @@ pub(super) struct Check<'c, 'r> {
 }
 
 impl Check<'_, '_> {
-    fn key_files(&self, connectors: &[Spanned<raw::Connector>], signing: &[raw::Signing]) -> KeyFiles {
+    fn key_files(
+        &self,
+        connectors: &[Spanned<raw::Connector>],
+        signing: &[raw::Signing],
+        known: KnownKeys,
+    ) -> KeyFiles {
         let of_connectors = connectors.iter().flat_map(|connector| &connector.get_ref().dkim).map(|key| &key.key_file);
         let files = of_connectors.chain(signing.iter().map(|entry| &entry.key_file));
-        KeyFiles::load(files.map(|path| SecretFile::owned_by(self.path(path.get_ref()), self.owner)))
+        KeyFiles::load(files.map(|path| SecretFile::owned_by(self.path(path.get_ref()), self.owner)), known)
     }
 
     pub(super) fn note(&mut self, span: Range<usize>, key: &str, message: impl Into<String>) {

@@ -11,6 +11,9 @@ use crate::dkim::{KeyError, SigningKey};
 /// Keys that a thread of its own is worth.
 const KEYS_A_THREAD: usize = 64;
 
+/// Keys that were read and checked before, by files that have not changed since.
+pub type KnownKeys = HashMap<SecretFile, Arc<SigningKey>>;
+
 type Loaded = Result<Arc<SigningKey>, KeyError>;
 
 /// Keys by their file; one that several entries name is read once.
@@ -20,9 +23,9 @@ pub(super) struct KeyFiles {
 }
 
 impl KeyFiles {
-    /// Reads the keys in `files`, with what is wrong where one cannot be used.
-    pub(super) fn load(files: impl IntoIterator<Item = SecretFile>) -> Self {
-        let mut files: Vec<SecretFile> = files.into_iter().collect();
+    /// Reads the keys in `files` that are not `known`, with what is wrong where one cannot be used.
+    pub(super) fn load(files: impl IntoIterator<Item = SecretFile>, known: KnownKeys) -> Self {
+        let mut files: Vec<SecretFile> = files.into_iter().filter(|file| !known.contains_key(file)).collect();
         files.sort_unstable_by(|one, other| one.path().cmp(other.path()));
         files.dedup();
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -37,7 +40,8 @@ impl KeyFiles {
             let own = own.map(load).unwrap_or_default();
             // What a thread has left out, `get` reads.
             let others = threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default());
-            own.into_iter().chain(others).collect()
+            let known = known.into_iter().map(|(file, key)| (file, Ok(key)));
+            known.chain(own).chain(others).collect()
         });
         Self { loaded }
     }
@@ -74,7 +78,7 @@ mod tests {
             std::fs::write(at(n).path(), key.expose()).unwrap();
             std::fs::set_permissions(at(n).path(), PermissionsExt::from_mode(0o600)).unwrap();
         }
-        let mut keys = KeyFiles::load((0..300).chain(0..300).map(at));
+        let mut keys = KeyFiles::load((0..300).chain(0..300).map(at), KnownKeys::new());
         for n in 0..300 {
             match keys.get(&at(n)) {
                 Ok(key) => {
@@ -87,5 +91,16 @@ mod tests {
                 }
             }
         }
+    }
+    #[test]
+    fn a_known_key_is_not_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, other) =
+            (SecretFile::new(folder.path().join("a.pem")), SecretFile::new(folder.path().join("b.pem")));
+        let key = Arc::new(SigningKey::parse(&SigningKey::generate(NewKey::Ed25519).unwrap()).unwrap());
+        let mut keys =
+            KeyFiles::load([file.clone(), other.clone()], KnownKeys::from([(file.clone(), Arc::clone(&key))]));
+        assert!(Arc::ptr_eq(&key, &keys.get(&file).unwrap()));
+        assert!(keys.get(&other).is_err());
     }
 }

@@ -24,6 +24,7 @@ mod submission_socket;
 mod tests;
 
 pub use host::{Host, HostCredential, Mechanism, Preset, Proof, Unverified};
+pub use key_files::KnownKeys;
 pub use listen::{Listen, ListenError};
 pub use outbound::{
     BreachPolicy, Cover, DkimKey, Login, Outbound, Preserve, Rate, SenderPattern, SignWhen, SignWith, Signing,
@@ -35,7 +36,7 @@ pub use stamp::Stamp;
 pub use submission_socket::SubmissionSocket;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +77,15 @@ impl Config {
     pub fn signs(&self) -> bool {
         let signs = |connector: &Arc<Connector>| connector.submission.is_some() && !connector.dkim.is_empty();
         !self.signing.is_empty() || self.connectors.iter().any(signs)
+    }
+
+    /// The keys whose files `unchanged` says are what they were, for the next [`Self::load_again`].
+    pub fn known_keys(&self, unchanged: impl Fn(&Path) -> bool) -> KnownKeys {
+        let connectors = self.connectors.iter().flat_map(|connector| &connector.dkim);
+        let connectors = connectors.map(|key| (&key.key_file, &key.key));
+        let all = connectors.chain(self.signing.iter().map(|signing| (&signing.key_file, &signing.key)));
+        let unchanged = all.filter(|(file, _)| unchanged(file.path()));
+        unchanged.map(|(file, key)| (file.clone(), Arc::clone(key))).collect()
     }
 
     /// Whether a ticket system hands notifications in.

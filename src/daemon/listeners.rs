@@ -1,6 +1,7 @@
 //! Everything we listen on: bound for a configuration, opened, kept open over reloads, closed.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,13 +11,19 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::bind::{Name, Socket};
+use super::bind::{Access, Name, Socket};
 use super::parts::Parts;
 use crate::attach::slots::Slots;
 use crate::attach::{exim, lmtp, milter};
 use crate::config::{Config, Connector, Listen};
 use crate::inline::Inline;
 use crate::pipeline::Pipeline;
+
+/// Sockets that are told one by one in the log, at most; more of them are told in one line.
+const TOLD_MAX: usize = 20;
+
+/// Sockets that a thread of its own is worth.
+const SOCKETS_A_THREAD: usize = 256;
 
 /// Where the LMTP socket of a connector is; `None` where nothing is relayed to a server.
 pub(super) fn transport_socket(config: &Config, connector: &Connector) -> Option<PathBuf> {
@@ -54,30 +61,28 @@ impl Sockets {
     /// # Errors
     /// Every one that cannot be bound, and what to do.
     pub(super) fn bind(config: &Config, user: Option<&User>, open: &HashSet<Listen>) -> Result<Self, Vec<String>> {
-        let (mut sockets, mut problems) = (Vec::new(), Vec::new());
-        let mut add = |listen: Listen, purpose, access| {
-            if open.contains(&listen) {
-                return;
-            }
-            match Socket::bind(&listen, access, user) {
-                Ok(socket) => sockets.push((listen, purpose, socket)),
-                Err(problem) => problems.push(problem),
-            }
-        };
+        let mut wanted: Vec<(Listen, Purpose, Access)> = Vec::new();
         if let Some(service) = &config.milter {
-            for listen in &service.listen {
-                add(listen.clone(), Purpose::Milter, &service.access);
-            }
+            let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
+            wanted.extend(service.listen.iter().map(|listen| (listen.clone(), Purpose::Milter, access)));
         }
         if let Some(service) = &config.exim {
-            for listen in &service.listen {
-                add(listen.clone(), Purpose::Exim, &service.access);
-            }
+            let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
+            wanted.extend(service.listen.iter().map(|listen| (listen.clone(), Purpose::Exim, access)));
         }
         if let Some(service) = &config.transport {
-            for connector in &config.connectors {
-                let Some(path) = transport_socket(config, connector) else { continue };
-                add(Listen::Unix(path), Purpose::Transport(connector.name.clone()), &service.access);
+            let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
+            wanted.extend(config.connectors.iter().filter_map(|connector| {
+                let path = transport_socket(config, connector)?;
+                Some((Listen::Unix(path), Purpose::Transport(connector.name.clone()), access))
+            }));
+        }
+        wanted.retain(|(listen, ..)| !open.contains(listen));
+        let (mut sockets, mut problems) = (Vec::with_capacity(wanted.len()), Vec::new());
+        for bound in bind_all(wanted) {
+            match bound {
+                Ok(socket) => sockets.push(socket),
+                Err(problem) => problems.push(problem),
             }
         }
         if problems.is_empty() { Ok(Self(sockets)) } else { Err(problems) }
@@ -104,6 +109,31 @@ impl Sockets {
         }
         Ok(registered)
     }
+}
+
+/// Binds them on all processors: each socket takes a dozen system calls.
+fn bind_all(mut wanted: Vec<(Listen, Purpose, Access)>) -> Vec<Result<(Listen, Purpose, Socket), String>> {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let share = wanted.len().div_ceil(processors).max(SOCKETS_A_THREAD);
+    let bind = |share: Vec<(Listen, Purpose, Access)>| -> Vec<_> {
+        let bound = share
+            .into_iter()
+            .map(|(listen, purpose, access)| Socket::bind(&listen, access).map(|socket| (listen, purpose, socket)));
+        bound.collect()
+    };
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        while wanted.len() > share {
+            let last = wanted.split_off(wanted.len().saturating_sub(share));
+            threads.push(scope.spawn(move || bind(last)));
+        }
+        let mut bound = bind(wanted);
+        // The last share was split off first.
+        for thread in threads.into_iter().rev() {
+            bound.extend(thread.join().unwrap_or_else(|_| vec![Err("sockets could not be bound".to_owned())]));
+        }
+        bound
+    })
 }
 
 /// Sockets that want nothing but somebody to serve them: from here on nothing can fail.
@@ -226,12 +256,19 @@ impl Listeners {
         self.exim_service.set(parts.exim.clone());
         self.pipeline.store(Arc::clone(&parts.pipeline));
         self.judge.store(Arc::clone(&parts.judge));
+        let each = new.0.len() <= TOLD_MAX;
+        let before = self.transport.len();
         for ready in new.0 {
-            self.serve(ready, parts);
+            self.serve(ready, parts, each);
+        }
+        if let (false, Some(service)) = (each, &parts.config.transport) {
+            let sockets = self.transport.len().saturating_sub(before);
+            tracing::info!(directory = %service.directory.display(), sockets, "transport listening");
         }
     }
 
-    fn serve(&mut self, ready: Ready, parts: &Parts) {
+    /// Opens one, and with `told` says where its mail goes.
+    fn serve(&mut self, ready: Ready, parts: &Parts, told: bool) {
         let Ready { listen, purpose, address, listener, name } = ready;
         let (close, tasks) = (CancellationToken::new(), self.tasks.clone());
         let door = Door { close: close.clone(), name };
@@ -248,14 +285,16 @@ impl Listeners {
             }
             (Purpose::Transport(connector), Listen::Unix(path), milter::Listener::Unix(listener)) => {
                 let Some(service) = parts.services.get(&path) else { return };
-                let Connector { endpoint, host, .. } = service.connector.as_ref();
-                tracing::info!(
-                    socket = %path.display(),
-                    connector,
-                    endpoint = endpoint.as_ref().map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)),
-                    host = host.as_ref().map(|host| format!("{}:{}", host.host, host.port)),
-                    "transport listening"
-                );
+                if told {
+                    let Connector { endpoint, host, .. } = service.connector.as_ref();
+                    tracing::info!(
+                        socket = %path.display(),
+                        connector,
+                        endpoint = endpoint.as_ref().map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)),
+                        host = host.as_ref().map(|host| format!("{}:{}", host.host, host.port)),
+                        "transport listening"
+                    );
+                }
                 let service = Arc::new(ArcSwap::new(Arc::clone(service)));
                 let slots = Slots::new(parts.config.limits.transport_connections);
                 let serving = lmtp::serve_within(slots.clone(), listener, Arc::clone(&service), close, tasks);

@@ -143,8 +143,9 @@ impl Running {
 fn prepare(file: &Path, parts: &Parts, watch: &Watch, open: &HashSet<Listen>) -> Result<Prepared, Vec<String>> {
     let since = SystemTime::now();
     let changed = watch.stale();
-    let mut config =
-        Config::load(file).map_err(|problems| problems.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
+    let known = parts.config.known_keys(|path| !changed.contains(path));
+    let mut config = Config::load_again(file, known)
+        .map_err(|problems| problems.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
     let in_file = |problem: String| format!("{}: {problem}", file.display());
     if !config.serves() {
         return Err(vec![in_file("none of [milter], [transport] and [exim]: nothing would be served".to_owned())]);

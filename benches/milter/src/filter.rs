@@ -1,12 +1,15 @@
 //! The filters that are measured, each a daemon of its own, as its users run it.
 
 use std::fmt::{self, Write};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use support::{NameServer, PATIENCE, PrivateKey, Process, folder, free_address};
 use tempfile::TempDir;
 
@@ -14,7 +17,9 @@ use crate::mta::Address;
 
 /// The address that the ticket system submits notifications for.
 pub const SUPPORT: &str = "support@acme.example";
-/// Its login.
+/// An author of the company's own mail.
+pub const EMPLOYEE: &str = "news@acme.example";
+/// The login of the ticket system.
 pub const LOGIN: &str = "desk";
 
 /// The beginning of a connector. The limit is for the load's own connections.
@@ -100,6 +105,17 @@ impl Filter {
         })
     }
 
+    /// deskmilter, signing the company's own mail, as OpenDKIM does.
+    pub fn deskmilter_signing_own(program: &Path, names: &NameServer, (selector, key): (&str, &PrivateKey)) -> Self {
+        Self::deskmilter_with(program, Transport::Unix, names, |folder| {
+            key.write(&folder.join(selector).with_extension("pem"));
+            format!(
+                "{CONNECTOR}addresses = [\"{SUPPORT}\"]\nmode = \"outbound-only\"\n\
+                 [[signing]]\ndomain = \"acme.example\"\nselector = \"{selector}\"\nkey_file = \"{selector}.pem\"\n"
+            )
+        })
+    }
+
     /// deskmilter with the connectors that `connectors` writes; it may put files into the configuration's folder.
     pub fn deskmilter_with(
         program: &Path,
@@ -180,6 +196,25 @@ name_servers = ["{names}"]
     fn start(name: String, mut command: Command, address: Address, folder: TempDir) -> Self {
         let (begun, process) = run(&name, &mut command, &address, folder.path());
         Self { name, address, begun, command, process, folder }
+    }
+
+    /// From SIGHUP to the line in its log that says that it is done.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn reload_time(&self) -> Duration {
+        const DONE: &str = "configuration reloaded";
+        let log = self.folder.path().join("log");
+        let mut log = File::open(&log).unwrap_or_else(|e| panic!("{log:?}: {e}"));
+        log.seek(SeekFrom::End(0)).expect("the end of the log");
+        let (begun, mut told) = (Instant::now(), String::new());
+        self.process.signal(Signal::SIGHUP);
+        while !told.contains(DONE) {
+            assert!(begun.elapsed() < PATIENCE, "{}: not reloaded: {told}", self.name);
+            std::thread::sleep(Duration::from_millis(1));
+            log.read_to_string(&mut told).expect("the log");
+        }
+        begun.elapsed()
     }
 
     /// Ends it and starts it again.

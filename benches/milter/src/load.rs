@@ -102,6 +102,18 @@ pub fn run(
     })
 }
 
+/// Sends each of the letters that `work` has for the `filter`th once: a key's first signature costs more than all later ones.
+///
+/// # Errors
+/// As [`run`].
+pub fn send_each(address: &Address, work: &Work, filter: usize) -> io::Result<()> {
+    let mut connection = Connection::open(address, work.client)?;
+    for letter in work.letters.get(filter).or(work.letters.first()).into_iter().flatten() {
+        connection.send(letter)?;
+    }
+    connection.quit()
+}
+
 /// What one connection sent.
 #[derive(Default)]
 struct Sent {

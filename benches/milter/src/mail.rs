@@ -23,7 +23,7 @@ pub struct Letter {
 }
 
 /// Who writes to the company's support address.
-const CUSTOMER: &str = "ann@customer.example";
+pub const CUSTOMER: &str = "ann@customer.example";
 
 /// Messages to `recipient`, signed if there is a signer.
 pub fn letters(recipient: &str, signer: Option<&Signer>) -> Vec<Letter> {
@@ -47,7 +47,8 @@ pub fn octets(n: usize, recipient: &str, signer: Option<&Signer>) -> Vec<u8> {
     signer.map_or(plain.clone(), |signer| signer.sign(&plain))
 }
 
-fn plain(n: usize, sender: &str, recipient: &str) -> Vec<u8> {
+/// As [`octets`], not signed, of another sender.
+pub fn plain(n: usize, sender: &str, recipient: &str) -> Vec<u8> {
     let hop = |host: &str| {
         format!(
             "from {host} ({host} [192.0.2.10])\r\n\tby mail.customer.example (Postfix) with ESMTPS id 4bXYZ{n:05}\r\n\t\

@@ -28,7 +28,7 @@ use std::time::Duration;
 use support::{NameServer, PrivateKey, Signer, Zone};
 
 use comparison::{Comparison, Pace, is_wanted, measure};
-use end_to_end::EndToEnd;
+use end_to_end::{EndToEnd, Filters, Session};
 use filter::{Filter, LOGIN, SUPPORT, Transport};
 use load::Work;
 use mta::Client;
@@ -83,8 +83,7 @@ impl Bench {
         self.scale()?;
         self.memory()?;
         if POSTFIX.contains(&only()) {
-            let filters = self.verifiers(Transport::Unix);
-            print_end_to_end(&EndToEnd::start(&self.signer, &filters), self.pace.rounds * POSTFIX_ROUNDS);
+            self.end_to_end();
         }
         Ok(())
     }
@@ -174,23 +173,49 @@ impl Bench {
         let sockets = scale::socket_folder();
         let mut filters =
             [scale::CONNECTORS, 1].map(|count| scale::deskmilter(&program, &self.names, count, sockets.path()));
-        let mut starts = vec![scale::start_time(&filters[0]).as_secs_f64()];
+        let mut starts = vec![scale::start_cost(&filters[0])];
         for _ in 1..self.pace.rounds {
             filters[0].restart();
-            starts.push(scale::start_time(&filters[0]).as_secs_f64());
+            starts.push(scale::start_cost(&filters[0]));
+        }
+        let letters = [scale::CONNECTORS, 1].map(scale::letters).to_vec();
+        let work = Work { letters, ..signing(NAME, 1) };
+        for (n, filter) in filters.iter().enumerate() {
+            load::send_each(&filter.address, &work, n)?;
         }
         let filters = Vec::from(filters);
-        let letters = [scale::CONNECTORS, 1].map(scale::letters).to_vec();
-        let work = vec![Work { letters, ..signing(NAME, 1) }];
-        let comparison = Comparison { work, socket: "unix", connections: CONNECTIONS, filters };
+        let comparison = Comparison { work: vec![work], socket: "unix", connections: CONNECTIONS, filters };
         let pace = Pace { rounds: self.pace.rounds * SCALE_ROUNDS, ..self.pace };
-        comparison::print(&measure(&[comparison], pace, 0)?);
-        println!(
-            "{} connectors, each with a key file: {} s from the start to the first answer.\n",
-            scale::CONNECTORS,
-            table::number(table::median(&starts)),
-        );
+        comparison::print(&measure(std::slice::from_ref(&comparison), pace, 0)?);
+        let reloads: Vec<_> = (0..self.pace.rounds).map(|_| scale::reload_cost(&comparison.filters[0])).collect();
+        println!("{} connectors, each with a key file, median (least..most) of {}.\n", scale::CONNECTORS, starts.len());
+        let row = |name: &str, costs: &[scale::Cost]| {
+            let of = |figure: fn(&scale::Cost) -> Duration| {
+                table::spread(&costs.iter().map(|cost| figure(cost).as_secs_f64()).collect::<Vec<_>>())
+            };
+            vec![name.to_owned(), of(|cost| cost.elapsed), of(|cost| cost.cpu)]
+        };
+        let rows = [row("start to the first answer", &starts), row("reload, no key replaced", &reloads)];
+        table::print(&["", "seconds", "CPU seconds"], &rows);
         Ok(())
+    }
+
+    fn end_to_end(&self) {
+        let (selector, key) = ("rsa2026", PrivateKey::rsa());
+        let mut signing: Vec<_> = programs()
+            .iter()
+            .map(|program| Filter::deskmilter_signing_own(program, &self.names, (selector, &key)))
+            .collect();
+        signing.push(Filter::opendkim_signing(Transport::Unix, &self.names, (selector, &key), "rsa-sha256"));
+        let filters = Filters { verifying: self.verifiers(Transport::Unix), signing };
+        let end_to_end = EndToEnd::start(&self.signer, &filters);
+        for (session, title) in [
+            (Session::OneMessage, "one message a session, so that each has a connection to the milter of its own"),
+            (Session::Many, "as many messages a session as come"),
+        ] {
+            println!("Through Postfix: smtp-source, 16 sessions at a time, {title}; discarded after the queue.\n");
+            print_end_to_end(&end_to_end, session, self.pace.rounds * POSTFIX_ROUNDS);
+        }
     }
 
     fn memory(&self) -> io::Result<()> {
@@ -269,23 +294,36 @@ fn world(signer: &Signer) -> Zone {
     signer.publish(zone)
 }
 
-fn print_end_to_end(end_to_end: &EndToEnd, rounds: usize) {
-    let mut rates = vec![Vec::new(); end_to_end.len()];
+fn print_end_to_end(end_to_end: &EndToEnd, session: Session, rounds: usize) {
+    let ways = &end_to_end.ways;
+    let mut figures: Vec<Vec<end_to_end::Figures>> = vec![Vec::new(); ways.len()];
     for round in 0..rounds {
-        for turn in 0..rates.len() {
-            let way = (turn + round) % rates.len();
-            rates[way].push(end_to_end.rate(way));
+        for turn in 0..ways.len() {
+            let n = (turn + round) % ways.len();
+            figures[n].push(end_to_end.run(&ways[n], session));
         }
         eprintln!("bench: Postfix, round {} of {rounds} done", round + 1);
     }
-    let rows = rates.iter().enumerate().map(|(way, rate)| {
-        vec![end_to_end.name(way).to_owned(), table::number(table::median(rate)), table::ratio(rate, &rates[0])]
+    let of =
+        |n: usize, figure: fn(&end_to_end::Figures) -> f64| -> Vec<f64> { figures[n].iter().map(figure).collect() };
+    let rows = ways.iter().enumerate().map(|(n, way)| {
+        let without = ways.iter().position(|other| other.kind == way.kind).unwrap_or(n);
+        let rate = |n| of(n, |one| one.rate);
+        let cpu = |n| of(n, |one| one.postfix + one.filter);
+        let value = |figure| table::number(table::median(&of(n, figure)));
+        vec![
+            if n == without { way.kind.name().to_owned() } else { String::new() },
+            way.name.clone(),
+            table::number(table::median(&rate(n))),
+            table::ratio(&rate(n), &rate(without)),
+            value(|one| one.postfix),
+            value(|one| one.filter),
+            table::ratio(&cpu(n), &cpu(without)),
+        ]
     });
     let rows: Vec<_> = rows.collect();
-    println!(
-        "The same message through Postfix (smtp-source, 16 sessions, a connection a message, discarded after the queue).\n"
-    );
-    table::print(&["milter", "messages/s", "of the rate without a milter"], &rows);
+    let head = ["mail", "milter", "messages/s", "rate ratio", "CPU ms: Postfix", "filter", "CPU ratio, both"];
+    table::print(&head, &rows);
 }
 
 fn describe_machine() {

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::filter::{Filter, Transport};
 use crate::mail;
 use crate::mta::{Client, Connection};
+use crate::usage;
 
 /// Connectors in the large configuration.
 pub const CONNECTORS: usize = 10_000;
@@ -68,13 +69,29 @@ pub fn socket_folder() -> TempDir {
     builder.tempdir_in("/dev/shm").or_else(|_| builder.tempdir()).expect("a folder for sockets")
 }
 
+/// What something took.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    /// Time.
+    pub elapsed: Duration,
+    /// User and system time of the daemon's process.
+    pub cpu: Duration,
+}
+
 /// From the daemon's start to its first answer.
 ///
 /// # Panics
 /// When there is none.
-pub fn start_time(filter: &Filter) -> Duration {
+pub fn start_cost(filter: &Filter) -> Cost {
     Connection::open(&filter.address, Client::Unknown).expect("an answer to the offer");
-    filter.begun.elapsed()
+    Cost { elapsed: filter.begun.elapsed(), cpu: usage::cpu(filter.pid()) }
+}
+
+/// A reload of the same configuration.
+pub fn reload_cost(filter: &Filter) -> Cost {
+    let before = usage::cpu(filter.pid());
+    let elapsed = filter.reload_time();
+    Cost { elapsed, cpu: usage::cpu(filter.pid()).saturating_sub(before) }
 }
 
 /// Notifications of `count` connectors in turn, of [`LETTERS`] at most.
