@@ -154,7 +154,7 @@ impl fmt::Display for Failure {
             Cause::Resolve(error) => write!(f, "{peer}: no address found: {error}"),
             Cause::Connect(error) => write!(f, "{peer}: cannot connect: {error}"),
             Cause::Descriptors => {
-                write!(f, "{peer}: not contacted: too many open files here; raise this process's limit of them")
+                write!(f, "{peer}: not contacted: Too many open files on our side; raise LimitNOFILE")
             }
             Cause::Timeout(step) => write!(f, "{peer}: timed out ({step})"),
             Cause::Lost(Step::FinalReply, error) => {

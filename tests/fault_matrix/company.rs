@@ -29,7 +29,7 @@ queue_run_delay = 300s
 minimal_backoff_time = 300s
 maximal_backoff_time = 300s
 lmtp_lhlo_timeout = 5s
-lmtp_data_done_timeout = 20s
+lmtp_data_done_timeout = 25s
 ";
 
 /// Postfix, deskmilter, and an endpoint that can be broken.
@@ -59,13 +59,16 @@ impl Company {
             Mode::transport => ("transport", "accept", ""),
             Mode::inline => ("inline", "tempfail", "transport_maps =\n"),
         };
-        let endpoint = format!("relay = \"{relay}\"\ndeadline = \"6s\"\n{}", trouble.endpoint);
+        let endpoint = format!("relay = \"{relay}\"\ndeadline = \"{}\"\n", trouble.deadline);
         let main_cf = format!("{}{more}{}", MAIN_CF.replace("DEFAULT", default), trouble.main_cf);
         let mut site = Site::with(trouble.authentication, &endpoint, &main_cf);
         site.set_password(PASSWORD);
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let desk = runtime.block_on(Endpoint::start(trouble.script.clone()));
         site.point_at(desk.port, &desk.ca);
+        // Its sockets take connections before it serves.
+        let ready = || site.daemon.log().matches("INFO ready ").count() == 2;
+        wait_until("the daemon ready again", || site.daemon.log(), ready);
         Self { site, desk, runtime, later: None, impostor: None, resolvers: Vec::new(), mode }
     }
 
@@ -81,7 +84,12 @@ impl Company {
         };
         assert!(as_expected, "the client heard {heard:?}, not {:?}\n{}", cell.reply, self.logs());
         let accepted = reply.as_ref().is_some_and(|reply| reply.code == 250);
-        let id = queue_id(reply.as_ref(), self.site.postfix.log().get(log_before..).unwrap_or_default());
+        let find_id = || queue_id(reply.as_ref(), self.site.postfix.log().get(log_before..).unwrap_or_default());
+        if let Log::Relay(..) | Log::OfTheMessage(_) = cell.log {
+            // Postfix's log comes by way of a process of its own.
+            self.wait_for("a queue id", |_| !find_id().is_empty());
+        }
+        let id = find_id();
         self.check_queue(&id, cell.queue);
         if let Some(act) = trouble.queued {
             act(self);
@@ -98,15 +106,19 @@ impl Company {
         self.desk.mend();
         match reply.map_or(400, |reply| reply.code) {
             400..=499 => self.come_again(trouble, &message),
-            _ => self.site.postfix.flush(),
+            _ => {}
         }
         if cell.in_the_end == 0 {
             // Others' mail is taken.
             self.come_again(trouble, &crate::company::message(trouble));
         }
         let all = cell.in_the_end.max(1);
-        self.wait_for(&format!("{all} tickets in the end"), |company| company.tickets() >= all);
-        self.site.postfix.wait_for_empty_queue();
+        let over = |company: &Self| {
+            company.site.postfix.flush();
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            company.tickets() >= all && company.site.postfix.queue().is_empty()
+        };
+        self.wait_for(&format!("{all} tickets and an empty queue in the end"), over);
         assert_eq!(self.tickets(), all, "tickets in the end\n{}", self.logs());
         let ids = self.desk.see(|record| {
             record.taken.iter().map(|taken| fields(&taken.content, "Message-ID").concat()).collect::<Vec<_>>()

@@ -8,9 +8,9 @@ use support::endpoint::{Certificate, Rule, Script};
 use crate::cell::{Cell, later, never, ticket};
 use crate::fault::{Trouble, certificate, close, faults, offers, on, say};
 
-/// Well within the endpoint's deadline of 6 s, and well beyond it.
+/// Well within the endpoint's deadline of 8 s, and well beyond it.
 const IN_TIME: Action = Late(Duration::from_millis(500));
-const TOO_LATE: Action = Late(Duration::from_secs(10));
+const TOO_LATE: Action = Late(Duration::from_secs(12));
 
 fn down() -> Trouble {
     Script { down: true, ..Script::default() }.into()

@@ -22,9 +22,10 @@ pub struct Fault {
 pub struct Trouble {
     /// What the endpoint does until it is mended.
     pub script: Script,
-    /// More for `[authentication]`, `[connector.endpoint]` and main.cf.
+    /// `endpoint.deadline`.
+    pub deadline: &'static str,
+    /// More for `[authentication]` and main.cf.
     pub authentication: &'static str,
-    pub endpoint: &'static str,
     pub main_cf: &'static str,
     /// The sender is one whose mail can be proven, at its own mail server.
     pub proven: bool,
@@ -46,8 +47,8 @@ impl Default for Trouble {
     fn default() -> Self {
         Self {
             script: Script::default(),
+            deadline: "8s",
             authentication: "",
-            endpoint: "",
             main_cf: "",
             proven: false,
             large: false,

@@ -19,7 +19,7 @@ fn trouble(before: fn(&mut Company), after: fn(&mut Company)) -> Trouble {
 
 /// The endpoint has the whole message and takes its time to answer: then `strike`.
 fn unanswered(strike: fn(&mut Company), after: fn(&mut Company)) -> Trouble {
-    Trouble { unanswered: Some(strike), after, ..on("DOT", Action::Late(Duration::from_secs(4))) }
+    Trouble { unanswered: Some(strike), after, ..on("DOT", Action::Late(Duration::from_secs(3))) }
 }
 
 fn taken(cell: Cell) -> Cell {
@@ -79,8 +79,8 @@ faults! {
             inline: None,
         }.each(taken).in_the_end(2)
         => "merge the two tickets; both have the same Message-ID";
-    stopped_unanswered_inline (inline): "deskmilter hangs while the endpoint has the message, and recovers",
-        unanswered(|company| company.site.daemon.freeze(), |company| company.site.daemon.thaw()),
+    stopped_unanswered_inline (inline): "deskmilter hangs while the endpoint has the message, and recovers within `endpoint.deadline`",
+        Trouble { deadline: "1m", ..unanswered(|company| company.site.daemon.freeze(), |company| company.site.daemon.thaw()) },
         Cells { transport: None, inline: Some(put_off(UNAVAILABLE, Log::Postfix("can't read SMFIC_ … timed out"))) }.each(taken)
         => "nothing: the journal knows that the ticket is there";
     restarted_unanswered (transport, inline): "deskmilter restarted (SIGTERM) while the endpoint has the message",
@@ -119,7 +119,7 @@ faults! {
         => "`LimitNOFILE=`; what else is open? `ls /proc/PID/fd`";
     no_descriptors_for_the_endpoint (transport, inline): "no file descriptor left for a connection to the endpoint",
         trouble(|company| company.limit_descriptors(Some(1)), |company| company.limit_descriptors(None)),
-        later("451 4.3.2 … too many open files") => "`LimitNOFILE=`; what else is open? `ls /proc/PID/fd`";
+        later("451 4.3. … Too many open files") => "`LimitNOFILE=`; what else is open? `ls /proc/PID/fd`";
 
     // DNS.
     name_server_dead (transport, inline): "the name server is dead: the sender cannot be judged", dead_name_server(),
@@ -141,5 +141,5 @@ faults! {
         named(|company| company.name_the_endpoint(&Zone::new().silent("desk.example"))),
         later("451 4.4.2 … timed out (looking up its address)") => "the DNS";
     endpoint_dns_lies (transport, inline): "the DNS lies: somebody else poses as the endpoint", named(impostor),
-        later("451 4.7.5 … unknown issuer") => "the DNS; he has seen neither password nor message";
+        later("451 4.7.5 … no trusted TLS connection") => "the DNS; he has seen neither password nor message";
 }

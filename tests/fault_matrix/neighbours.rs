@@ -44,7 +44,7 @@ faults! {
         Trouble { queued: Some(restart), ..Script { down: true, ..Script::default() }.into() },
         Cells { inline: None, ..later("451 4.4.1 … cannot connect") } => "nothing";
     postfix_restarted_unanswered (transport, inline): "Postfix restarted while the endpoint has the message",
-        Trouble { unanswered: Some(restart), ..on("DOT 1", Action::Late(Duration::from_secs(4))) },
+        Trouble { unanswered: Some(restart), ..on("DOT 1", Action::Late(Duration::from_secs(3))) },
         cells(
             Cell { tickets: 2, in_the_end: 2, ..arrives(Log::Relay("relayed", "250")) },
             Cell { reply: None, ..arrives(Log::Relay("relayed", "250")) },

@@ -271,7 +271,7 @@ type Going = Option<()>;
 
 impl Peer {
     async fn serve(&self, stream: TcpStream, tls: TlsAcceptor) -> Going {
-        let stream = if self.script.implicit {
+        let mut stream = if self.script.implicit {
             stream
         } else {
             let mut plain = BufReader::new(stream);
@@ -291,6 +291,8 @@ impl Peer {
             plain.into_inner()
         };
         if self.rule("HANDSHAKE").is_some() {
+            // After the client's first words: before them it would be plain text after the reply to STARTTLS.
+            tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1024]).await.ok()?;
             return self.say(&mut BufReader::new(stream), "HANDSHAKE", "").await.map(|_| ());
         }
         let stream = tls.accept(stream).await.ok()?;
