@@ -27,6 +27,8 @@ pub(super) enum Cause {
     Resolve(String),
     /// No address answers.
     Connect(String),
+    /// This process, or this host, has no file descriptor left for a look-up or a connection.
+    Descriptors,
     /// A step took too long.
     Timeout(Step),
     /// The connection broke.
@@ -70,7 +72,7 @@ impl Failure {
             Cause::Temporary(reply) => return reply.passed_back(&self.peer),
             Cause::Resolve(_) => (4, 3),
             Cause::Connect(_) | Cause::Timeout(Step::Connect) => (4, 1),
-            Cause::Timeout(Step::Slot | Step::Spool | Step::Password) => (3, 2),
+            Cause::Timeout(Step::Slot | Step::Spool | Step::Password) | Cause::Descriptors => (3, 2),
             Cause::Password(_) => (3, 5),
             Cause::Timeout(_) | Cause::Lost(..) => (4, 2),
             Cause::Nonsense(..) => (5, 0),
@@ -130,7 +132,8 @@ impl Failure {
             | Cause::Credentials { .. }
             | Cause::Password(_)
             | Cause::Token(_)
-            | Cause::Spool(_) => false,
+            | Cause::Spool(_)
+            | Cause::Descriptors => false,
         }
     }
 
@@ -150,6 +153,9 @@ impl fmt::Display for Failure {
         match &self.cause {
             Cause::Resolve(error) => write!(f, "{peer}: no address found: {error}"),
             Cause::Connect(error) => write!(f, "{peer}: cannot connect: {error}"),
+            Cause::Descriptors => {
+                write!(f, "{peer}: not contacted: Too many open files on our side; raise LimitNOFILE")
+            }
             Cause::Timeout(step) => write!(f, "{peer}: timed out ({step})"),
             Cause::Lost(Step::FinalReply, error) => {
                 write!(

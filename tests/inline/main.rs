@@ -6,6 +6,7 @@
 mod attachment;
 mod delivered;
 mod faults;
+mod later_milter;
 mod recipients;
 mod rejected;
 mod repeated;

@@ -142,12 +142,16 @@ impl<H: HandOver> Conversation<H> {
         let service = Arc::clone(&self.service);
         let (sender, recipients) = (envelope.sender.clone(), envelope.recipients.clone());
         let mut size = intake.size();
-        let (mut queue, mut message_id) = (None, None);
-        let outcome = match intake.finish().await {
-            Err(reply) => HandedOver::refused(&reply, recipients.len()),
+        let finished = intake.finish().await;
+        let headers = match &finished {
+            Ok((headers, _)) => headers,
+            Err(refused) => &refused.headers,
+        };
+        let queue = queue_id(headers);
+        let message_id = headers.first("Message-ID").map(crate::mail::Header::text);
+        let outcome = match finished {
+            Err(refused) => HandedOver::refused(&refused.reply, recipients.len()),
             Ok((headers, body)) => {
-                queue = queue_id(&headers);
-                message_id = headers.first("Message-ID").map(crate::mail::Header::text);
                 let connection = Connection {
                     client: Client::Local,
                     helo: self.session.client_name().map(str::to_owned),

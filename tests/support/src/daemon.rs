@@ -34,6 +34,7 @@ pub struct Daemon {
     configuration: PathBuf,
     sockets: Vec<PathBuf>,
     log: PathBuf,
+    prefix: Vec<String>,
     _folder: TempDir,
 }
 
@@ -49,6 +50,7 @@ impl Daemon {
             configuration: configuration.to_owned(),
             sockets: sockets.to_vec(),
             log: folder.path().join("log"),
+            prefix: Vec::new(),
             _folder: folder,
         };
         daemon.resume();
@@ -60,8 +62,9 @@ impl Daemon {
     /// # Panics
     /// As [`Self::start`].
     pub fn resume(&mut self) {
-        let mut command = Command::new(deskmilter());
-        command.arg("serve").arg("-c").arg(&self.configuration);
+        let mut words = self.prefix.iter().map(PathBuf::from).chain([deskmilter()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).arg("serve").arg("-c").arg(&self.configuration);
         let mut process = Process::start("deskmilter serve", &mut command, &self.log);
         let sockets = &self.sockets;
         process.wait_until("listening sockets", || {
@@ -105,6 +108,27 @@ impl Daemon {
         let status = self.running().wait(PATIENCE);
         self.process = None;
         status
+    }
+
+    /// SIGSTOP: it is there and does nothing, until [`Self::thaw`].
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn freeze(&mut self) {
+        self.running().signal(Signal::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn thaw(&mut self) {
+        self.running().signal(Signal::SIGCONT);
+    }
+
+    /// Lets another program start it from now on: `prefix` and then its own command line. That program must become it (exec).
+    pub fn start_by(&mut self, prefix: &[&str]) {
+        self.prefix = prefix.iter().map(|&word| word.to_owned()).collect();
     }
 
     /// SIGHUP: read the configuration again.

@@ -1,6 +1,7 @@
 //! A scripted ticket endpoint: a real SMTP service with real TLS that misbehaves where its rules say so, and records
 //! everything that it was told.
 
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +12,11 @@ use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
+
+/// A name that its certificates are good for besides `localhost`.
+pub const ENDPOINT_NAME: &str = "endpoint.desk.example";
 
 /// What the endpoint does instead of its duty.
 #[derive(Debug, Clone)]
@@ -22,6 +27,8 @@ pub enum Action {
     SayAndClose(&'static str),
     /// Closes without a word.
     Close,
+    /// After the final dot: takes the message, and closes without a word.
+    TakeAndClose,
     /// Says nothing more and keeps the connection.
     Hang,
     /// Does its duty, late.
@@ -55,6 +62,8 @@ pub enum Certificate {
 
 #[derive(Debug, Clone)]
 pub struct Script {
+    /// Nobody listens.
+    pub down: bool,
     pub implicit: bool,
     pub tls12_only: bool,
     pub certificate: Certificate,
@@ -70,6 +79,7 @@ pub struct Script {
 impl Default for Script {
     fn default() -> Self {
         Self {
+            down: false,
             implicit: false,
             tls12_only: false,
             certificate: Certificate::Good,
@@ -113,7 +123,17 @@ pub struct Endpoint {
     pub ca: String,
     record: Arc<Mutex<Record>>,
     passwords: Arc<Mutex<Vec<String>>>,
+    duty: Arc<Mutex<Duty>>,
+    authority: CertifiedIssuer<'static, KeyPair>,
+    mended: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// What each new connection meets.
+#[derive(Clone)]
+struct Duty {
+    script: Script,
+    tls: TlsAcceptor,
 }
 
 impl Drop for Endpoint {
@@ -124,17 +144,34 @@ impl Drop for Endpoint {
 
 impl Endpoint {
     pub async fn start(script: Script) -> Self {
-        let (tls, ca) = tls(&script);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        // A port that nobody else takes while it is down; otherwise any.
+        let port = if script.down { crate::free_port() } else { 0 };
+        Self::start_at(Ipv4Addr::LOCALHOST, port, script).await
+    }
+
+    /// At a place of the caller's choice; port 0 is any.
+    pub async fn start_at(ip: Ipv4Addr, port: u16, script: Script) -> Self {
+        let authority = authority("Test CA");
         let record: Arc<Mutex<Record>> = Arc::default();
         let shared = Arc::clone(&record);
         let passwords: Vec<String> = script.passwords.iter().map(|&password| password.to_owned()).collect();
         let passwords = Arc::new(Mutex::new(passwords));
         let known = Arc::clone(&passwords);
+        let tls = tls(&script, &authority);
+        let mut listener = if script.down { None } else { Some(TcpListener::bind((ip, port)).await.unwrap()) };
+        let port = listener.as_ref().map_or(port, |open| open.local_addr().unwrap().port());
+        let duty = Arc::new(Mutex::new(Duty { script, tls }));
+        let at_hand = Arc::clone(&duty);
+        let mended = Arc::new(Notify::new());
+        let waiting = Arc::clone(&mended);
         let task = tokio::spawn(async move {
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
+                let Some(open) = &listener else {
+                    waiting.notified().await;
+                    listener = Some(TcpListener::bind((ip, port)).await.unwrap());
+                    continue;
+                };
+                let (stream, _) = open.accept().await.unwrap();
                 stream.set_nodelay(true).unwrap();
                 let number = {
                     let mut record = shared.lock().unwrap();
@@ -143,16 +180,31 @@ impl Endpoint {
                     record.most_open = record.most_open.max(record.open);
                     record.connections
                 };
-                let (script, record, passwords) = (script.clone(), Arc::clone(&shared), Arc::clone(&known));
+                let Duty { script, tls } = at_hand.lock().unwrap().clone();
+                let (record, passwords) = (Arc::clone(&shared), Arc::clone(&known));
                 let session = Peer { script, record, passwords, number, login: Mutex::default() };
-                let tls = tls.clone();
                 tokio::spawn(async move {
                     session.serve(stream, tls).await;
                     session.record.lock().unwrap().open -= 1;
                 });
             }
         });
-        Self { port, ca, record, passwords, task }
+        Self { port, ca: authority.pem(), record, passwords, duty, authority, mended, task }
+    }
+
+    /// Does its duty on every connection that begins from now on, with a good certificate of the same authority.
+    pub fn mend(&self) {
+        let script = Script::default();
+        self.set_passwords(&script.passwords);
+        let was_down = {
+            let mut duty = self.duty.lock().unwrap();
+            let was_down = duty.script.down;
+            *duty = Duty { tls: tls(&script, &self.authority), script };
+            was_down
+        };
+        if was_down {
+            self.mended.notify_one();
+        }
     }
 
     /// Takes these passwords and tokens from now on, and no others.
@@ -165,16 +217,19 @@ impl Endpoint {
     }
 }
 
-fn tls(script: &Script) -> (TlsAcceptor, String) {
-    let authority = |name: &str| {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn tls(script: &Script, ca: &CertifiedIssuer<'static, KeyPair>) -> TlsAcceptor {
+    let names = match script.certificate {
+        Certificate::OtherName => vec!["other.example".to_owned()],
+        _ => vec!["localhost".to_owned(), ENDPOINT_NAME.to_owned()],
     };
-    let ca = authority("Test CA");
-    let name = if script.certificate == Certificate::OtherName { "other.example" } else { "localhost" };
-    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let mut params = CertificateParams::new(names).unwrap();
     match script.certificate {
         Certificate::Expired => {
             params.not_before = date_time_ymd(2019, 1, 1);
@@ -190,7 +245,7 @@ fn tls(script: &Script) -> (TlsAcceptor, String) {
     let leaf = match script.certificate {
         Certificate::SelfSigned => params.self_signed(&key).unwrap(),
         Certificate::OtherCa => params.signed_by(&key, &authority("Other CA")).unwrap(),
-        _ => params.signed_by(&key, &ca).unwrap(),
+        _ => params.signed_by(&key, ca).unwrap(),
     };
     let versions: &[&rustls::SupportedProtocolVersion] =
         if script.tls12_only { &[&rustls::version::TLS12] } else { rustls::ALL_VERSIONS };
@@ -200,7 +255,7 @@ fn tls(script: &Script) -> (TlsAcceptor, String) {
         .with_no_client_auth()
         .with_single_cert(vec![leaf.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
         .unwrap();
-    (TlsAcceptor::from(Arc::new(config)), ca.pem())
+    TlsAcceptor::from(Arc::new(config))
 }
 
 struct Peer {
@@ -216,7 +271,7 @@ type Going = Option<()>;
 
 impl Peer {
     async fn serve(&self, stream: TcpStream, tls: TlsAcceptor) -> Going {
-        let stream = if self.script.implicit {
+        let mut stream = if self.script.implicit {
             stream
         } else {
             let mut plain = BufReader::new(stream);
@@ -236,6 +291,8 @@ impl Peer {
             plain.into_inner()
         };
         if self.rule("HANDSHAKE").is_some() {
+            // After the client's first words: before them it would be plain text after the reply to STARTTLS.
+            tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1024]).await.ok()?;
             return self.say(&mut BufReader::new(stream), "HANDSHAKE", "").await.map(|_| ());
         }
         let stream = tls.accept(stream).await.ok()?;
@@ -319,7 +376,7 @@ impl Peer {
             record.read += 1;
             format!("DOT {}", record.read)
         };
-        let taken = self.rule(&dot).is_none_or(|rule| matches!(rule, Action::Late(_)));
+        let taken = self.rule(&dot).is_none_or(|rule| matches!(rule, Action::Late(_) | Action::TakeAndClose));
         if taken {
             let login = self.login.lock().unwrap().clone();
             self.record.lock().unwrap().taken.push(Message { login, envelope: envelope.to_vec(), content });
@@ -389,7 +446,7 @@ impl Peer {
                 let _ = stream.shutdown().await;
                 None
             }
-            Some(Action::Close) => None,
+            Some(Action::Close | Action::TakeAndClose) => None,
             Some(Action::Hang) => {
                 tokio::time::sleep(Duration::from_secs(60)).await;
                 None
