@@ -4,6 +4,7 @@
 //! tells the story; each module opens with what it is for, what comes in, what goes out and what it must not know.
 
 pub mod attach;
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod daemon;

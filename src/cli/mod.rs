@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Each reads its arguments, does one thing, and ends with an exit code of sysexits(3).
 
+mod audit;
 mod check;
 mod exim;
 mod exim_filter;
@@ -19,6 +20,8 @@ use crate::config::Config;
 
 /// Exit code for wrong arguments (EX_USAGE).
 pub const EX_USAGE: u8 = 64;
+/// Exit code for input that cannot be read as what it should be (EX_DATAERR).
+pub const EX_DATAERR: u8 = 65;
 /// Exit code for a service that cannot run (EX_UNAVAILABLE).
 pub const EX_UNAVAILABLE: u8 = 69;
 /// Exit code for a file that cannot be made (EX_CANTCREAT).
@@ -42,6 +45,8 @@ enum Command {
     Serve(ConfigFile),
     /// Check the configuration and print what is in effect, without secrets. Exits with 0, or 78 if something is wrong.
     Check(ConfigFile),
+    /// Reconcile Postfix's log with deskmilter's: what became of every message for a support address, and whether one is lost.
+    Audit(Box<audit::AuditArgs>),
     /// Show, make or take back the change to a Postfix configuration that attaches deskmilter, or check it.
     Postfix(postfix::PostfixArgs),
     /// Hand over a message to the daemon, called as sendmail is: the ticket system's way out.
@@ -108,6 +113,7 @@ pub fn run() -> ExitCode {
     match arguments.command {
         Command::Serve(file) => serve::run(&file),
         Command::Check(file) => check::run(&file),
+        Command::Audit(arguments) => audit::run(&arguments),
         Command::Postfix(arguments) => postfix::run(&arguments),
         Command::Submit(arguments) => ExitCode::from(crate::submit::run(arguments.arguments)),
         Command::Sandbox(arguments) => sandbox::run(*arguments),

@@ -311,6 +311,19 @@ impl Session {
         Some(complete)
     }
 
+    /// Octets kept of the header section of the message at hand.
+    pub fn header_octets(&self) -> usize {
+        let kept = self.message.as_ref().filter(|message| message.refusal.is_none());
+        kept.map_or(0, |message| message.header_octets)
+    }
+
+    /// The message at hand cannot be kept; it is answered with `reply` at its end. The first reason counts.
+    pub fn refuse(&mut self, reply: Reply) {
+        if let Some(message) = &mut self.message {
+            message.refuse(reply);
+        }
+    }
+
     /// The body of the message at hand cannot be taken whole. The first reason counts.
     pub fn fall_short(&mut self, shortfall: Shortfall) {
         if let Some(message) = &mut self.message {

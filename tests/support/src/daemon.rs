@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
@@ -152,6 +153,11 @@ impl Daemon {
         crate::process::read(&self.log)
     }
 
+    /// The file with everything it logged.
+    pub fn log_file(&self) -> &Path {
+        &self.log
+    }
+
     /// Waits until its log holds `text`, and returns the first line with it.
     ///
     /// # Panics
@@ -259,6 +265,28 @@ impl SandboxEndpoint {
     /// Ends it: the endpoint is down.
     pub fn stop(&mut self) {
         self.process = None;
+    }
+
+    /// `kill -9`: the endpoint is down, and its connections break wherever they are.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Ends it and starts it again with another password, which replaces that in [`Self::password_file`].
+    ///
+    /// # Panics
+    /// As [`Self::start`], or when the password cannot be written.
+    pub fn change_password(&mut self, password: &str) {
+        self.stop();
+        let aside = self.password_file().with_extension("new");
+        std::fs::write(&aside, format!("{password}\n")).expect("a password file");
+        std::fs::set_permissions(&aside, PermissionsExt::from_mode(0o600)).expect("its mode");
+        std::fs::rename(&aside, self.password_file()).expect("its place");
+        // Only hashes are kept there; without them the sandbox takes the password from the file.
+        std::fs::remove_file(self.directory().join("credentials.json")).expect("the old password's hash");
+        self.resume();
     }
 
     /// Where it listens.

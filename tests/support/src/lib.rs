@@ -16,6 +16,7 @@ mod exim;
 mod lmtp_client;
 mod lmtp_sink;
 mod message;
+mod milter_client;
 mod name_server;
 mod outbound_site;
 mod ports;
@@ -40,6 +41,7 @@ pub use exim::{EximSite, EximTerms, PrivateExim, exim_program};
 pub use lmtp_client::LmtpClient;
 pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, fields, received_as_sent};
+pub use milter_client::{MilterClient, Verdict as MilterVerdict};
 pub use name_server::{NameServer, Zone};
 pub use outbound_site::{
     BILLING_LOGIN, EMPLOYEE_LOGIN, Filter, OutboundSite, PreparedSite, SUPPORT_LOGIN, Terms, notification,
@@ -47,7 +49,7 @@ pub use outbound_site::{
 pub use ports::{free_address, free_port};
 pub use postfix::{Mailbox, PrivatePostfix, Queued, postfix_program, write_settled};
 pub use private_key::PrivateKey;
-pub use process::{PATIENCE, Process, folder, tail, wait_until, wait_within};
+pub use process::{PATIENCE, Process, descriptors, folder, own_memory, tail, wait_until, wait_within};
 pub use sendmail::PrivateSendmail;
 pub use signer::Signer;
 pub use site::Site;

@@ -323,6 +323,11 @@ impl PrivatePostfix {
         read(&self.path("log"))
     }
 
+    /// The file with everything it logged.
+    pub fn log_file(&self) -> PathBuf {
+        self.path("log")
+    }
+
     /// The queue.
     pub fn queue(&self) -> Vec<Queued> {
         let text = run(self.command("postqueue").arg("-j"));
