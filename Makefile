@@ -3,10 +3,10 @@
 # mail-parser declares rust-version 1.98 but builds and runs on 1.95, which Cargo.toml asks for; cargo has to be told.
 CARGO_FLAGS = --ignore-rust-version
 
-.PHONY: help build demo test bench fmt lint peers
+.PHONY: help build demo test bench man packages test-packages fmt lint peers
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 build: toolchain ## Build target/release/deskmilter
 	cargo build --release $(CARGO_FLAGS) --package deskmilter
@@ -25,6 +25,15 @@ test: peers toolchain ## Run all tests, with real mail servers
 bench: peers toolchain ## Measure deskmilter beside OpenDKIM, and Postfix with and without them
 	cargo build --release $(CARGO_FLAGS) --package deskmilter --package milter-bench
 	$${CARGO_TARGET_DIR:-target}/release/milter-bench
+
+man: toolchain ## Write the manual pages and shell completions to target/package
+	cargo run --quiet --release $(CARGO_FLAGS) --package manual -- target/package
+
+packages: toolchain ## Build the deb and the rpm in target/packages
+	packaging/build
+
+test-packages: packages ## Install the deb beside Postfix in a clean Debian 12, use it, upgrade, remove and purge it (as root)
+	packaging/test.sh
 
 fmt: toolchain ## Format the code
 	cargo fmt --all

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::bind::{Name, Socket};
 use super::parts::Parts;
+use super::passed::Passed;
 use crate::attach::slots::Slots;
 use crate::attach::{lmtp, milter};
 use crate::config::{Config, Connector, Listen};
@@ -39,24 +40,30 @@ enum Purpose {
 pub(super) struct Sockets(Vec<(Listen, Purpose, Socket)>);
 
 impl Sockets {
-    /// How many `config` names.
-    pub(super) fn count(config: &Config) -> usize {
-        let milter = config.milter.as_ref().map_or(0, |service| service.listen.len());
-        let transport = config.connectors.iter().filter(|connector| transport_socket(config, connector).is_some());
-        milter.saturating_add(transport.count())
+    /// Everything that `config` names.
+    pub(super) fn named(config: &Config) -> impl Iterator<Item = Listen> {
+        let milter = config.milter.iter().flat_map(|service| service.listen.iter().cloned());
+        let transport = config.connectors.iter().filter_map(|connector| transport_socket(config, connector));
+        milter.chain(transport.map(Listen::Unix))
     }
 
-    /// Binds everything that `config` names and that is not among `open`.
+    /// Binds everything that `config` names and that is not among `open`; what was `passed` to us is bound already.
     ///
     /// # Errors
     /// Every one that cannot be bound, and what to do.
-    pub(super) fn bind(config: &Config, user: Option<&User>, open: &HashSet<Listen>) -> Result<Self, Vec<String>> {
+    pub(super) fn bind(
+        config: &Config,
+        user: Option<&User>,
+        open: &HashSet<Listen>,
+        passed: &Passed,
+    ) -> Result<Self, Vec<String>> {
         let (mut sockets, mut problems) = (Vec::new(), Vec::new());
         let mut add = |listen: Listen, purpose, access| {
             if open.contains(&listen) {
                 return;
             }
-            match Socket::bind(&listen, access, user) {
+            let socket = passed.get(&listen).unwrap_or_else(|| Socket::bind(&listen, access, user));
+            match socket {
                 Ok(socket) => sockets.push((listen, purpose, socket)),
                 Err(problem) => problems.push(problem),
             }
@@ -72,6 +79,7 @@ impl Sockets {
                 add(Listen::Unix(path), Purpose::Transport(connector.name.clone()), &service.access);
             }
         }
+        passed.warn_of_unused(config);
         if problems.is_empty() { Ok(Self(sockets)) } else { Err(problems) }
     }
 
