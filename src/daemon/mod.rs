@@ -52,6 +52,8 @@ pub fn run(config: Config, file: &Path) -> Result<(), String> {
     // Until there is somebody to hear it, a SIGHUP waits: it would end the process.
     hangup().thread_block().map_err(|error| format!("SIGHUP cannot be blocked: {error}"))?;
     let file = std::path::absolute(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    // All that we make has a mode of its own: one that is stricter, as a service manager may set it, would lock the MTA out.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     privileges::forbid_core_dumps()?;
     privileges::allow_open_files();
     let user = config.daemon.user.as_deref().map(privileges::find_user).transpose()?;

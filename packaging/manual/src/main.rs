@@ -67,8 +67,8 @@ fn pages(command: &Command, files: &mut Vec<File>) {
     let _ = Man::new(command.clone()).section("8").render(&mut text);
     let text = page::lint(&String::from_utf8_lossy(&text));
     // Its title has no place for a missing date.
-    let rest = text.split_once(".SH NAME\n").map_or(text.as_str(), |(_, rest)| rest);
-    let mut text = page::title(&name, 8, "System administration") + ".SH NAME\n" + rest;
+    let rest = text.split_once(".SH NAME\n").map_or(text.as_str(), |(_, rest)| rest).replace("\\*(Aq", "\\(aq");
+    let mut text = page::title(&name, 8, "System administration") + ".SH NAME\n" + &rest;
     let more = if command.has_subcommands() && name == "deskmilter" {
         DAEMON.to_owned()
     } else {
@@ -131,7 +131,10 @@ mod tests {
             assert_eq!(String::from_utf8_lossy(&man.stderr), "", "{name}");
             assert!(man.status.success());
             let mandoc = Process::new("mandoc").args(["-T", "lint", "-W", "warning"]).arg(&file).output().unwrap();
-            assert_eq!(String::from_utf8_lossy(&mandoc.stdout), "", "{name}");
+            let told = String::from_utf8(mandoc.stdout).unwrap();
+            // A date is left out on purpose: see page::title.
+            let complaints: Vec<_> = told.lines().filter(|line| !line.contains("missing date")).collect();
+            assert!(complaints.is_empty(), "{name}: {complaints:?}");
         }
     }
 
