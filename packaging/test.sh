@@ -69,11 +69,11 @@ inside postconf -n | diff "$root/before" - || fail "the package changed Postfix"
 [ "$(inside stat -c '%a %U %G' /var/spool/postfix/deskmilter)" = '2750 deskmilter postfix' ] || fail "mode of the sockets' folder"
 [ "$(inside id -nG deskmilter)" = deskmilter ] || fail "deskmilter is a member of other groups"
 
-# As the unit does: the folders as root, the daemon as its user.
+# As the units do: the folders as root, the daemon as its user.
 serve() {
     apart /usr/lib/deskmilter/socket-folders
-    apart setpriv --reuid deskmilter --regid deskmilter --init-groups --no-new-privs --bounding-set=-all \
-        deskmilter serve >>"$root/var/log/deskmilter.log" 2>&1 &
+    apart sh -c 'umask 077; exec "$@"' sh setpriv --reuid deskmilter --regid deskmilter --init-groups --no-new-privs \
+        --bounding-set=-all deskmilter serve >>"$root/var/log/deskmilter.log" 2>&1 &
     daemon=$!
     for _ in $(seq 100); do
         tail -n 1 "$root/var/log/deskmilter.log" | grep -q ' ready ' && return
