@@ -33,7 +33,8 @@ pub(crate) fn lint(page: &str) -> String {
         // A paragraph that a heading or a tagged paragraph begins anyway.
         let empty = line == ".PP" && lines.peek().is_none_or(|next| next.starts_with(".S") || next.starts_with(".TP"));
         let trimmed = line.trim_end();
-        if !empty && !trimmed.is_empty() {
+        let again = line == ".br" && out.ends_with("\n.br\n");
+        if !empty && !again && !trimmed.is_empty() {
             out.push_str(trimmed);
             out.push('\n');
         }
@@ -175,7 +176,7 @@ impl Writer {
             }
             TagEnd::TableCell => self.cells.push(std::mem::take(&mut self.text)),
             TagEnd::TableHead | TagEnd::TableRow => {
-                let cells: Vec<_> = self.cells.drain(..).map(|cell| format!("T{{\n{}\nT}}", lines(&cell))).collect();
+                let cells: Vec<_> = self.cells.drain(..).map(|cell| format!("T{{\n.ad l\n{}\nT}}", lines(&cell))).collect();
                 let _ = writeln!(self.out, "{}", cells.join("\t"));
             }
             TagEnd::Table => {
