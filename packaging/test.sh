@@ -15,9 +15,14 @@ mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 say() { printf '== %s\n' "$*"; }
 fail() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
 
-# In the other Debian, in process and network name spaces of its own: its ports are no others', and all ends with this script.
+# In the other Debian; apart: with a network of its own, so that its ports are no others'. In the background the process that is
+# become, and no shell around it, has the number that is waited for.
 inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "$@"; }
-apart() { nsenter --net="/proc/$keeper/ns/net" chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 "$@"; }
+become() {
+    exec nsenter --net="/proc/$keeper/ns/net" chroot "$root" \
+        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "$@"
+}
+apart() { (become "$@"); }
 
 keeper=
 cleanup() {
@@ -72,7 +77,7 @@ inside postconf -n | diff "$root/before" - || fail "the package changed Postfix"
 # As the units do: the folders as root, the daemon as its user.
 serve() {
     apart /usr/lib/deskmilter/socket-folders
-    apart sh -c 'umask 077; exec "$@"' sh setpriv --reuid deskmilter --regid deskmilter --init-groups --no-new-privs \
+    become sh -c 'umask 077; exec "$@"' sh setpriv --reuid deskmilter --regid deskmilter --init-groups --no-new-privs \
         --bounding-set=-all deskmilter serve >>"$root/var/log/deskmilter.log" 2>&1 &
     daemon=$!
     for _ in $(seq 100); do
@@ -90,7 +95,7 @@ say "the guide, step by step"
 guide=$root/usr/share/doc/deskmilter/docs/install.md
 # The commands and the configuration are those of the document: what stands in its marked blocks.
 block() { awk -v mark="<!-- $1 -->" '$0 == mark { wanted = 1; next } wanted && /^```/ { if (inside) exit; inside = 1; next } inside' "$guide"; }
-apart deskmilter sandbox --listen 127.0.0.1:5870 --directory /srv/desk --domain acme.example --password-file /srv/acme.password \
+become deskmilter sandbox --listen 127.0.0.1:5870 --directory /srv/desk --domain acme.example --password-file /srv/acme.password \
     >"$root/srv/sandbox.log" 2>&1 &
 for _ in $(seq 100); do [ -s "$root/srv/acme.password" ] && [ -e "$root/srv/desk/ca.pem" ] && break; sleep 0.1; done
 block password >"$root/tmp/password.sh"
