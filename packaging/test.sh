@@ -58,7 +58,7 @@ nsenter --net="/proc/$keeper/ns/net" ip link set lo up
 say "Postfix"
 inside apt-get -qq update
 echo 'postfix postfix/main_mailer_type select Local only' | inside debconf-set-selections
-inside apt-get -qq -y --no-install-recommends install postfix ca-certificates python3-minimal >/dev/null 2>&1
+inside apt-get -qq -y --no-install-recommends install postfix ca-certificates >/dev/null 2>&1
 inside postconf -e 'myhostname = mx.acme.example' 'mydestination = acme.example, localhost' 'maillog_file = /var/log/mail.log' \
     'local_recipient_maps =' 'alias_maps =' 'compatibility_level = 3.6'
 inside postconf -n >"$root/before"
@@ -116,12 +116,7 @@ block attach >"$root/tmp/attach.sh"
 apart sh -eu /tmp/attach.sh
 
 say "a message"
-apart python3 - <<'MESSAGE'
-import smtplib
-with smtplib.SMTP("127.0.0.1", 25) as smtp:
-    smtp.sendmail("jane@customer.example", ["support@acme.example"],
-                  "From: jane@customer.example\r\nTo: support@acme.example\r\nSubject: help\r\n\r\nPlease.\r\n")
-MESSAGE
+apart smtp-source -f jane@customer.example -t support@acme.example -S help 127.0.0.1:25
 for _ in $(seq 300); do [ -n "$(ls "$root/srv/desk/tickets" 2>/dev/null)" ] && break; sleep 0.1; done
 [ "$(ls "$root/srv/desk/tickets" | wc -l)" = 1 ] || { cat "$root/var/log/mail.log" "$root/var/log/deskmilter.log"; fail "no ticket"; }
 grep -q 'judged decision=tagged' "$root/var/log/deskmilter.log" || fail "not judged"
@@ -154,7 +149,7 @@ done
 inside getent passwd deskmilter >/dev/null || fail "the user went with the package"
 
 say "install again, remove again, purge: only what the administrator made stays"
-inside apt-get -qq -y install --no-install-recommends /tmp/deskmilter.deb
+inside apt-get -qq -y install --no-install-recommends /tmp/next.deb
 cmp "$root/tmp/edited" "$root/etc/deskmilter/deskmilter.toml" || fail "installing again changed the configuration"
 inside apt-get -qq -y purge deskmilter
 for gone in /etc/deskmilter/deskmilter.toml /var/lib/deskmilter /var/spool/postfix/deskmilter /usr/bin/deskmilter /run/deskmilter; do
