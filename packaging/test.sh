@@ -152,7 +152,8 @@ say "install again, remove again, purge: only what the administrator made stays"
 inside apt-get -qq -y install --no-install-recommends /tmp/next.deb
 cmp "$root/tmp/edited" "$root/etc/deskmilter/deskmilter.toml" || fail "installing again changed the configuration"
 inside apt-get -qq -y purge deskmilter
-for gone in /etc/deskmilter/deskmilter.toml /var/lib/deskmilter /var/spool/postfix/deskmilter /usr/bin/deskmilter /run/deskmilter; do
+for gone in /etc/deskmilter/deskmilter.toml /var/lib/deskmilter /var/spool/postfix/deskmilter /usr/bin/deskmilter /usr/lib/deskmilter /run/deskmilter \
+    /run/deskmilter-root; do
     [ ! -e "$root$gone" ] || fail "$gone stayed"
 done
 [ -e "$root/etc/deskmilter/acme.password" ] || fail "a password file of the administrator's is gone"
