@@ -3,10 +3,10 @@
 # mail-parser declares rust-version 1.98 but builds and runs on 1.95, which Cargo.toml asks for; cargo has to be told.
 CARGO_FLAGS = --ignore-rust-version
 
-.PHONY: help build demo test bench chaos soak fuzz fmt lint peers
+.PHONY: help build demo test bench chaos soak fuzz man packages test-packages fmt lint peers
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 build: toolchain ## Build target/release/deskmilter
 	cargo build --release $(CARGO_FLAGS) --package deskmilter
@@ -37,6 +37,15 @@ chaos: peers toolchain ## Lose nothing of 10,000 messages while everything fails
 soak: peers toolchain ## Show that memory and descriptors stay flat over 200,000 messages (SOAK_MESSAGES)
 	cargo build --release $(CARGO_FLAGS) --package deskmilter --package chaos
 	$${CARGO_TARGET_DIR:-target}/release/soak
+
+man: toolchain ## Write the manual pages and shell completions to target/package
+	cargo run --quiet --release $(CARGO_FLAGS) --package manual -- target/package
+
+packages: toolchain ## Build the deb and the rpm in target/packages
+	packaging/build
+
+test-packages: packages ## Install the deb beside Postfix in a clean Debian 12, use it, upgrade, remove and purge it (as root)
+	packaging/test.sh
 
 fmt: toolchain ## Format the code
 	cargo fmt --all

@@ -86,10 +86,10 @@ pub fn soak(messages: usize) -> Soak {
             }
             samples
         });
-        let all_well = senders.into_iter().fold(true, |well, sender| sender.join().is_ok() && well);
+        let ended: Vec<bool> = senders.into_iter().map(|sender| sender.join().is_ok()).collect();
         done.store(true, Ordering::Release);
         samples = watch.join().unwrap_or_default();
-        all_well
+        ended.into_iter().all(|well| well)
     });
     assert!(all_well, "{}", support::tail(&daemon.log()));
     Soak { messages, took: begun.elapsed(), samples }

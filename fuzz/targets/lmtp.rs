@@ -31,7 +31,7 @@ fn take<'d>(limits: &Limits, pieces: impl Iterator<Item = &'d [u8]>) -> Result<V
     for piece in pieces {
         at_once(intake.take(piece));
     }
-    let (headers, body) = at_once(intake.finish()).map_err(|reply| reply.code())?;
+    let (headers, body) = at_once(intake.finish()).map_err(|refused| refused.reply.code())?;
     let mut wire = Vec::new();
     headers.write_to(&mut wire);
     sure(at_once(body.append_to(&mut wire)));

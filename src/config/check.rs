@@ -15,7 +15,7 @@ use super::key_files::{KeyFiles, KnownKeys};
 use super::problem::Report;
 use super::{
     Authentication, Config, Connector, Daemon, Environment, Exim, Limits, Listen, Log, LogTarget, Milter, Mode,
-    OnTempError, SecretFile, SocketAccess, System, Transport, quantity, raw,
+    OnTempError, SecretFile, SocketAccess, System, Transport, credential, quantity, raw,
 };
 use crate::mail::{Address, Domain};
 
@@ -77,7 +77,7 @@ impl Check<'_, '_> {
     ) -> KeyFiles {
         let of_connectors = connectors.iter().flat_map(|connector| &connector.get_ref().dkim).map(|key| &key.key_file);
         let files = of_connectors.chain(signing.iter().map(|entry| &entry.key_file));
-        KeyFiles::load(files.map(|path| SecretFile::owned_by(self.path(path.get_ref()), self.owner)), known)
+        KeyFiles::load(files.map(|path| self.secret_file(path.get_ref())), known)
     }
 
     pub(super) fn note(&mut self, span: Range<usize>, key: &str, message: impl Into<String>) {
@@ -116,14 +116,12 @@ impl Check<'_, '_> {
         });
         let state_directory =
             raw.state_directory.map_or_else(|| PathBuf::from("/var/lib/deskmilter"), |path| self.path(path.get_ref()));
-        let site_key =
-            raw.site_key_file.map_or_else(|| state_directory.join("site.key"), |path| self.path(path.get_ref()));
-        Some(Daemon {
-            hostname: hostname?,
-            state_directory,
-            user,
-            site_key_file: SecretFile::owned_by(site_key, self.owner),
-        })
+        let site_key_file = raw.site_key_file.map_or_else(
+            || SecretFile::owned_by(state_directory.join("site.key"), self.owner),
+            |path| self.secret_file(path.get_ref()),
+        );
+        let pid_file = raw.pid_file.map(|path| self.path(path.get_ref()));
+        Some(Daemon { hostname: hostname?, state_directory, user, site_key_file, pid_file })
     }
 
     fn log(&mut self, raw: raw::Log) -> Option<Log> {
@@ -587,6 +585,11 @@ impl Check<'_, '_> {
 
     pub(super) fn path(&self, text: &str) -> PathBuf {
         self.base.join(text)
+    }
+
+    /// The file of a secret, or the credential that `text` names.
+    pub(super) fn secret_file(&self, text: &str) -> SecretFile {
+        SecretFile::owned_by(credential::path(text).unwrap_or_else(|| self.path(text)), self.owner)
     }
 
     pub(super) fn domain(&mut self, key: &str, text: &Spanned<String>) -> Option<Domain> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use toml::Spanned;
 
 use super::check::Check;
-use super::{Connector, CredentialSet, Endpoint, Outbound, Rejected, RelayMode, SecretFile, Tls, raw};
+use super::{Connector, CredentialSet, Endpoint, Outbound, Rejected, RelayMode, Tls, raw};
 use crate::mail::{Address, Domain};
 
 /// Where the company's MTA listens, unless told otherwise.
@@ -67,7 +67,7 @@ impl Check<'_, '_> {
                     );
                     return None;
                 }
-                let file = SecretFile::owned_by(self.path(set.password_file.get_ref()), self.owner);
+                let file = self.secret_file(set.password_file.get_ref());
                 if let Err(error) = file.read_password() {
                     self.note(set.password_file.span(), &key("credentials.password_file"), error.to_string());
                 }

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::check::Check;
 use super::host::{Host, HostCredential, Mechanism, Preset, Proof, Unverified};
-use super::{SecretFile, Tls, raw};
+use super::{Tls, raw};
 use crate::mail::{Address, Domain};
 
 /// Octets of a user name at most.
@@ -130,14 +130,14 @@ impl Check<'_, '_> {
         let given = [raw.password_file.is_some(), raw.token_file.is_some(), raw.token_command.is_some()];
         let proof = match (given, raw.password_file, raw.token_file, raw.token_command) {
             ([true, false, false], Some(path), ..) => {
-                let file = SecretFile::owned_by(self.path(path.get_ref()), self.owner);
+                let file = self.secret_file(path.get_ref());
                 if let Err(error) = file.read_password() {
                     self.note(path.span(), &key("password_file"), error.to_string());
                 }
                 Proof::Password(file)
             }
             ([false, true, false], _, Some(path), _) => {
-                let file = SecretFile::owned_by(self.path(path.get_ref()), self.owner);
+                let file = self.secret_file(path.get_ref());
                 // The file may be written later by whoever keeps the token fresh; what is there must be fit.
                 if file.path().symlink_metadata().is_ok()
                     && let Err(error) = file.read()

@@ -257,7 +257,7 @@ impl Check<'_, '_> {
 
     /// A key that cannot be used is a problem now, not when the first message comes.
     fn key_file(&mut self, key: &str, path: Spanned<String>) -> Option<(SecretFile, Arc<SigningKey>)> {
-        let file = SecretFile::owned_by(self.path(path.get_ref()), self.owner);
+        let file = self.secret_file(path.get_ref());
         match self.keys.get(&file) {
             Ok(signing_key) => Some((file, signing_key)),
             Err(error) => {

@@ -5,6 +5,7 @@ mod check;
 mod check_endpoint;
 mod check_host;
 mod check_outbound;
+mod credential;
 mod host;
 mod key_files;
 mod keys;
@@ -105,6 +106,8 @@ pub struct Daemon {
     pub user: Option<String>,
     /// The key that authenticates verdicts between milter and transport; shared by all hosts of a site.
     pub site_key_file: SecretFile,
+    /// Where the process writes its id, for a service manager that wants it; nowhere unless told.
+    pub pid_file: Option<PathBuf>,
 }
 
 /// `[log]`

@@ -34,6 +34,7 @@ pub(super) struct Daemon {
     pub(super) state_directory: Option<Text>,
     pub(super) user: Option<Text>,
     pub(super) site_key_file: Option<Text>,
+    pub(super) pid_file: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]

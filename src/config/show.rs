@@ -46,6 +46,9 @@ impl Config {
             writeln!(f, "user = {user:?}")?;
         }
         writeln!(f, "site_key_file = {:?}", daemon.site_key_file.path())?;
+        if let Some(pid_file) = &daemon.pid_file {
+            writeln!(f, "pid_file = {pid_file:?}")?;
+        }
 
         let target = match self.log.target {
             LogTarget::Stderr => "stderr",

@@ -69,26 +69,31 @@ impl Socket {
     }
 }
 
-/// The name of a socket that we made. Dropping it removes the name, so that an MTA sees at once that nobody is there; but not when
+/// The name of a socket. Dropping one that we made removes it, so that an MTA sees at once that nobody is there; but not when
 /// another program has put its own socket in the place.
 #[derive(Debug)]
 pub(super) struct Name {
     path: PathBuf,
-    device: u64,
-    inode: u64,
+    /// Device and inode, where we made it.
+    made: Option<(u64, u64)>,
 }
 
 impl Name {
+    /// The name of a socket that somebody else made, and removes.
+    pub(super) fn of_another(path: PathBuf) -> Self {
+        Self { path, made: None }
+    }
+
     /// Whether the socket can still be reached: its name, or the whole folder, may have been removed.
     pub(super) fn leads_here(&self) -> bool {
-        let ours = |facts: std::fs::Metadata| facts.dev() == self.device && facts.ino() == self.inode;
+        let ours = |facts: std::fs::Metadata| self.made.is_none_or(|made| made == (facts.dev(), facts.ino()));
         self.path.symlink_metadata().is_ok_and(ours)
     }
 }
 
 impl Drop for Name {
     fn drop(&mut self) {
-        if self.leads_here() {
+        if self.made.is_some() && self.leads_here() {
             // The folder may belong to root: then the next start replaces the socket.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -98,7 +103,16 @@ impl Drop for Name {
 /// Binds beside the final name, sets owner and mode, and only then renames: nobody meets a socket that is not ready, and a
 /// socket left by a killed process is replaced, but never one that a living process serves.
 fn unix(path: &Path, access: Access) -> Result<(UnixListener, Name), String> {
-    let failed = |error: io::Error| format!("unix:{}: {error}", path.display());
+    let failed = |error: io::Error| {
+        let remedy = match (access.group, error.kind()) {
+            (Some(group), ErrorKind::PermissionDenied) => format!(
+                "; the folder must be ours, and where we may not give the socket to group {group}, of that group and set-group-ID: \
+                 chgrp {group} and chmod g+s"
+            ),
+            _ => String::new(),
+        };
+        format!("unix:{}: {error}{remedy}", path.display())
+    };
     if let Ok(facts) = path.symlink_metadata() {
         if !facts.file_type().is_socket() {
             return Err(format!("unix:{}: there is a file of this name that is no socket; remove it", path.display()));
@@ -129,7 +143,7 @@ fn unix(path: &Path, access: Access) -> Result<(UnixListener, Name), String> {
         listener.set_nonblocking(true)?;
         let facts = aside.symlink_metadata()?;
         std::fs::rename(&aside, path)?;
-        Ok((listener, Name { path: path.to_owned(), device: facts.dev(), inode: facts.ino() }))
+        Ok((listener, Name { path: path.to_owned(), made: Some((facts.dev(), facts.ino())) }))
     };
     match listener.and_then(ready) {
         Ok(bound) => Ok(bound),
@@ -142,17 +156,23 @@ fn unix(path: &Path, access: Access) -> Result<(UnixListener, Name), String> {
 
 /// Sets mode, then owner and group. The folder may belong to the user that we will run as, who could put a link in the socket's
 /// place: none is followed.
+///
+/// A set-group-ID folder has given it the group already, as the folders of our packages do. Then nothing is left to do that needs a
+/// membership of the group, or the system call that the packaged unit takes away.
 fn give(socket: &Path, access: Access) -> io::Result<()> {
     fchmodat(AT_FDCWD, socket, Mode::from_bits_truncate(access.mode), FchmodatFlags::NoFollowSymlink)?;
-    match (access.owner, access.group) {
-        (None, None) => Ok(()),
-        (owner, group) => lchown(socket, owner, group),
-    }
+    let Access { owner, group, .. } = access;
+    if belongs(&socket.symlink_metadata()?, owner, group) { Ok(()) } else { lchown(socket, owner, group) }
+}
+
+fn belongs(facts: &std::fs::Metadata, owner: Option<u32>, group: Option<u32>) -> bool {
+    owner.is_none_or(|owner| facts.uid() == owner) && group.is_none_or(|group| facts.gid() == group)
 }
 
 /// Makes a folder for sockets where there is none: owner and group may enter, others not. One that exists is left as it is.
 fn make_directory(directory: &Path, access: Access) -> io::Result<()> {
     match DirBuilder::new().mode(0o750).create(directory) {
+        Ok(()) if belongs(&directory.symlink_metadata()?, access.owner, access.group) => Ok(()),
         Ok(()) => chown(directory, access.owner, access.group),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
@@ -186,6 +206,20 @@ mod tests {
         assert!(unix(&path, ACCESS).is_err_and(|error| error.contains("no socket")));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_set_group_id_folder_gives_the_group_to_folder_and_socket_without_a_word_of_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o2750)).unwrap();
+        let group = folder.path().metadata().unwrap().gid();
+        let path = folder.path().join("transport/x.sock");
+        let bound = unix(&path, ACCESS).unwrap();
+        for made in [path.as_path(), path.parent().unwrap()] {
+            assert!(belongs(&made.symlink_metadata().unwrap(), None, Some(group)));
+        }
+        assert_eq!(path.parent().unwrap().metadata().unwrap().mode() & 0o7777, 0o2750);
+        drop(bound);
     }
 
     #[test]

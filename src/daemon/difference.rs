@@ -99,6 +99,7 @@ fn needs_restart(old: &Config, new: &Config) -> Names {
     let settings = [
         ("daemon.user", old.daemon.user != new.daemon.user),
         ("daemon.state_directory", old.daemon.state_directory != new.daemon.state_directory),
+        ("daemon.pid_file", old.daemon.pid_file != new.daemon.pid_file),
         ("log", old.log != new.log),
         (
             "milter.socket_group or socket_mode (of sockets that are open)",
@@ -120,6 +121,7 @@ fn needs_restart(old: &Config, new: &Config) -> Names {
 pub(super) fn keep_what_needs_restart(old: &Config, new: &mut Config) {
     new.daemon.user.clone_from(&old.daemon.user);
     new.daemon.state_directory.clone_from(&old.daemon.state_directory);
+    new.daemon.pid_file.clone_from(&old.daemon.pid_file);
     new.log.clone_from(&old.log);
     if let (Some(old), Some(new)) = (&old.milter, &mut new.milter) {
         new.access.clone_from(&old.access);

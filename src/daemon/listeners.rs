@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::bind::{Access, Name, Socket};
 use super::parts::Parts;
+use super::passed::Passed;
 use crate::attach::slots::Slots;
 use crate::attach::{exim, lmtp, milter};
 use crate::config::{Config, Connector, Listen};
@@ -50,17 +51,27 @@ pub(super) struct Sockets(Vec<(Listen, Purpose, Socket)>);
 impl Sockets {
     /// How many `config` names.
     pub(super) fn count(config: &Config) -> usize {
-        let milter = config.milter.as_ref().map_or(0, |service| service.listen.len());
-        let transport = config.connectors.iter().filter(|connector| transport_socket(config, connector).is_some());
-        let exim = config.exim.as_ref().map_or(0, |service| service.listen.len());
-        milter.saturating_add(exim).saturating_add(transport.count())
+        Self::named(config).count()
     }
 
-    /// Binds everything that `config` names and that is not among `open`.
+    /// Everything that `config` names.
+    pub(super) fn named(config: &Config) -> impl Iterator<Item = Listen> {
+        let milter = config.milter.iter().flat_map(|service| service.listen.iter().cloned());
+        let exim = config.exim.iter().flat_map(|service| service.listen.iter().cloned());
+        let transport = config.connectors.iter().filter_map(|connector| transport_socket(config, connector));
+        milter.chain(exim).chain(transport.map(Listen::Unix))
+    }
+
+    /// Binds everything that `config` names and that is not among `open`; what was `passed` to us is bound already.
     ///
     /// # Errors
     /// Every one that cannot be bound, and what to do.
-    pub(super) fn bind(config: &Config, user: Option<&User>, open: &HashSet<Listen>) -> Result<Self, Vec<String>> {
+    pub(super) fn bind(
+        config: &Config,
+        user: Option<&User>,
+        open: &HashSet<Listen>,
+        passed: &Passed,
+    ) -> Result<Self, Vec<String>> {
         let mut wanted: Vec<(Listen, Purpose, Access)> = Vec::new();
         if let Some(service) = &config.milter {
             let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
@@ -79,12 +90,13 @@ impl Sockets {
         }
         wanted.retain(|(listen, ..)| !open.contains(listen));
         let (mut sockets, mut problems) = (Vec::with_capacity(wanted.len()), Vec::new());
-        for bound in bind_all(wanted) {
+        for bound in bind_all(wanted, passed) {
             match bound {
                 Ok(socket) => sockets.push(socket),
                 Err(problem) => problems.push(problem),
             }
         }
+        passed.warn_of_unused(config);
         if problems.is_empty() { Ok(Self(sockets)) } else { Err(problems) }
     }
 
@@ -112,13 +124,17 @@ impl Sockets {
 }
 
 /// Binds them on all processors: each socket takes a dozen system calls.
-fn bind_all(mut wanted: Vec<(Listen, Purpose, Access)>) -> Vec<Result<(Listen, Purpose, Socket), String>> {
+fn bind_all(
+    mut wanted: Vec<(Listen, Purpose, Access)>,
+    passed: &Passed,
+) -> Vec<Result<(Listen, Purpose, Socket), String>> {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     let share = wanted.len().div_ceil(processors).max(SOCKETS_A_THREAD);
     let bind = |share: Vec<(Listen, Purpose, Access)>| -> Vec<_> {
-        let bound = share
-            .into_iter()
-            .map(|(listen, purpose, access)| Socket::bind(&listen, access).map(|socket| (listen, purpose, socket)));
+        let bound = share.into_iter().map(|(listen, purpose, access)| {
+            let socket = passed.get(&listen).unwrap_or_else(|| Socket::bind(&listen, access))?;
+            Ok((listen, purpose, socket))
+        });
         bound.collect()
     };
     std::thread::scope(|scope| {

@@ -12,12 +12,13 @@ peers=${CARGO_TARGET_DIR:-$root/target}/peers
 
 # What they are for: name server; SASL for Postfix; independent verifiers, OpenDKIM and OpenDMARC's library among them;
 # certificates and keys; Sendmail's configuration language; libraries of the unpacked Exim and Sendmail; setpriv and pgrep;
-# the build.
+# the build. Beside these, systemd's and AppArmor's tools, and two programs that read manual pages, for what the packages bring.
 packages=(
     dnsmasq-base
     dovecot-core dovecot-submissiond
     python3 python3-dkim python3-nacl python3-spf python3-dnspython libopendmarc2 publicsuffix opendkim opendkim-tools
     openssl ca-certificates libidn12 m4 libwrap0 libldap-2.5-0 libsasl2-2 libdb5.3
+    systemd python3-seccomp apparmor mandoc man-db groff-base binutils
     util-linux procps gcc g++ libc6-dev make
 )
 unpacked_sendmail=(sendmail-bin sendmail-cf)
