@@ -17,8 +17,10 @@ const BODY: usize = 4 << 20;
 const SIGNING_MAX: u64 = 32 * 1024;
 /// Kilobytes of anonymous and shared memory in all while verifying, at the default `limits.memory` (128 MiB).
 const VERIFYING_MAX: u64 = 128 * 1024;
-/// Kilobytes that an idle connection takes, with what the kernel does not count (16 KiB).
-const IDLE_MAX: u64 = 16;
+/// Kilobytes that an idle connection takes (32 KiB): its task and buffers, without those of the kernel.
+const IDLE_MAX: u64 = 32;
+/// How often a message comes again that found no memory within its time, as an MTA would send it.
+const ATTEMPTS_MAX: usize = 5;
 
 struct Company {
     daemon: Daemon,
@@ -94,15 +96,26 @@ fn a_hundred_messages_of_ten_mebibytes_are_verified_at_once_within_128_mebibytes
     let unfolded = header.replace("\r\n\t", "\n\t").replace("\r\n ", "\n ");
     let fields: Vec<(&str, &str)> = unfolded.split("\r\n").filter_map(|field| field.split_once(':')).collect();
     let (begun, pass) = (Instant::now(), AtomicU64::new(0));
+    let put_off = AtomicU64::new(0);
     let peak = company.peak_while(100, |socket, barrier| {
         let mut mta = MilterClient::connect(socket);
-        mta.begin("192.0.2.10", None, "jane@customer.example", "support@acme.example", &fields);
-        barrier.wait();
-        let verdict = mta.end(body.as_bytes());
-        assert!(verdict.last == b'c', "{verdict:?}");
-        pass.fetch_add(u64::from(verdict.added.iter().any(|field| field.contains("dkim=pass"))), Ordering::Relaxed);
+        for attempt in 0..ATTEMPTS_MAX {
+            mta.begin("192.0.2.10", None, "jane@customer.example", "support@acme.example", &fields);
+            if attempt == 0 {
+                barrier.wait();
+            }
+            let verdict = mta.end(body.as_bytes());
+            if verdict.last == b'c' {
+                pass.fetch_add(u64::from(verdict.added.iter().any(|f| f.contains("dkim=pass"))), Ordering::Relaxed);
+                return;
+            }
+            // On a slow machine a share of the memory does not become free in time: put off, never refused.
+            assert!(verdict.reply.starts_with("451 4.3.0"), "{verdict:?}");
+            put_off.fetch_add(1, Ordering::Relaxed);
+        }
     });
-    println!("100 x 10 MiB verified: {} MiB at the peak, {} s", peak / 1024, begun.elapsed().as_secs());
+    let (took, put_off) = (begun.elapsed().as_secs(), put_off.into_inner());
+    println!("100 x 10 MiB verified: {} MiB at the peak, {took} s, {put_off} put off meanwhile", peak / 1024);
     assert_eq!(pass.into_inner(), 100, "{}", support::tail(&company.daemon.log()));
     assert!(peak <= VERIFYING_MAX, "{peak} KiB");
 }

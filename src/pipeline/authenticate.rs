@@ -24,6 +24,10 @@ use crate::mail::{Budget, Domain, Header, Mail};
 
 /// Octets of a message beyond which hashing it moves off the async threads.
 const LARGE: usize = 256 * 1024;
+/// Octets from which on the GNU C library always asks the system for memory and gives it back at once (32 MiB,
+/// `M_MMAP_THRESHOLD` in mallopt(3)). Below that its threshold follows what was freed last: a few messages of 10 MiB later, each
+/// thread's arena keeps tens of MiB for good.
+const ALWAYS_GIVEN_BACK: usize = 32 * 1024 * 1024 + 4096;
 /// How long a message waits for its share of the memory budget.
 const MEMORY_WAIT: Duration = Duration::from_secs(60);
 
@@ -87,6 +91,11 @@ impl std::fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Authenticator").field("hostname", &self.hostname).finish_non_exhaustive()
     }
+}
+
+/// What to reserve for a message of `size` octets. Pages that nobody writes to take no memory.
+fn room_for(size: usize) -> usize {
+    if size > LARGE { size.max(ALWAYS_GIVEN_BACK) } else { size }
 }
 
 impl Authenticator {
@@ -161,7 +170,7 @@ impl Authenticator {
     /// be verified in time.
     async fn wire(&self, mail: &Mail) -> std::io::Result<Vec<u8>> {
         let mut signatures = 0;
-        let mut wire = Vec::with_capacity(usize::try_from(mail.size()).unwrap_or(0));
+        let mut wire = Vec::with_capacity(room_for(usize::try_from(mail.size()).unwrap_or(0)));
         for field in mail.headers.iter() {
             let is_dkim = acceptable::is_dkim_signature(field);
             signatures += usize::from(is_dkim);
