@@ -104,9 +104,8 @@ impl Company {
 
         (trouble.after)(self);
         self.desk.mend();
-        match reply.map_or(400, |reply| reply.code) {
-            400..=499 => self.come_again(trouble, &message),
-            _ => {}
+        if let 400..=499 = reply.map_or(400, |reply| reply.code) {
+            self.come_again(trouble, &message);
         }
         if cell.in_the_end == 0 {
             // Others' mail is taken.

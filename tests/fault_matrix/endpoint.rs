@@ -162,7 +162,7 @@ pub mod verdict {
             never("554 5.6.0 … no thanks") => "talk to the ticket system";
         message_5xx_in_lines (transport, inline): "5xx in several lines",
             say("DOT", "554-5.6.0 no thanks\r\n554 5.6.0 100% sure\r\n"),
-            never("554 5.6.0 … no thanks … 100% sure") => "talk to the ticket system";
+            never("554 … no thanks … 100% sure") => "talk to the ticket system";
         message_5xx_bare (transport, inline): "5xx without an enhanced code", say("DOT", "554 just no\r\n"),
             never("554 … just no") => "talk to the ticket system";
         message_5xx_of_two_minds (transport, inline): "5xx with an enhanced code 4.x.x", say("DOT", "554 4.2.0 what now\r\n"),

@@ -125,6 +125,8 @@ pub struct Endpoint {
     passwords: Arc<Mutex<Vec<String>>>,
     duty: Arc<Mutex<Duty>>,
     authority: CertifiedIssuer<'static, KeyPair>,
+    /// Rung for the listener, and for the sessions that are open.
+    up: Arc<Notify>,
     mended: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -162,8 +164,8 @@ impl Endpoint {
         let port = listener.as_ref().map_or(port, |open| open.local_addr().unwrap().port());
         let duty = Arc::new(Mutex::new(Duty { script, tls }));
         let at_hand = Arc::clone(&duty);
-        let mended = Arc::new(Notify::new());
-        let waiting = Arc::clone(&mended);
+        let (up, mended) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (waiting, over) = (Arc::clone(&up), Arc::clone(&mended));
         let task = tokio::spawn(async move {
             loop {
                 let Some(open) = &listener else {
@@ -183,16 +185,21 @@ impl Endpoint {
                 let Duty { script, tls } = at_hand.lock().unwrap().clone();
                 let (record, passwords) = (Arc::clone(&shared), Arc::clone(&known));
                 let session = Peer { script, record, passwords, number, login: Mutex::default() };
+                let over = Arc::clone(&over);
                 tokio::spawn(async move {
-                    session.serve(stream, tls).await;
+                    tokio::select! {
+                        _ = session.serve(stream, tls) => {}
+                        () = over.notified() => {}
+                    }
                     session.record.lock().unwrap().open -= 1;
                 });
             }
         });
-        Self { port, ca: authority.pem(), record, passwords, duty, authority, mended, task }
+        Self { port, ca: authority.pem(), record, passwords, duty, authority, up, mended, task }
     }
 
-    /// Does its duty on every connection that begins from now on, with a good certificate of the same authority.
+    /// Begins anew: closes all connections, and does its duty on every one that comes from now on, with a good certificate of
+    /// the same authority.
     pub fn mend(&self) {
         let script = Script::default();
         self.set_passwords(&script.passwords);
@@ -203,8 +210,9 @@ impl Endpoint {
             was_down
         };
         if was_down {
-            self.mended.notify_one();
+            self.up.notify_one();
         }
+        self.mended.notify_waiters();
     }
 
     /// Takes these passwords and tokens from now on, and no others.
