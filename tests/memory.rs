@@ -56,9 +56,9 @@ impl Company {
                 }
             });
             let threads: Vec<_> = (0..count).map(|_| scope.spawn(|| act(&self.socket, &barrier))).collect();
-            let all_well = threads.into_iter().fold(true, |well, thread| thread.join().is_ok() && well);
+            let ended: Vec<bool> = threads.into_iter().map(|thread| thread.join().is_ok()).collect();
             done.store(true, Ordering::Relaxed);
-            all_well
+            ended.into_iter().all(|well| well)
         });
         assert!(all_well, "{}", support::tail(&self.daemon.log()));
         peak.into_inner()
