@@ -431,6 +431,7 @@ mod fixture {
             daemon: Daemon {
                 hostname: Domain::parse("mx.acme.example").unwrap(),
                 state_directory: "/var/lib/deskmilter".into(),
+                pid_file: None,
                 user: None,
                 site_key_file: SecretFile::new("/var/lib/deskmilter/site.key"),
             },
