@@ -111,12 +111,20 @@ impl Daemon {
         status
     }
 
-    /// SIGSTOP: it is there and does nothing, until [`Self::thaw`].
+    /// SIGSTOP: it is there and does nothing, until [`Self::thaw`]. Returns when each of its threads has stopped, which on a busy
+    /// machine is some messages later than the signal.
     ///
     /// # Panics
     /// When it does not run.
     pub fn freeze(&mut self) {
         self.running().signal(Signal::SIGSTOP);
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.pid()));
+        let stopped = || {
+            let threads = std::fs::read_dir(&tasks).into_iter().flatten().filter_map(Result::ok);
+            // proc(5): pid, name in parentheses, state; T is stopped.
+            threads.map(|thread| crate::process::read(&thread.path().join("stat"))).all(|stat| stat.contains(") T "))
+        };
+        crate::wait_until("all threads stopped", || self.log(), stopped);
     }
 
     /// SIGCONT.
