@@ -6,6 +6,7 @@
 pub mod attach;
 pub mod cli;
 pub mod config;
+pub mod credential;
 pub mod daemon;
 pub mod dkim;
 pub mod doctor;
@@ -15,3 +16,4 @@ pub mod mail;
 pub mod pipeline;
 pub mod relay;
 pub mod sandbox;
+pub mod store;

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Each reads its arguments, does one thing, and ends with an exit code of sysexits(3).
 
 mod check;
+mod credential;
 mod import;
 mod key;
 mod postfix;
@@ -46,6 +47,8 @@ enum Command {
     Sandbox(sandbox::SandboxArgs),
     /// Make a DKIM key, print the DNS record that publishes it, or check what DNS has.
     Key(key::KeyArgs),
+    /// Issue, list, rotate and revoke what a company's mail server logs in with.
+    Credential(credential::CredentialArgs),
     /// Print the configuration that does what another program was configured to do.
     Import(import::ImportArgs),
 }
@@ -87,6 +90,7 @@ pub fn run() -> ExitCode {
         Command::Postfix(arguments) => postfix::run(&arguments),
         Command::Sandbox(arguments) => sandbox::run(arguments),
         Command::Key(arguments) => key::run(&arguments),
+        Command::Credential(arguments) => credential::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
     }
 }

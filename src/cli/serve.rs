@@ -10,9 +10,9 @@ pub(super) fn run(file: &ConfigFile) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    if config.milter.is_none() && config.transport.is_none() {
+    if !config.serves() {
         eprintln!(
-            "{}: neither [milter] nor [transport]: there is nothing to serve; add at least one",
+            "{}: neither [milter] nor [transport], [auth] or [lookup]: there is nothing to serve; add at least one",
             file.config.display()
         );
         return ExitCode::from(EX_CONFIG);

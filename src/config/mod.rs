@@ -4,6 +4,7 @@
 mod check;
 mod check_endpoint;
 mod check_outbound;
+mod check_store;
 mod keys;
 mod listen;
 mod load;
@@ -14,6 +15,7 @@ mod raw;
 mod secret;
 mod show;
 mod stamp;
+mod store;
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +28,7 @@ pub use outbound::{
 pub use problem::{Problem, Problems};
 pub use secret::{Secret, SecretError, SecretFile};
 pub use stamp::Stamp;
+pub use store::{Auth, Credentials, Lookup, PostgresServer, StoreConfig, StoreUrl};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -55,9 +58,22 @@ pub struct Config {
     pub outbound: Outbound,
     /// What is signed besides notifications.
     pub signing: Vec<Signing>,
+    /// Where issued credentials are kept.
+    pub store: StoreConfig,
+    /// What holds for issued credentials.
+    pub credentials: Credentials,
+    /// The service that checks logins; `None` when not configured.
+    pub auth: Option<Auth>,
+    /// The tables for the MTA; `None` when not configured.
+    pub lookup: Option<Lookup>,
 }
 
 impl Config {
+    /// Whether there is anything to listen on.
+    pub fn serves(&self) -> bool {
+        self.milter.is_some() || self.transport.is_some() || self.auth.is_some() || self.lookup.is_some()
+    }
+
     /// Whether any mail is signed.
     pub fn signs(&self) -> bool {
         let signs = |connector: &Arc<Connector>| connector.submission.is_some() && !connector.dkim.is_empty();

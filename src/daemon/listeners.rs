@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::bind::{Name, Socket};
-use super::parts::Parts;
+use super::parts::{Credentials, Parts};
 use crate::attach::slots::Slots;
-use crate::attach::{lmtp, milter};
+use crate::attach::{accept, lmtp, lookup, milter, sasl};
 use crate::config::{Config, Connector, Listen};
+use crate::credential::Logins;
 use crate::pipeline::Pipeline;
 
 /// Where the LMTP socket of a connector is; `None` where nothing is relayed to an endpoint.
@@ -30,6 +31,8 @@ enum Purpose {
     Milter,
     /// LMTP for the connector of that name.
     Transport(String),
+    Auth,
+    Lookup,
 }
 
 /// Bound sockets that nobody serves yet. Dropping them takes them back.
@@ -62,6 +65,14 @@ impl Sockets {
                 let Some(path) = transport_socket(config, connector) else { continue };
                 add(Listen::Unix(path), Purpose::Transport(connector.name.clone()), &service.access);
             }
+        }
+        for listen in config.auth.iter().flat_map(|auth| &auth.listen) {
+            let Some(service) = &config.auth else { continue };
+            add(listen.clone(), Purpose::Auth, &service.access);
+        }
+        for listen in config.lookup.iter().flat_map(|lookup| &lookup.listen) {
+            let Some(service) = &config.lookup else { continue };
+            add(listen.clone(), Purpose::Lookup, &service.access);
         }
         if problems.is_empty() { Ok(Self(sockets)) } else { Err(problems) }
     }
@@ -127,6 +138,47 @@ struct TransportDoor {
     _door: Door,
 }
 
+/// The sockets of `[auth]` and `[lookup]`, and what they serve.
+#[derive(Debug)]
+struct CredentialDoors {
+    logins: Arc<ArcSwap<Logins>>,
+    tables: Arc<ArcSwap<lookup::Tables>>,
+    auth: HashMap<Listen, Door>,
+    lookup: HashMap<Listen, Door>,
+    auth_slots: Slots,
+    lookup_slots: Slots,
+}
+
+impl CredentialDoors {
+    fn new(credentials: &Credentials) -> Self {
+        Self {
+            logins: Arc::new(ArcSwap::new(Arc::clone(&credentials.logins))),
+            tables: Arc::new(ArcSwap::new(Arc::clone(&credentials.tables))),
+            auth: HashMap::new(),
+            lookup: HashMap::new(),
+            auth_slots: Slots::new(sasl::CONNECTIONS_MAX),
+            lookup_slots: Slots::new(lookup::CONNECTIONS_MAX),
+        }
+    }
+
+    /// Serves `credentials` from here on, and closes what `config` does not name.
+    fn swap(&mut self, credentials: &Credentials, config: &Config) {
+        self.logins.store(Arc::clone(&credentials.logins));
+        self.tables.store(Arc::clone(&credentials.tables));
+        let auth: HashSet<&Listen> = config.auth.iter().flat_map(|service| &service.listen).collect();
+        let lookup: HashSet<&Listen> = config.lookup.iter().flat_map(|service| &service.listen).collect();
+        for (doors, listen, what) in [(&mut self.auth, auth, "auth"), (&mut self.lookup, lookup, "lookup")] {
+            doors.retain(|address, _| {
+                let stays = listen.contains(address);
+                if !stays {
+                    tracing::info!(socket = %address, "{what} closed");
+                }
+                stays
+            });
+        }
+    }
+}
+
 /// Everything that is served. Dropping it closes everything.
 #[derive(Debug)]
 pub(super) struct Listeners {
@@ -134,6 +186,7 @@ pub(super) struct Listeners {
     service: Arc<milter::Service<Pipeline>>,
     milter: HashMap<Listen, Door>,
     transport: HashMap<PathBuf, TransportDoor>,
+    credentials: Option<CredentialDoors>,
     tasks: TaskTracker,
 }
 
@@ -142,12 +195,22 @@ impl Listeners {
     pub(super) fn new(parts: &Parts, tasks: TaskTracker) -> Self {
         let pipeline = Arc::new(ArcSwap::new(Arc::clone(&parts.pipeline)));
         let service = milter::Service::new(Arc::clone(&pipeline), parts.spool.clone(), &parts.config.limits);
-        Self { pipeline, service: Arc::new(service), milter: HashMap::new(), transport: HashMap::new(), tasks }
+        Self {
+            pipeline,
+            service: Arc::new(service),
+            milter: HashMap::new(),
+            transport: HashMap::new(),
+            credentials: None,
+            tasks,
+        }
     }
 
     /// What is open, as configured.
     pub(super) fn open(&self) -> HashSet<Listen> {
-        self.milter.keys().cloned().chain(self.transport.keys().cloned().map(Listen::Unix)).collect()
+        let doors = self.credentials.iter();
+        let credentials = doors.flat_map(|doors| doors.auth.keys().chain(doors.lookup.keys())).cloned();
+        let transport = self.transport.keys().cloned().map(Listen::Unix);
+        self.milter.keys().cloned().chain(transport).chain(credentials).collect()
     }
 
     /// From here on `parts` hold for every message that begins: what is open serves them, `new` is opened, what they do not name
@@ -174,6 +237,13 @@ impl Listeners {
         });
         self.service.set_limits(limits);
         self.pipeline.store(Arc::clone(&parts.pipeline));
+        match &parts.credentials {
+            None => self.credentials = None,
+            Some(credentials) => {
+                let doors = self.credentials.get_or_insert_with(|| CredentialDoors::new(credentials));
+                doors.swap(credentials, &parts.config);
+            }
+        }
         for ready in new.0 {
             self.serve(ready, parts);
         }
@@ -204,8 +274,29 @@ impl Listeners {
                 self.tasks.spawn(serving);
                 self.transport.insert(path, TransportDoor { connector, service, slots, _door: door });
             }
+            (Purpose::Auth, listen, listener) => {
+                let Some(doors) = &mut self.credentials else { return };
+                tracing::info!(socket = %address, "auth listening");
+                let (slots, logins) = (doors.auth_slots.clone(), Arc::clone(&doors.logins));
+                self.tasks.spawn(sasl::serve(plain(listener), slots, logins, close, tasks));
+                doors.auth.insert(listen, door);
+            }
+            (Purpose::Lookup, listen, listener) => {
+                let Some(doors) = &mut self.credentials else { return };
+                tracing::info!(socket = %address, "lookup listening");
+                let (slots, tables) = (doors.lookup_slots.clone(), Arc::clone(&doors.tables));
+                self.tasks.spawn(lookup::serve(plain(listener), slots, tables, close, tasks));
+                doors.lookup.insert(listen, door);
+            }
             // A transport has unix sockets only.
             (Purpose::Transport(_), ..) => {}
         }
+    }
+}
+
+fn plain(listener: milter::Listener) -> accept::Listener {
+    match listener {
+        milter::Listener::Unix(listener) => accept::Listener::Unix(listener),
+        milter::Listener::Tcp(listener) => accept::Listener::Tcp(listener),
     }
 }

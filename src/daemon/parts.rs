@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use super::listeners::transport_socket;
 use super::{privileges, state, watch};
-use crate::attach::lmtp;
+use crate::attach::{lmtp, lookup};
 use crate::config::{Config, Connector, Endpoint};
+use crate::credential::Logins;
 use crate::mail::{Budget, Spool};
 use crate::pipeline::{Pipeline, SiteKey};
 use crate::relay::Relay;
+use crate::store::Store;
 
 /// The parts, put together.
 #[derive(Debug)]
@@ -22,9 +24,18 @@ pub(super) struct Parts {
     pub(super) services: HashMap<PathBuf, Arc<lmtp::Service>>,
     pub(super) spool: Spool,
     pub(super) site_key: SiteKey,
+    /// Where `[auth]` or `[lookup]` is configured.
+    pub(super) credentials: Option<Credentials>,
     budget: Budget,
     /// By connector.
     relays: Relays,
+}
+
+/// What is served of issued credentials.
+#[derive(Debug, Clone)]
+pub(super) struct Credentials {
+    pub(super) logins: Arc<Logins>,
+    pub(super) tables: Arc<lookup::Tables>,
 }
 
 /// Relays by their connectors' names.
@@ -52,7 +63,8 @@ impl Parts {
         let budget = Budget::new(config.limits.memory);
         let spool = Spool::new(state::spool_directory(&config.daemon.state_directory));
         let pipeline = Pipeline::new(&config, site_key.clone(), &budget).map_err(|problem| vec![problem])?;
-        Self::assemble(config, Arc::new(pipeline), site_key, budget, spool, relays)
+        let credentials = credentials(&config, None, &HashSet::new()).map_err(|problem| vec![problem])?;
+        Self::assemble(config, Arc::new(pipeline), site_key, budget, spool, relays, credentials)
     }
 
     /// The parts of the next configuration; `changed` are the files whose content is another than when `self` was made.
@@ -80,7 +92,8 @@ impl Parts {
             .pipeline
             .successor(&config, site_key.clone(), &budget, same_resolver)
             .map_err(|problem| vec![problem])?;
-        Self::assemble(config, Arc::new(pipeline), site_key, budget, self.spool.clone(), relays)
+        let credentials = credentials(&config, Some(self), changed).map_err(|problem| vec![problem])?;
+        Self::assemble(config, Arc::new(pipeline), site_key, budget, self.spool.clone(), relays, credentials)
     }
 
     /// The relays for `config`; see [`relays`].
@@ -100,6 +113,7 @@ impl Parts {
         budget: Budget,
         spool: Spool,
         relays: Relays,
+        credentials: Option<Credentials>,
     ) -> Result<Self, Vec<String>> {
         let peers = config.transport.iter().flat_map(|transport| &transport.peers);
         let peers: Vec<u32> = peers
@@ -120,8 +134,43 @@ impl Parts {
             Some((transport_socket(&config, connector)?, Arc::new(service)))
         });
         let services = services.collect();
-        Ok(Self { pipeline, services, spool, site_key, budget, relays, config })
+        Ok(Self { pipeline, services, spool, site_key, credentials, budget, relays, config })
     }
+}
+
+/// The check of logins and the tables, where they are configured. Those of `earlier` who use the same store are kept, with what they
+/// remember.
+fn credentials(
+    config: &Config,
+    earlier: Option<&Parts>,
+    changed: &HashSet<PathBuf>,
+) -> Result<Option<Credentials>, String> {
+    if config.auth.is_none() && config.lookup.is_none() {
+        return Ok(None);
+    }
+    let computations = |config: &Config| config.auth.as_ref().map_or(1, |auth| auth.computations);
+    let kept = earlier.and_then(|earlier| Some((&earlier.config, earlier.credentials.as_ref()?)));
+    let trust_changed = config.store.ca_file.as_ref().is_some_and(|file| changed.contains(file));
+    let store = match kept {
+        Some((before, kept)) if before.store == config.store && !trust_changed => Arc::clone(kept.logins.store()),
+        _ => Arc::new(Store::new(&config.store)?),
+    };
+    let logins = match kept {
+        Some((before, kept))
+            if Arc::ptr_eq(kept.logins.store(), &store)
+                && before.credentials == config.credentials
+                && computations(before) == computations(config) =>
+        {
+            Arc::clone(&kept.logins)
+        }
+        _ => Logins::start(Arc::clone(&store), computations(config), config.credentials.overlap_warning)?,
+    };
+    let transports = config.connectors.iter().filter_map(|connector| {
+        let transport = format!("lmtp:unix:{}", transport_socket(config, connector)?.display());
+        Some(connector.addresses.iter().map(move |address| (address.clone(), transport.clone())))
+    });
+    let tables = lookup::Tables { store, transports: transports.flatten().collect() };
+    Ok(Some(Credentials { logins, tables: Arc::new(tables) }))
 }
 
 /// A relay for each connector with an endpoint, and the connectors whose relay cannot be made. Those of `earlier` are kept, with

@@ -55,6 +55,8 @@ pub(super) fn refresh(parts: &Parts, changed: &HashSet<PathBuf>) -> Refreshed {
     authorities.sort();
     authorities.dedup();
     refreshed.replaced.extend(authorities.into_iter().cloned());
+    // A new password counts with the next connection, new authorities with a new store.
+    refreshed.replaced.extend(config.store.ca_file.iter().filter(|file| changed.contains(*file)).cloned());
     let system = system_roots().into_iter().chain([PathBuf::from(RESOLV_CONF)]);
     refreshed.replaced.extend(system.filter(|path| changed.contains(path)));
     if refreshed.replaced.is_empty() {
@@ -100,7 +102,8 @@ impl Refreshed {
     fn passwords(&mut self, config: &Config, changed: &HashSet<PathBuf>) {
         let endpoints = config.connectors.iter().filter_map(|connector| connector.endpoint.as_ref());
         let sets = endpoints.flat_map(|endpoint| &endpoint.credentials);
-        for file in sets.map(|set| &set.password_file).filter(|file| changed.contains(file.path())) {
+        let files = sets.map(|set| &set.password_file).chain(&config.store.password_file);
+        for file in files.filter(|file| changed.contains(file.path())) {
             match file.read_password() {
                 Ok(_) => self.replaced(file),
                 Err(error) => self.trouble.push(error.to_string()),

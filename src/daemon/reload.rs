@@ -145,8 +145,10 @@ fn prepare(file: &Path, parts: &Parts, watch: &Watch, open: &HashSet<Listen>) ->
     let mut config =
         Config::load(file).map_err(|problems| problems.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
     let in_file = |problem: String| format!("{}: {problem}", file.display());
-    if config.milter.is_none() && config.transport.is_none() {
-        return Err(vec![in_file("neither [milter] nor [transport]: nothing would be served".to_owned())]);
+    if !config.serves() {
+        return Err(vec![in_file(
+            "neither [milter] nor [transport], [auth] or [lookup]: nothing would be served".to_owned(),
+        )]);
     }
     let difference = Difference::between(&parts.config, &config);
     keep_what_needs_restart(&parts.config, &mut config);

@@ -21,7 +21,7 @@ mod route;
 mod transaction;
 
 pub use clock::Bounds;
-pub use route::RelayError;
+pub use route::{RelayError, client_tls};
 
 use std::time::Duration;
 

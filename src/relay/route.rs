@@ -91,26 +91,35 @@ impl Route {
                 return Err(RelayError::Username { username: set.username.clone() });
             }
         }
-        let roots = match &endpoint.ca_file {
-            Some(path) => roots_from(path).map_err(|error| RelayError::CaFile { path: path.clone(), error })?,
-            None => system_roots()?,
-        };
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let tls = client_tls(endpoint.ca_file.as_deref())?;
         Ok(Self {
             connector: connector.name.clone(),
             server_name: ServerName::try_from(host.clone()).map_err(|_| host_error())?,
             host: host.into(),
             port: endpoint.port,
             encryption: endpoint.tls,
-            tls: Arc::new(tls),
+            tls,
             hello: hello.clone(),
             credentials: endpoint.credentials.clone(),
         })
     }
+}
+
+/// TLS 1.2 or newer as a client that trusts the authorities in `ca_file`, or the system's.
+///
+/// # Errors
+/// There are none that can be used.
+pub fn client_tls(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, RelayError> {
+    let roots = match ca_file {
+        Some(path) => roots_from(path).map_err(|error| RelayError::CaFile { path: path.to_owned(), error })?,
+        None => system_roots()?,
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(tls))
 }
 
 fn roots_from(path: &Path) -> Result<RootCertStore, String> {
