@@ -23,8 +23,9 @@ test: peers toolchain ## Run all tests, with real mail servers
 	fi
 
 bench: peers toolchain ## Measure deskmilter beside OpenDKIM, and Postfix with and without them
-	cargo build --release $(CARGO_FLAGS) --package deskmilter --package milter-bench
+	cargo build --release $(CARGO_FLAGS) --package deskmilter --package milter-bench --package auth-bench
 	$${CARGO_TARGET_DIR:-target}/release/milter-bench
+	$${CARGO_TARGET_DIR:-target}/release/auth-bench
 
 fmt: toolchain ## Format the code
 	cargo fmt --all

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -22,8 +22,9 @@ const EX_IOERR: u8 = 74;
 /// Arguments of `deskmilter credential`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CredentialArgs {
-    #[command(flatten)]
-    file: ConfigFile,
+    /// The configuration file.
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/deskmilter/deskmilter.toml", global = true)]
+    config: PathBuf,
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -105,7 +106,7 @@ type Failure = (u8, String);
 /// Runs it. Exits with 0; with 1 when what was asked for is refused or not there; 75 when the store is away; otherwise with an exit
 /// code of sysexits(3).
 pub(super) fn run(args: &CredentialArgs) -> ExitCode {
-    let config = match args.file.load() {
+    let config = match (ConfigFile { config: args.config.clone() }).load() {
         Ok(config) => config,
         Err(code) => return code,
     };
@@ -145,7 +146,7 @@ impl<'c> Command<'c> {
             .enable_all()
             .build()
             .map_err(|error| unavailable(format!("the runtime cannot be started: {error}")))?;
-        Ok(Self { config, file: &args.file.config, json: args.json, store, runtime, who })
+        Ok(Self { config, file: &args.config, json: args.json, store, runtime, who })
     }
 
     fn issue(&self, args: &IssueArgs) -> Result<ExitCode, Failure> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,7 @@ pub struct Logins {
     computations: Semaphore,
     /// Logins in line for a computation.
     waiting: Semaphore,
+    computing: Gauge,
 }
 
 impl Logins {
@@ -89,6 +91,7 @@ impl Logins {
             delays: Mutex::default(),
             computations: Semaphore::new(computations.max(1)),
             waiting: Semaphore::new(computations.max(1).saturating_mul(WAITING_PER_COMPUTATION)),
+            computing: Gauge::default(),
         });
         hash::prepare();
         tokio::spawn(watch(Arc::downgrade(&logins), overlap_warning));
@@ -98,6 +101,11 @@ impl Logins {
     /// The store behind.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// How many computations there were at a time, at most, since the start.
+    pub fn peak_computations(&self) -> usize {
+        self.computing.peak.load(Ordering::Relaxed)
     }
 
     /// Checks one login of a client at `address`. Takes some 9 s at most.
@@ -147,6 +155,7 @@ impl Logins {
         // Whatever is too long is of no set; that it is, is told by nothing but itself.
         let too_long = password.expose().len() > PASSWORD_MAX;
         let password = if too_long { Secret::new(Vec::new()) } else { password };
+        let _counted = self.computing.enter();
         let position = tokio::task::spawn_blocking(move || hash::position(password.expose(), &hashes)).await;
         match position {
             Ok(Some(position)) if !too_long => {
@@ -162,6 +171,28 @@ impl Logins {
             }),
             Err(error) => Outcome::Unavailable(format!("the computation failed: {error}")),
         }
+    }
+}
+
+/// Counts what is under way, and remembers the highest count.
+#[derive(Debug, Default)]
+struct Gauge {
+    now: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+impl Gauge {
+    /// One more, until what is returned is dropped.
+    fn enter(&self) -> impl Drop + '_ {
+        struct Entered<'g>(&'g Gauge);
+        impl Drop for Entered<'_> {
+            fn drop(&mut self) {
+                self.0.now.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let count = self.now.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        self.peak.fetch_max(count, Ordering::Relaxed);
+        Entered(self)
     }
 }
 
@@ -227,7 +258,7 @@ impl Watched {
             lock(&logins.cache).retain(&ids);
             self.revision = Some(revision);
         }
-        if due || changed {
+        if due {
             self.warned = Some(Instant::now());
             warn_of_overlaps(&live, overlap_warning);
         }
@@ -252,4 +283,95 @@ fn warn_of_overlaps(live: &[Credential], overlap_warning: Duration) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::net::Ipv4Addr;
+
+    use crate::config::{StoreConfig, StoreUrl};
+    use crate::mail::Domain;
+    use crate::store::NewCredential;
+
+    /// Logins of a store with one set, `acme` and `s3cret`.
+    async fn logins(folder: &tempfile::TempDir, computations: usize) -> Arc<Logins> {
+        let url = StoreUrl::Sqlite(folder.path().join("test.db"));
+        let store = Arc::new(Store::new(&StoreConfig { url, password_file: None, ca_file: None }).unwrap());
+        let binding = Binding::Domain(Domain::parse("acme.example").unwrap());
+        let hash = crate::credential::hash(b"s3cret").unwrap();
+        let user = UserName::parse("acme").unwrap();
+        store.issue(NewCredential { binding, user, hash }, "test").await.unwrap();
+        Logins::start(store, computations, Duration::from_secs(86_400)).unwrap()
+    }
+
+    fn from(n: u32) -> Option<IpAddr> {
+        Some(Ipv4Addr::from(0x0a00_0000 + n).into())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn there_are_never_more_computations_at_a_time_than_allowed() {
+        let folder = tempfile::tempdir().unwrap();
+        let logins = logins(&folder, 2).await;
+        let attempts: Vec<_> = (0..60)
+            .map(|n| {
+                let logins = Arc::clone(&logins);
+                // All wrong, from everywhere, so that neither the cache nor a delay spares us anything.
+                tokio::spawn(async move { logins.check("acme", Secret::new(format!("x{n}").into()), from(n)).await })
+            })
+            .collect();
+        for attempt in attempts {
+            assert!(!matches!(attempt.await.unwrap(), Outcome::Accepted { .. }));
+        }
+        assert_eq!(logins.peak_computations(), 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn more_logins_than_can_wait_are_told_to_come_again_and_not_that_they_are_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let logins = logins(&folder, 1).await;
+        let attempts: Vec<_> = (0..200)
+            .map(|n| {
+                let logins = Arc::clone(&logins);
+                tokio::spawn(async move { logins.check("nobody", Secret::new(b"x".to_vec()), from(n)).await })
+            })
+            .collect();
+        let mut unavailable = 0;
+        for attempt in attempts {
+            match attempt.await.unwrap() {
+                Outcome::Unavailable(_) => unavailable += 1,
+                other => assert_eq!(other, Outcome::Refused(Refusal::UnknownUser)),
+            }
+        }
+        assert!(unavailable >= 100, "{unavailable}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn many_who_come_at_once_with_the_same_login_cost_one_computation_each_processor() {
+        let folder = tempfile::tempdir().unwrap();
+        let logins = logins(&folder, 2).await;
+        let attempts: Vec<_> = (0..40)
+            .map(|n| {
+                let logins = Arc::clone(&logins);
+                tokio::spawn(async move { logins.check("acme", Secret::new(b"s3cret".to_vec()), from(n)).await })
+            })
+            .collect();
+        let mut computed = 0;
+        for attempt in attempts {
+            match attempt.await.unwrap() {
+                Outcome::Accepted { cached, .. } => computed += usize::from(!cached),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!((1..=4).contains(&computed), "{computed}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_password_that_is_too_long_is_wrong_like_any_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let logins = logins(&folder, 2).await;
+        let long = Secret::new(vec![b'x'; PASSWORD_MAX + 1]);
+        assert_eq!(logins.check("acme", long, None).await, Outcome::Refused(Refusal::WrongPassword));
+    }
 }

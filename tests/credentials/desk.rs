@@ -29,12 +29,12 @@ impl Desk {
         Self::start_at(url, folder, socket, "")
     }
 
-    /// One whose service listens on `socket`.
-    pub fn start_at(url: &str, folder: tempfile::TempDir, socket: PathBuf, more: &str) -> Self {
+    /// One whose service listens on `socket`, with further keys of `[daemon]`.
+    pub fn start_at(url: &str, folder: tempfile::TempDir, socket: PathBuf, keys: &str) -> Self {
         let at = |name: &str| folder.path().join(name);
         let text = format!(
-            "[daemon]\nhostname = \"desk.example\"\nstate_directory = \"state\"\n[store]\nurl = \"{url}\"\n\
-             [auth]\nlisten = [\"unix:{}\"]\n[lookup]\nlisten = [\"unix:{}\"]\n{more}",
+            "[daemon]\nhostname = \"desk.example\"\nstate_directory = \"state\"\n{keys}\n[store]\nurl = \"{url}\"\n\
+             [auth]\nlisten = [\"unix:{}\"]\n[lookup]\nlisten = [\"unix:{}\"]\n",
             socket.display(),
             at("lookup.sock").display()
         );
@@ -42,6 +42,13 @@ impl Desk {
         let sockets = [socket.clone(), at("lookup.sock")];
         let daemon = Daemon::start(&at("deskmilter.toml"), &sockets);
         Self { daemon, folder, socket }
+    }
+
+    /// One that gives up root for the user `name`, with its store in its state directory.
+    pub fn start_as(name: &str) -> Self {
+        let folder = support::folder("desk");
+        let socket = folder.path().join("auth.sock");
+        Self::start_at("sqlite:state/deskmilter.db", folder, socket, &format!("user = \"{name}\""))
     }
 
     pub fn socket(&self) -> &Path {
