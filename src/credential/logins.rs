@@ -71,10 +71,10 @@ pub struct Logins {
     digests: Digests,
     cache: Mutex<Cache>,
     delays: Mutex<Delays>,
-    computations: Semaphore,
+    computations: Arc<Semaphore>,
     /// Logins in line for a computation.
     waiting: Semaphore,
-    computing: Gauge,
+    computing: Arc<Gauge>,
 }
 
 impl Logins {
@@ -89,9 +89,9 @@ impl Logins {
             digests: Digests::new()?,
             cache: Mutex::default(),
             delays: Mutex::default(),
-            computations: Semaphore::new(computations.max(1)),
+            computations: Arc::new(Semaphore::new(computations.max(1))),
             waiting: Semaphore::new(computations.max(1).saturating_mul(WAITING_PER_COMPUTATION)),
-            computing: Gauge::default(),
+            computing: Arc::default(),
         });
         hash::prepare();
         tokio::spawn(watch(Arc::downgrade(&logins), overlap_warning));
@@ -138,7 +138,8 @@ impl Logins {
     async fn compute(&self, user: &str, password: Secret, name: &Digest, login: &Digest) -> Outcome {
         let busy = || Outcome::Unavailable("too many logins at once".to_owned());
         let Ok(_place) = self.waiting.try_acquire() else { return busy() };
-        let Ok(Ok(_computation)) = timeout(COMPUTATION_WAIT, self.computations.acquire()).await else { return busy() };
+        let computation = timeout(COMPUTATION_WAIT, Arc::clone(&self.computations).acquire_owned()).await;
+        let Ok(Ok(computation)) = computation else { return busy() };
         // Of many that came at once with the same login the first one has done the work for all.
         if let Some(accepted) = self.remembered(name, login) {
             return Outcome::Accepted { accepted, cached: true };
@@ -155,8 +156,14 @@ impl Logins {
         // Whatever is too long is of no set; that it is, is told by nothing but itself.
         let too_long = password.expose().len() > PASSWORD_MAX;
         let password = if too_long { Secret::new(Vec::new()) } else { password };
-        let _counted = self.computing.enter();
-        let position = tokio::task::spawn_blocking(move || hash::position(password.expose(), &hashes)).await;
+        let computing = Arc::clone(&self.computing);
+        // The permit goes with the computation: it counts until that ends, also when nobody waits for it any more.
+        let compute = move || {
+            let position = computing.count(|| hash::position(password.expose(), &hashes));
+            drop(computation);
+            position
+        };
+        let position = tokio::task::spawn_blocking(compute).await;
         match position {
             Ok(Some(position)) if !too_long => {
                 let Some(set) = sets.into_iter().nth(position) else { return Outcome::Refused(Refusal::WrongPassword) };
@@ -182,17 +189,13 @@ struct Gauge {
 }
 
 impl Gauge {
-    /// One more, until what is returned is dropped.
-    fn enter(&self) -> impl Drop + '_ {
-        struct Entered<'g>(&'g Gauge);
-        impl Drop for Entered<'_> {
-            fn drop(&mut self) {
-                self.0.now.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
+    /// Does `work`, counted.
+    fn count<T>(&self, work: impl FnOnce() -> T) -> T {
         let count = self.now.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         self.peak.fetch_max(count, Ordering::Relaxed);
-        Entered(self)
+        let done = work();
+        self.now.fetch_sub(1, Ordering::Relaxed);
+        done
     }
 }
 

@@ -72,7 +72,7 @@ impl Postgres {
 
     pub(super) async fn issue(&self, new: NewCredential, who: String, now: i64) -> Result<Credential, StoreError> {
         let work = async {
-            let mut client = self.dial().await?;
+            let mut client = self.ready().await?;
             let transaction = client.transaction().await.map_err(|error| self.failed(&error))?;
             let issued = self.issue_in(&transaction, new, &who, now).await?;
             transaction.commit().await.map_err(|error| self.failed(&error))?;
@@ -114,7 +114,7 @@ impl Postgres {
     pub(super) async fn revoke(&self, which: Which, who: String, now: i64) -> Result<Vec<Credential>, StoreError> {
         let work = async {
             let failed = |error: tokio_postgres::Error| self.failed(&error);
-            let mut client = self.dial().await?;
+            let mut client = self.ready().await?;
             let transaction = client.transaction().await.map_err(failed)?;
             let rows = match &which {
                 Which::Id(id) => transaction.query(sql::REVOKE_ID, &[&now, id]).await,
@@ -206,8 +206,7 @@ impl Postgres {
             return Err(StoreError::Away(error.clone()));
         }
         let connect = async {
-            let mut client = self.dial().await?;
-            self.migrate(&mut client).await?;
+            let client = self.ready().await?;
             client.batch_execute(LISTEN).await.map_err(|error| self.failed(&error))?;
             Ok(client)
         };
@@ -224,6 +223,13 @@ impl Postgres {
                 Err(error)
             }
         }
+    }
+
+    /// A new connection to tables that are as we know them.
+    async fn ready(&self) -> Result<Client, StoreError> {
+        let mut client = self.dial().await?;
+        self.migrate(&mut client).await?;
+        Ok(client)
     }
 
     /// A new connection. It ends when the client is dropped.
