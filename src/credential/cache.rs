@@ -50,6 +50,8 @@ pub(super) struct Cache {
     names: HashMap<Digest, Vec<Entry>>,
     /// Counts the times that the store has changed.
     generation: u64,
+    /// The sets that counted after the last change.
+    live: HashSet<i64>,
 }
 
 #[derive(Debug)]
@@ -78,10 +80,10 @@ impl Cache {
         self.generation
     }
 
-    /// Keeps a login that was checked at `now`, unless the store has changed since `generation`: it may have been revoked.
+    /// Keeps a login that was checked at `now`, unless the store has changed since `generation` and the set does not live any more.
     pub(super) fn insert(&mut self, name: Digest, login: Digest, accepted: Accepted, generation: u64, now: Instant) {
         let Some(expires) = now.checked_add(LIFETIME) else { return };
-        if generation != self.generation {
+        if generation != self.generation && !self.live.contains(&accepted.credential) {
             return;
         }
         if self.names.len() >= NAMES_MAX && !self.names.contains_key(&name) {
@@ -96,12 +98,13 @@ impl Cache {
     }
 
     /// The store has changed, and `live` are the sets that count.
-    pub(super) fn retain(&mut self, live: &HashSet<i64>) {
+    pub(super) fn retain(&mut self, live: HashSet<i64>) {
         self.generation = self.generation.wrapping_add(1);
         self.names.retain(|_, entries| {
             entries.retain(|entry| live.contains(&entry.accepted.credential));
             !entries.is_empty()
         });
+        self.live = live;
     }
 
     fn make_room(&mut self, now: Instant) {
@@ -152,11 +155,13 @@ mod tests {
         cache.insert(digest(1), digest(2), accepted(7), cache.generation(), now);
         cache.insert(digest(1), digest(3), accepted(8), cache.generation(), now);
         let before = cache.generation();
-        cache.retain(&HashSet::from([8]));
+        cache.retain(HashSet::from([8]));
         assert_eq!(cache.get(&digest(1), &digest(2), now), None);
         assert_eq!(cache.get(&digest(1), &digest(3), now), Some(accepted(8)));
         cache.insert(digest(1), digest(2), accepted(7), before, now);
         assert_eq!(cache.get(&digest(1), &digest(2), now), None, "it was read before the change");
+        cache.insert(digest(5), digest(6), accepted(8), before, now);
+        assert_eq!(cache.get(&digest(5), &digest(6), now), Some(accepted(8)), "the change was another's");
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl Watched {
         let live = logins.store.list(false).await?;
         if changed {
             let ids: HashSet<i64> = live.iter().map(|set| set.id).collect();
-            lock(&logins.cache).retain(&ids);
+            lock(&logins.cache).retain(ids);
             self.revision = Some(revision);
         }
         if due {

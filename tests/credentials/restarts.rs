@@ -28,14 +28,18 @@ fn what_is_revoked_is_refused_within_a_second_on_two_daemons_that_share_a_postgr
         desks[1].json(&format!("revoke {}", set.number));
         let revoked = Instant::now();
         for (n, client) in clients.iter_mut().enumerate() {
-            let mut refused = false;
-            while !refused && revoked.elapsed() < Duration::from_secs(5) {
-                refused = matches!(
-                    client.plain(&set.user, &set.password, &format!("192.0.2.{round}{n}")),
-                    SaslReply::Fail(_)
-                );
+            // When it was accepted last; the refusal itself takes the time of two computations.
+            let mut accepted = Duration::ZERO;
+            loop {
+                let asked = revoked.elapsed();
+                match client.plain(&set.user, &set.password, &format!("192.0.2.{round}{n}")) {
+                    SaslReply::Ok(_) => accepted = asked,
+                    SaslReply::Fail(_) => break,
+                    SaslReply::Closed => panic!("{}", desks[n].daemon.log()),
+                }
+                assert!(asked < Duration::from_secs(20), "never refused");
             }
-            assert!(refused && revoked.elapsed() < Duration::from_secs(2), "{n}: {:?}", revoked.elapsed());
+            assert!(accepted < Duration::from_secs(1), "{n}: {accepted:?}");
         }
     }
 }
@@ -95,8 +99,10 @@ fn a_command_that_is_killed_at_any_instant_has_issued_a_set_or_not() {
     let place = Place::sqlite();
     let mut desk = Desk::start(&place.url());
     let configuration = desk.configuration();
-    let mut printed = Vec::new();
-    for n in 0..40_u64 {
+    let begun = Instant::now();
+    let mut printed = vec![desk.issue("--domain first.example")];
+    let whole = begun.elapsed();
+    for n in 0..40_u32 {
         let domain = format!("d{n}.example");
         let mut child = Command::new(deskmilter())
             .args(["credential", "--json", "-c"])
@@ -106,7 +112,8 @@ fn a_command_that_is_killed_at_any_instant_has_issued_a_set_or_not() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_millis(n * 4));
+        // From its first instant to some time after its end.
+        std::thread::sleep(whole * n / 30);
         let _ = child.kill();
         let output = child.wait_with_output().unwrap();
         if let Ok(value) = serde_json::from_slice(&output.stdout) {

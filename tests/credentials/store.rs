@@ -185,20 +185,20 @@ async fn a_postgresql_over_tcp_is_used_with_a_verified_certificate_and_a_passwor
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         path
     };
-    let config = |url: &str, password: &str, authority: &str| StoreConfig {
+    let config = |n: u8, url: &str, password: &str, authority: &str| StoreConfig {
         url: StoreUrl::Postgres(PostgresServer::parse(url).unwrap()),
-        password_file: Some(SecretFile::new(write("password", password))),
-        ca_file: Some(write("ca.pem", authority)),
+        password_file: Some(SecretFile::new(write(&format!("password{n}"), password))),
+        ca_file: Some(write(&format!("ca{n}.pem"), authority)),
     };
     let url = server.tls_url();
-    let right = config(&url, PrivatePostgres::PASSWORD, server.identity().authority());
+    let right = config(0, &url, PrivatePostgres::PASSWORD, server.identity().authority());
     Store::new(&right).unwrap().list(false).await.unwrap();
     let stranger = support::TlsIdentity::new("localhost");
     let by_address = url.replace("localhost", "127.0.0.1");
     for (config, expected) in [
-        (config(&url, PrivatePostgres::PASSWORD, stranger.authority()), "certificate"),
-        (config(&by_address, PrivatePostgres::PASSWORD, server.identity().authority()), "certificate"),
-        (config(&url, "wrong", server.identity().authority()), "password authentication failed"),
+        (config(1, &url, PrivatePostgres::PASSWORD, stranger.authority()), "certificate"),
+        (config(2, &by_address, PrivatePostgres::PASSWORD, server.identity().authority()), "certificate"),
+        (config(3, &url, "wrong", server.identity().authority()), "password authentication failed"),
     ] {
         let error = Store::new(&config).unwrap().list(false).await.unwrap_err().to_string();
         assert!(error.contains(expected) && !error.contains(PrivatePostgres::PASSWORD), "{expected}: {error}");
