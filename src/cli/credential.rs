@@ -204,9 +204,8 @@ impl<'c> Command<'c> {
             let sets: Vec<Value> = sets
                 .iter()
                 .map(|set| {
-                    let mut value = described(set);
-                    value["overlap_warning"] = json!(too_long.iter().any(|(binding, _)| **binding == set.binding));
-                    value
+                    let too_long = too_long.iter().any(|(binding, _)| **binding == set.binding);
+                    described(set, Some(("overlap_warning", json!(too_long))))
                 })
                 .collect();
             say(&format!("{}\n", Value::from(sets)));
@@ -250,7 +249,7 @@ impl<'c> Command<'c> {
             return Err((1, "no live set is that one; nothing was revoked".to_owned()));
         }
         if self.json {
-            say(&format!("{}\n", Value::from(revoked.iter().map(described).collect::<Vec<_>>())));
+            say(&format!("{}\n", Value::from(revoked.iter().map(|set| described(set, None)).collect::<Vec<_>>())));
         } else {
             let told: String =
                 revoked.iter().map(|set| format!("revoked {}: {}, {}\n", set.id, set.binding, set.user)).collect();
@@ -292,9 +291,7 @@ impl<'c> Command<'c> {
     fn hand_out(&self, set: &Credential, password: &Secret, hints: &[String]) -> Result<ExitCode, Failure> {
         let shown = String::from_utf8_lossy(password.expose());
         let text = if self.json {
-            let mut value = described(set);
-            value["password"] = json!(shown);
-            format!("{value}\n")
+            format!("{}\n", described(set, Some(("password", json!(shown)))))
         } else {
             format!("number:    {}\ngood for:  {}\nuser name: {}\npassword:  {shown}\n", set.id, set.binding, set.user)
         };
@@ -344,15 +341,17 @@ fn binding(domain: &Domain, address: Option<&Address>) -> Result<Binding, Failur
     Binding::new(domain.clone(), address.cloned()).map_err(|problem| (EX_USAGE, problem))
 }
 
-fn described(set: &Credential) -> Value {
-    json!({
-        "number": set.id,
-        "domain": set.binding.domain().as_str(),
-        "address": set.binding.address().map(ToString::to_string),
-        "user": set.user.as_str(),
-        "issued": moment(set.issued_at),
-        "revoked": set.revoked_at.map(moment),
-    })
+/// A set in JSON, with one more fact.
+fn described(set: &Credential, more: Option<(&str, Value)>) -> Value {
+    let facts = [
+        ("number", json!(set.id)),
+        ("domain", json!(set.binding.domain().as_str())),
+        ("address", json!(set.binding.address().map(ToString::to_string))),
+        ("user", json!(set.user.as_str())),
+        ("issued", json!(moment(set.issued_at))),
+        ("revoked", json!(set.revoked_at.map(moment))),
+    ];
+    Value::Object(facts.into_iter().chain(more).map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 fn moment(seconds: i64) -> String {

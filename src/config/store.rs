@@ -31,7 +31,7 @@ pub enum StoreUrl {
 pub struct PostgresServer {
     /// As it was written. Without a password.
     text: String,
-    pub(crate) config: tokio_postgres::Config,
+    pub(crate) config: Box<tokio_postgres::Config>,
 }
 
 impl PostgresServer {
@@ -81,7 +81,7 @@ impl PostgresServer {
             }
         };
         config.ssl_mode(mode);
-        Ok(Self { text: text.to_owned(), config })
+        Ok(Self { text: text.to_owned(), config: Box::new(config) })
     }
 }
 

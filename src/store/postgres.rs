@@ -61,7 +61,7 @@ impl Postgres {
             })?),
         };
         Ok(Self {
-            config: server.config.clone(),
+            config: (*server.config).clone(),
             password_file: config.password_file.clone(),
             tls,
             name: server.to_string(),

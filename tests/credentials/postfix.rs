@@ -89,6 +89,7 @@ fn a_company_logs_in_at_postfix_with_what_was_issued_and_employees_as_before() {
 
     // A store that is away is a temporary failure to a client that we have not seen lately.
     let other = desk.issue("--domain other.example");
+    assert_eq!(mta.connect("198.51.100.7").login(&set.user, &set.password).code, 235);
     place.stop();
     let reply = mta.connect("192.0.2.6").login(&other.user, &other.password);
     assert_eq!(reply.code, 454, "{reply}");
