@@ -4,16 +4,23 @@
 //! tells the story; each module opens with what it is for, what comes in, what goes out and what it must not know.
 
 pub mod attach;
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod credential;
 pub mod daemon;
 pub mod dkim;
 pub mod doctor;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+#[path = "../fuzz/targets/mod.rs"]
+pub mod fuzzing;
 pub mod import;
+pub mod inline;
 pub mod log;
 pub mod mail;
 pub mod pipeline;
 pub mod relay;
 pub mod sandbox;
 pub mod store;
+pub mod submit;

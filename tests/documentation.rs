@@ -15,7 +15,7 @@ fn root() -> PathBuf {
 }
 
 fn documents() -> Vec<PathBuf> {
-    let folders = [root(), root().join("docs"), root().join("postfix")];
+    let folders = [root(), root().join("docs"), root().join("postfix"), root().join("exim")];
     let files = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
     files.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }

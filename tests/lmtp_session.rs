@@ -40,7 +40,7 @@ impl HandOver for Desk {
             false => Reply::new(250, 0, 0, "taken"),
         });
         let delivery = Delivery { replies: replies.collect(), trace: Trace::default() };
-        HandedOver { auth: Some("authenticated".to_owned()), delivery }
+        HandedOver { auth: Some("authenticated".to_owned()), delivery, rejected_to: None }
     }
 }
 
@@ -73,6 +73,7 @@ impl Listener {
                     .map(|local| Address::parse(&format!("{local}@acme.example")).unwrap())
                     .to_vec(),
                 endpoint: None,
+                host: None,
                 submission: None,
                 preserve: Preserve::default(),
                 dkim: Vec::new(),
@@ -87,6 +88,7 @@ impl Listener {
                 hops: 50,
                 addresses_per_domain: 50,
                 domains: 4,
+                inline_relays: 20,
             },
             spool: Spool::new(directory.path()),
             hostname: Domain::parse("mx.acme.example").unwrap(),

@@ -42,6 +42,7 @@ mod tests {
             hops: 50,
             addresses_per_domain: 50,
             domains: 4,
+            inline_relays: 20,
         };
         let judge = Arc::new(ArcSwap::from_pointee(Indifferent));
         let service = Arc::new(Service::new(judge, Spool::new(directory.path()), &limits));

@@ -439,6 +439,7 @@ mod fixture {
                 listen: vec!["unix:/var/spool/postfix/deskmilter/milter.sock".parse().unwrap()],
                 access: access.clone(),
             }),
+            exim: None,
             transport: Some(Transport {
                 directory: "/var/spool/postfix/deskmilter/transport".into(),
                 access,
@@ -462,6 +463,7 @@ mod fixture {
                 hops: 50,
                 addresses_per_domain: 50,
                 domains: 4,
+                inline_relays: 20,
             },
             connectors: vec![Arc::new(Connector {
                 name: "acme".to_owned(),
@@ -480,7 +482,10 @@ mod fixture {
                     credentials: vec![],
                     max_connections: 10,
                     deadline: Duration::from_secs(120),
+                    relay: RelayMode::Transport,
+                    rejected: None,
                 }),
+                host: None,
                 submission: None,
                 preserve: Preserve::default(),
                 dkim: Vec::new(),

@@ -42,6 +42,7 @@ fn start(socket: &std::path::Path) -> tokio::runtime::Runtime {
         hops: 50,
         addresses_per_domain: 1,
         domains: 1,
+        inline_relays: 20,
     };
     let judge = Arc::new(ArcSwap::from_pointee(Taker));
     let service = Arc::new(Service::new(judge, Spool::new("/nonexistent"), &limits));

@@ -227,6 +227,21 @@ fn sockets_come_and_go_with_what_needs_them_and_others_are_never_touched() {
 }
 
 #[test]
+fn a_socket_whose_folder_was_swept_away_is_made_anew_by_a_reload() {
+    let mut site = Site::start();
+    let socket = sockets(&site).join("transport/acme.sock");
+    let mut open = Lmtp::connect(&socket);
+    std::fs::remove_dir_all(socket.parent().unwrap()).unwrap();
+    let told = reload(&mut site);
+    assert!(told.contains("transport listening") && told.contains("configuration reloaded"), "{told}");
+    assert!(Lmtp::connect(&socket).say("LHLO mx").starts_with("250"));
+    assert!(open.line().starts_with("421 4.3.2"));
+    let told = reload(&mut site);
+    assert!(!told.contains("listening"), "{told}");
+    assert!(Lmtp::connect(&socket).say("LHLO mx").starts_with("250"));
+}
+
+#[test]
 fn a_socket_that_cannot_be_opened_is_a_reason_to_change_nothing() {
     let mut site = Site::start();
     std::fs::write(sockets(&site).join("transport/second.sock"), "a file").unwrap();

@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use super::{ConfigFile, EX_CONFIG, say};
+use crate::attach::lmtp;
 use crate::config::{Config, SecretFile};
 use crate::pipeline::SiteKey;
-use crate::relay::Relay;
+use crate::relay::{Authorities, Relay};
 
 pub(super) fn run(file: &ConfigFile) -> ExitCode {
     let config = match file.load() {
@@ -25,13 +26,18 @@ pub(super) fn run(file: &ConfigFile) -> ExitCode {
 
 /// What the files that the configuration names hold: certificates and keys that only their users can judge.
 fn problems_of_files(config: &Config) -> Vec<String> {
+    let mut authorities = Authorities::default();
     let mut problems: Vec<String> = config
         .connectors
         .iter()
         .filter_map(|connector| {
-            let endpoint = connector.endpoint.as_ref()?;
-            let error = Relay::new(connector, endpoint, &config.daemon.hostname).err()?;
-            Some(format!("connector.{}.endpoint: {error}", connector.name))
+            let (name, hello) = (&connector.name, &config.daemon.hostname);
+            if let Some(host) = &connector.host {
+                let error = lmtp::Desk::new(connector, host, hello, &mut authorities).err()?;
+                return Some(format!("connector.{name}.host: {error}"));
+            }
+            let error = Relay::trusting(connector, connector.endpoint.as_ref()?, hello, &mut authorities).err()?;
+            Some(format!("connector.{name}.endpoint: {error}"))
         })
         .collect();
     problems.extend(site_key_problem(&config.daemon.site_key_file));

@@ -1,7 +1,10 @@
 //! The command line: one file a subcommand. Each reads its arguments, does one thing, and ends with an exit code of sysexits(3).
 
+mod audit;
 mod check;
 mod credential;
+mod exim;
+mod exim_filter;
 mod import;
 mod key;
 mod postfix;
@@ -9,7 +12,7 @@ mod sandbox;
 mod serve;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -18,6 +21,8 @@ use crate::config::Config;
 
 /// Exit code for wrong arguments (EX_USAGE).
 pub const EX_USAGE: u8 = 64;
+/// Exit code for input that cannot be read as what it should be (EX_DATAERR).
+pub const EX_DATAERR: u8 = 65;
 /// Exit code for a service that cannot run (EX_UNAVAILABLE).
 pub const EX_UNAVAILABLE: u8 = 69;
 /// Exit code for a file that cannot be made (EX_CANTCREAT).
@@ -41,16 +46,33 @@ enum Command {
     Serve(ConfigFile),
     /// Check the configuration and print what is in effect, without secrets. Exits with 0, or 78 if something is wrong.
     Check(ConfigFile),
+    /// Reconcile Postfix's log with deskmilter's: what became of every message for a support address, and whether one is lost.
+    Audit(Box<audit::AuditArgs>),
     /// Show, make or take back the change to a Postfix configuration that attaches deskmilter, or check it.
     Postfix(postfix::PostfixArgs),
+    /// Hand over a message to the daemon, called as sendmail is: the ticket system's way out.
+    #[command(disable_help_flag = true)]
+    Submit(SubmitArgs),
+    /// Show, make or take back the change to an Exim configuration that attaches deskmilter, or check it.
+    Exim(exim::EximArgs),
+    /// Sign a message on its last hop: what Exim's transport_filter runs.
+    EximFilter(exim_filter::EximFilterArgs),
     /// Run a ticket endpoint for trying things out: SMTP with STARTTLS and AUTH that files tickets in a folder.
-    Sandbox(sandbox::SandboxArgs),
+    Sandbox(Box<sandbox::SandboxArgs>),
     /// Make a DKIM key, print the DNS record that publishes it, or check what DNS has.
     Key(key::KeyArgs),
     /// Issue, list, rotate and revoke what a company's mail server logs in with.
     Credential(credential::CredentialArgs),
     /// Print the configuration that does what another program was configured to do.
     Import(import::ImportArgs),
+}
+
+/// sendmail's arguments, which are not ours to read here.
+#[derive(Debug, Clone, clap::Args)]
+struct SubmitArgs {
+    /// As sendmail's: -f SENDER, -t, -i, -F NAME, -C CONFIGURATION, recipients.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<std::ffi::OsString>,
 }
 
 /// Which configuration.
@@ -76,6 +98,13 @@ impl ConfigFile {
 
 /// Runs the program with the arguments of the process.
 pub fn run() -> ExitCode {
+    // sendmail's arguments follow rules of their own.
+    let mut words = std::env::args_os();
+    let called = words.next().map(PathBuf::from);
+    let is_sendmail = called.as_deref().and_then(Path::file_name).is_some_and(|name| name == "sendmail");
+    if is_sendmail || words.next().is_some_and(|word| word == "submit") {
+        return ExitCode::from(crate::submit::run(std::env::args_os().skip(if is_sendmail { 1 } else { 2 })));
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -87,8 +116,12 @@ pub fn run() -> ExitCode {
     match arguments.command {
         Command::Serve(file) => serve::run(&file),
         Command::Check(file) => check::run(&file),
+        Command::Audit(arguments) => audit::run(&arguments),
         Command::Postfix(arguments) => postfix::run(&arguments),
-        Command::Sandbox(arguments) => sandbox::run(arguments),
+        Command::Submit(arguments) => ExitCode::from(crate::submit::run(arguments.arguments)),
+        Command::Sandbox(arguments) => sandbox::run(*arguments),
+        Command::Exim(arguments) => exim::run(&arguments),
+        Command::EximFilter(arguments) => exim_filter::run(&arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Credential(arguments) => credential::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),

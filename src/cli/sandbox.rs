@@ -1,11 +1,17 @@
-//! `deskmilter sandbox`: starts the embedded ticket endpoint and shows what to paste to reach it.
+//! `deskmilter sandbox`: starts the embedded ticket endpoint and shows what to paste to reach it; its subcommands send, judge and
+//! report.
+
+mod provider;
+mod report;
+mod send;
+mod verify;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::EX_CONFIG;
 use crate::mail::Domain;
@@ -13,7 +19,31 @@ use crate::sandbox::{Account, Fault, Sandbox, SandboxOptions};
 
 /// Runs a ticket endpoint for trying things out: an SMTP service with STARTTLS and AUTH that files tickets in a folder
 #[derive(Debug, Clone, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct SandboxArgs {
+    #[command(subcommand)]
+    command: Option<SandboxCommand>,
+    #[command(flatten)]
+    endpoint: Option<EndpointArgs>,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum SandboxCommand {
+    /// Answer a ticket in Zendesk's shape, over a transport or straight to the company host
+    Notify(send::NotifyArgs),
+    /// Send verification mail for a support address and wait for its authenticated return
+    Verify(verify::VerifyArgs),
+    /// Show which support addresses are verified
+    Verifications(verify::VerificationsArgs),
+    /// Judge what comes to the end user's mail server: a milter that takes everything and keeps it for the report
+    Provider(provider::ProviderArgs),
+    /// Say what the end user's provider saw of the notifications. Exits with 0 if all is green, 1 if not
+    Report(report::ReportArgs),
+}
+
+/// The endpoint.
+#[derive(Debug, Clone, clap::Args)]
+pub struct EndpointArgs {
     /// State folder: certificates, hashed credentials, tickets
     #[arg(long, value_name = "DIR")]
     pub directory: PathBuf,
@@ -44,36 +74,62 @@ fn domain(text: &str) -> Result<Domain, String> {
     Domain::parse(text).map_err(|error| error.to_string())
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until its work is done, the endpoint and the provider until SIGTERM or SIGINT.
 pub(super) fn run(args: SandboxArgs) -> ExitCode {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| format!("the runtime cannot be started: {error}"));
-    match runtime.and_then(|runtime| runtime.block_on(serve(args))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            // Nobody may be reading standard error either; then the exit status says it.
-            let _ = writeln!(io::stderr(), "deskmilter sandbox: {message}");
-            ExitCode::from(EX_CONFIG)
-        }
-    }
+    let ended = runtime.and_then(|runtime| {
+        runtime.block_on(async {
+            match (args.command, args.endpoint) {
+                (Some(SandboxCommand::Notify(args)), _) => args.run().await,
+                (Some(SandboxCommand::Verify(args)), _) => args.run().await,
+                (Some(SandboxCommand::Verifications(args)), _) => args.run(),
+                (Some(SandboxCommand::Provider(args)), _) => args.run().await,
+                (Some(SandboxCommand::Report(args)), _) => args.run().await,
+                (None, Some(args)) => serve(args).await.map(|()| ExitCode::SUCCESS),
+                (None, None) => Err("--directory and --domain are needed; see deskmilter sandbox --help".to_owned()),
+            }
+        })
+    });
+    ended.unwrap_or_else(|message| {
+        // Nobody may be reading standard error either; then the exit status says it.
+        let _ = writeln!(io::stderr(), "deskmilter sandbox: {message}");
+        ExitCode::from(EX_CONFIG)
+    })
 }
 
-async fn serve(args: SandboxArgs) -> Result<(), String> {
+async fn serve(args: EndpointArgs) -> Result<(), String> {
     let options = options(args)?;
-    let failed = |error: io::Error| format!("cannot wait for signals: {error}");
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut end = End::new()?;
     let sandbox = Sandbox::start(options).await.map_err(|error| error.to_string())?;
     announce(&sandbox, &mut io::stdout().lock())
         .map_err(|error| format!("cannot write to standard output: {error}"))?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    end.wait().await;
     sandbox.stop().await;
     Ok(())
 }
 
-fn options(args: SandboxArgs) -> Result<SandboxOptions, String> {
+/// SIGTERM and SIGINT.
+struct End {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl End {
+    fn new() -> Result<Self, String> {
+        let failed = |error: io::Error| format!("cannot wait for signals: {error}");
+        let terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt()).map_err(failed)? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn options(args: EndpointArgs) -> Result<SandboxOptions, String> {
     for (option, given) in [("--username", args.username.len()), ("--password-file", args.password_file.len())] {
         if given > args.domain.len() {
             return Err(format!("{option} is given {given} times for {} domains", args.domain.len()));
@@ -128,7 +184,7 @@ mod tests {
     #[derive(Debug, Parser)]
     struct Line {
         #[command(flatten)]
-        sandbox: SandboxArgs,
+        sandbox: EndpointArgs,
     }
 
     fn parse(line: &str) -> Result<SandboxOptions, String> {

@@ -9,30 +9,38 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::check_endpoint::EndpointSpans;
 use super::check_outbound::{Logins, OutboundSpans};
+use super::key_files::{KeyFiles, KnownKeys};
 use super::problem::Report;
 use super::{
-    Authentication, Config, Connector, Daemon, Environment, Limits, Listen, Log, LogTarget, Milter, Mode, OnTempError,
-    SecretFile, SocketAccess, System, Transport, quantity, raw,
+    Authentication, Config, Connector, Daemon, Environment, Exim, Limits, Listen, Log, LogTarget, Milter, Mode,
+    OnTempError, SecretFile, SocketAccess, System, Transport, credential, quantity, raw,
 };
 use crate::mail::{Address, Domain};
 
 /// The users that MTAs hand over mail as, of which those count that exist on this host.
 const MTA_USERS: [&str; 4] = ["root", "postfix", "Debian-exim", "exim"];
 
-/// Checks a whole configuration. Relative paths are relative to `base`.
-pub(super) fn check(raw: raw::Raw, base: &Path, report: &mut Report<'_>) -> Option<Config> {
-    let mut check = Check { base, report, owner: nix::unistd::geteuid().as_raw() };
+/// Checks a whole configuration. Relative paths are relative to `base`; keys that are `known` are not read again.
+pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut Report<'_>) -> Option<Config> {
+    let mut check = Check { base, report, owner: nix::unistd::geteuid().as_raw(), keys: KeyFiles::default() };
     let daemon = check.daemon(raw.daemon);
+    // Whose files they must be is known now.
+    check.keys = check.key_files(&raw.connector, &raw.signing, known);
     let log = check.log(raw.log);
     let milter = raw.milter.and_then(|milter| check.milter(milter));
     let transport = raw.transport.and_then(|transport| check.transport(transport));
+    let exim = raw.exim.and_then(|exim| check.exim(exim));
     let limits = check.limits(raw.limits);
     let hostname = daemon.as_ref().map(|daemon| daemon.hostname.as_str().to_owned());
     let authentication = check.authentication(raw.authentication, hostname.as_deref());
+    let endpoints = EndpointSpans::from(&raw.connector);
     let connectors = check.connectors(raw.connector, transport.is_some(), &limits);
     let spans = OutboundSpans::from(&raw.outbound);
     let outbound = check.outbound(raw.outbound);
+    check.inline_relays(&endpoints, &connectors, milter.is_some(), &outbound);
+    check.rejected(&endpoints, &connectors);
     let signs = !raw.signing.is_empty();
     let signing = check.signing(raw.signing);
     let submissions = connectors.iter().any(|connector| connector.submission.is_some());
@@ -46,6 +54,7 @@ pub(super) fn check(raw: raw::Raw, base: &Path, report: &mut Report<'_>) -> Opti
         log: log?,
         milter,
         transport,
+        exim,
         authentication: authentication?,
         limits,
         connectors,
@@ -63,9 +72,22 @@ pub(super) struct Check<'c, 'r> {
     report: &'c mut Report<'r>,
     /// The user id that deskmilter will run as, which secrets must belong to.
     pub(super) owner: u32,
+    /// The private keys, read ahead.
+    pub(super) keys: KeyFiles,
 }
 
 impl Check<'_, '_> {
+    fn key_files(
+        &self,
+        connectors: &[Spanned<raw::Connector>],
+        signing: &[raw::Signing],
+        known: KnownKeys,
+    ) -> KeyFiles {
+        let of_connectors = connectors.iter().flat_map(|connector| &connector.get_ref().dkim).map(|key| &key.key_file);
+        let files = of_connectors.chain(signing.iter().map(|entry| &entry.key_file));
+        KeyFiles::load(files.map(|path| self.secret_file(path.get_ref())), known)
+    }
+
     pub(super) fn note(&mut self, span: Range<usize>, key: &str, message: impl Into<String>) {
         self.report.note(span, key, message);
     }
@@ -102,14 +124,12 @@ impl Check<'_, '_> {
         });
         let state_directory =
             raw.state_directory.map_or_else(|| PathBuf::from("/var/lib/deskmilter"), |path| self.path(path.get_ref()));
-        let site_key =
-            raw.site_key_file.map_or_else(|| state_directory.join("site.key"), |path| self.path(path.get_ref()));
-        Some(Daemon {
-            hostname: hostname?,
-            state_directory,
-            user,
-            site_key_file: SecretFile::owned_by(site_key, self.owner),
-        })
+        let site_key_file = raw.site_key_file.map_or_else(
+            || SecretFile::owned_by(state_directory.join("site.key"), self.owner),
+            |path| self.secret_file(path.get_ref()),
+        );
+        let pid_file = raw.pid_file.map(|path| self.path(path.get_ref()));
+        Some(Daemon { hostname: hostname?, state_directory, user, site_key_file, pid_file })
     }
 
     fn log(&mut self, raw: raw::Log) -> Option<Log> {
@@ -156,13 +176,43 @@ impl Check<'_, '_> {
     fn transport(&mut self, raw: raw::Transport) -> Option<Transport> {
         let directory = self.path(raw.directory.get_ref());
         let access = self.socket_access("transport", raw.socket_group, raw.socket_mode)?;
-        let peers = match raw.peers {
+        let peers = self.peers("transport", raw.peers);
+        Some(Transport { directory, access, peers })
+    }
+
+    fn exim(&mut self, raw: raw::Exim) -> Option<Exim> {
+        if raw.listen.get_ref().is_empty() {
+            self.note(raw.listen.span(), "exim.listen", "empty; name at least one socket, or leave [exim] out");
+        }
+        let mut listen = Vec::new();
+        for text in raw.listen.into_inner() {
+            match text.get_ref().parse::<Listen>() {
+                Ok(socket @ Listen::Unix(_)) => listen.push(socket),
+                Ok(Listen::Inet(_)) | Err(_) => self.note(
+                    text.span(),
+                    "exim.listen",
+                    format!("{:?} is no unix socket; write unix:/absolute/path", text.get_ref()),
+                ),
+            }
+        }
+        let access = self.socket_access("exim", raw.socket_group, raw.socket_mode)?;
+        let peers = self.peers("exim", raw.peers);
+        let spool =
+            raw.spool_directory.map_or_else(|| PathBuf::from("/var/spool/exim4"), |path| self.path(path.get_ref()));
+        let deadline = self.duration("exim.deadline", raw.deadline, 50, 5, 240);
+        Some(Exim { listen, access, peers, spool_directory: spool, deadline })
+    }
+
+    /// The users who may connect to the sockets of a section.
+    fn peers(&mut self, section: &str, peers: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
+        let key = format!("{section}.peers");
+        match peers {
             None => MTA_USERS.into_iter().filter(|user| user_exists(user)).map(str::to_owned).collect(),
             Some(peers) => {
                 if peers.get_ref().is_empty() {
                     self.note(
                         peers.span(),
-                        "transport.peers",
+                        &key,
                         "empty, so nobody could hand over mail; name the MTA's user, or leave the key out",
                     );
                 }
@@ -170,15 +220,14 @@ impl Check<'_, '_> {
                     if !user_exists(peer.get_ref()) {
                         self.note(
                             peer.span(),
-                            "transport.peers",
+                            &key,
                             format!("there is no user {:?} on this host; name the MTA's user", peer.get_ref()),
                         );
                     }
                 }
                 peers.into_inner().into_iter().map(Spanned::into_inner).collect()
             }
-        };
-        Some(Transport { directory, access, peers })
+        }
     }
 
     pub(super) fn socket_access(
@@ -292,6 +341,7 @@ impl Check<'_, '_> {
             hops: self.count("limits.hops", raw.hops, 50, 10, 1_000),
             addresses_per_domain: self.count("limits.addresses_per_domain", raw.addresses_per_domain, 50, 1, 10_000),
             domains: self.count("limits.domains", raw.domains, 4, 1, 10_000),
+            inline_relays: self.count("limits.inline_relays", raw.inline_relays, 20, 1, 1_000),
         }
     }
 
@@ -448,9 +498,34 @@ impl Check<'_, '_> {
                 self.support_address(&key("addresses"), &text, &domain, native_domain.as_ref(), recipient_delimiter)
             })
             .collect();
+        if let Some(desk_side) = &raw.host {
+            let other = [
+                raw.endpoint.as_ref().map(|endpoint| (endpoint.span(), "endpoint")),
+                raw.submission.as_ref().map(|submission| (submission.span(), "submission")),
+            ];
+            for (span, section) in other.into_iter().flatten() {
+                let text =
+                    "is for the company side and [connector.host] for the desk side; a connector has one of them";
+                self.note(span, &key(section), text);
+            }
+            if !transport {
+                let text = "needs a [transport] section with the directory for the LMTP sockets";
+                self.note(desk_side.span(), &key("host"), text);
+            }
+        }
+        let desk_side = raw.host.is_some();
+        let host = match raw.host {
+            Some(host) => {
+                let span = host.span();
+                self.host(&name, &addresses, &domain, host.into_inner(), span)
+            }
+            None => None,
+        };
         let endpoint = match (raw.endpoint, mode) {
+            (_, _) if desk_side => None,
             (Some(endpoint), Mode::TwoWay) => {
-                if !transport {
+                let inline = endpoint.get_ref().relay.as_ref().is_some_and(|relay| relay.get_ref() == "inline");
+                if !transport && !inline {
                     self.note(
                         endpoint.span(),
                         &key("endpoint"),
@@ -467,7 +542,7 @@ impl Check<'_, '_> {
                 self.note(
                     span,
                     &key("endpoint"),
-                    "missing; a two-way connector needs [connector.endpoint] with host and credentials",
+                    "missing; a two-way connector needs [connector.endpoint] with host and credentials, or on the desk side [connector.host]",
                 );
                 None
             }
@@ -484,6 +559,7 @@ impl Check<'_, '_> {
             environment,
             addresses,
             endpoint,
+            host,
             submission: outbound.submission,
             preserve: outbound.preserve,
             dkim: outbound.dkim,
@@ -517,6 +593,11 @@ impl Check<'_, '_> {
 
     pub(super) fn path(&self, text: &str) -> PathBuf {
         self.base.join(text)
+    }
+
+    /// The file of a secret, or the credential that `text` names.
+    pub(super) fn secret_file(&self, text: &str) -> SecretFile {
+        SecretFile::owned_by(credential::path(text).unwrap_or_else(|| self.path(text)), self.owner)
     }
 
     pub(super) fn domain(&mut self, key: &str, text: &Spanned<String>) -> Option<Domain> {

@@ -13,7 +13,7 @@ use super::outbound::{
     Submission,
 };
 use super::{SecretFile, raw};
-use crate::dkim::{Selector, SigningKey};
+use crate::dkim::{Selector, SigningKey, record_name};
 use crate::mail::Address;
 
 /// Octets in a login at most (RFC 4954 has no limit of its own; Postfix's SASL user names end far below).
@@ -205,6 +205,7 @@ impl Check<'_, '_> {
 
     pub(super) fn signing(&mut self, raw: Vec<raw::Signing>) -> Vec<Signing> {
         let mut entries: Vec<Signing> = Vec::new();
+        let mut names: HashMap<String, (SecretFile, SignWhen)> = HashMap::new();
         for raw in raw {
             let span = raw.selector.span();
             let domain = self.domain("signing.domain", &raw.domain);
@@ -231,8 +232,9 @@ impl Check<'_, '_> {
                 continue;
             };
             // The same key may stand in several places: where the first entry signs, their order counts.
-            let is_other_key = |other: &Signing| other.key_file != key_file || other.sign != sign;
-            if entries.iter().any(|other| other.domain == domain && other.selector == selector && is_other_key(other)) {
+            let this = (key_file.clone(), sign);
+            let first = names.entry(record_name(&selector, &domain)).or_insert_with(|| this.clone());
+            if *first != this {
                 let text = format!(
                     "selector {selector} of {domain} stands twice with another key or another sign; each key has a selector of its own"
                 );
@@ -255,9 +257,9 @@ impl Check<'_, '_> {
 
     /// A key that cannot be used is a problem now, not when the first message comes.
     fn key_file(&mut self, key: &str, path: Spanned<String>) -> Option<(SecretFile, Arc<SigningKey>)> {
-        let file = SecretFile::owned_by(self.path(path.get_ref()), self.owner);
-        match SigningKey::load(&file) {
-            Ok(signing_key) => Some((file, Arc::new(signing_key))),
+        let file = self.secret_file(path.get_ref());
+        match self.keys.get(&file) {
+            Ok(signing_key) => Some((file, signing_key)),
             Err(error) => {
                 self.note(path.span(), key, error.to_string());
                 None
@@ -270,7 +272,7 @@ impl Check<'_, '_> {
         self.choice(key, text, SignWhen::Always, &choices)
     }
 
-    fn rate(&mut self, key: &str, text: Option<Spanned<String>>) -> Option<Rate> {
+    pub(super) fn rate(&mut self, key: &str, text: Option<Spanned<String>>) -> Option<Rate> {
         let text = text?;
         let rate = Rate::parse(text.get_ref());
         if rate.is_none() {

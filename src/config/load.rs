@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::de::DeTable;
 
 use super::problem::Report;
-use super::{Config, Problems, check, keys, raw};
+use super::{Config, KnownKeys, Problems, check, keys, raw};
 
 /// Octets of a configuration file at most; 10,000 connectors fit many times.
 const FILE_MAX: u64 = 64 << 20;
@@ -17,6 +17,14 @@ impl Config {
     /// # Errors
     /// All problems found, each with file, line, key and remedy.
     pub fn load(file: &Path) -> Result<Self, Problems> {
+        Self::load_again(file, KnownKeys::new())
+    }
+
+    /// As [`Self::load`], but does not read the files of `known` again: to check thousands of keys takes longer than all the rest.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_again(file: &Path, known: KnownKeys) -> Result<Self, Problems> {
         let read = || {
             let length = std::fs::metadata(file)?.len();
             if length > FILE_MAX {
@@ -25,7 +33,7 @@ impl Config {
             std::fs::read_to_string(file)
         };
         match read() {
-            Ok(text) => Self::parse(&text, file),
+            Ok(text) => Self::parse_with(&text, file, known),
             Err(error) => {
                 let mut report = Report::new(file, "");
                 report.note(0..0, "", format!("{error}; name the configuration file with -c"));
@@ -39,7 +47,12 @@ impl Config {
     /// # Errors
     /// As [`Self::load`].
     pub fn parse(text: &str, file: &Path) -> Result<Self, Problems> {
+        Self::parse_with(text, file, KnownKeys::new())
+    }
+
+    fn parse_with(text: &str, file: &Path, known: KnownKeys) -> Result<Self, Problems> {
         let mut report = Report::new(file, text);
+        let nothing = DeTable::default();
         let document = match DeTable::parse(text) {
             Ok(document) => document,
             Err(error) => {
@@ -48,13 +61,16 @@ impl Config {
             }
         };
         let mut unknown = Vec::new();
-        let raw = raw::Raw::deserialize(serde_ignored::Deserializer::new(
-            toml::Deserializer::from(document.clone()),
-            &mut |path| {
-                unknown.push(keys::describe(&keys::steps(&path), document.get_ref()));
-            },
-        ));
-        for key in unknown {
+        let raw =
+            raw::Raw::deserialize(serde_ignored::Deserializer::new(toml::Deserializer::from(document), &mut |path| {
+                unknown.push(keys::steps(&path))
+            }));
+        // Only who has a problem wants to know where it stands: reading the text again then is cheaper than a copy of the
+        // document each time, with thousands of connectors in it.
+        let document = (!unknown.is_empty() || raw.is_err()).then(|| DeTable::parse(text).ok()).flatten();
+        let document = document.as_ref().map_or(&nothing, |document| document.get_ref());
+        for steps in unknown {
+            let key = keys::describe(&steps, document);
             let remedy = match key.suggestion {
                 Some(name) => format!("did you mean {name:?}?"),
                 None => format!("known here: {}", key.known.join(", ")),
@@ -64,10 +80,10 @@ impl Config {
         let config = match raw {
             Ok(raw) => {
                 let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-                check::check(raw, file.parent().unwrap_or(Path::new("/")), &mut report)
+                check::check(raw, file.parent().unwrap_or(Path::new("/")), known, &mut report)
             }
             Err(error) => {
-                let key = error.span().map(|span| keys::key_at(span.start, document.get_ref())).unwrap_or_default();
+                let key = error.span().map(|span| keys::key_at(span.start, document)).unwrap_or_default();
                 note_error(&mut report, &error, key);
                 None
             }

@@ -3,8 +3,12 @@
 
 mod check;
 mod check_endpoint;
+mod check_host;
 mod check_outbound;
 mod check_store;
+mod credential;
+mod host;
+mod key_files;
 mod keys;
 mod listen;
 mod load;
@@ -14,12 +18,16 @@ mod quantity;
 mod raw;
 mod secret;
 mod show;
+mod show_host;
 mod stamp;
 mod store;
+mod submission_socket;
 
 #[cfg(test)]
 mod tests;
 
+pub use host::{Host, HostCredential, Mechanism, Preset, Proof, Unverified};
+pub use key_files::KnownKeys;
 pub use listen::{Listen, ListenError};
 pub use outbound::{
     BreachPolicy, Cover, DkimKey, Login, Outbound, Preserve, Rate, SenderPattern, SignWhen, SignWith, Signing,
@@ -29,9 +37,10 @@ pub use problem::{Problem, Problems};
 pub use secret::{Secret, SecretError, SecretFile};
 pub use stamp::Stamp;
 pub use store::{Auth, Credentials, Lookup, PostgresServer, StoreConfig, StoreUrl};
+pub use submission_socket::SubmissionSocket;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +57,8 @@ pub struct Config {
     pub milter: Option<Milter>,
     /// The LMTP service; `None` when not configured.
     pub transport: Option<Transport>,
+    /// The service for Exim; `None` when not configured.
+    pub exim: Option<Exim>,
     /// How senders are authenticated.
     pub authentication: Authentication,
     /// Bounds.
@@ -69,15 +80,25 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether there is anything to listen on.
+    /// Whether there is anything to serve.
     pub fn serves(&self) -> bool {
-        self.milter.is_some() || self.transport.is_some() || self.auth.is_some() || self.lookup.is_some()
+        let mail = self.milter.is_some() || self.transport.is_some() || self.exim.is_some();
+        mail || self.auth.is_some() || self.lookup.is_some()
     }
 
     /// Whether any mail is signed.
     pub fn signs(&self) -> bool {
         let signs = |connector: &Arc<Connector>| connector.submission.is_some() && !connector.dkim.is_empty();
         !self.signing.is_empty() || self.connectors.iter().any(signs)
+    }
+
+    /// The keys whose files `unchanged` says are what they were, for the next [`Self::load_again`].
+    pub fn known_keys(&self, unchanged: impl Fn(&Path) -> bool) -> KnownKeys {
+        let connectors = self.connectors.iter().flat_map(|connector| &connector.dkim);
+        let connectors = connectors.map(|key| (&key.key_file, &key.key));
+        let all = connectors.chain(self.signing.iter().map(|signing| (&signing.key_file, &signing.key)));
+        let unchanged = all.filter(|(file, _)| unchanged(file.path()));
+        unchanged.map(|(file, key)| (file.clone(), Arc::clone(key))).collect()
     }
 
     /// Whether a ticket system hands notifications in.
@@ -97,6 +118,8 @@ pub struct Daemon {
     pub user: Option<String>,
     /// The key that authenticates verdicts between milter and transport; shared by all hosts of a site.
     pub site_key_file: SecretFile,
+    /// Where the process writes its id, for a service manager that wants it; nowhere unless told.
+    pub pid_file: Option<PathBuf>,
 }
 
 /// `[log]`
@@ -144,6 +167,21 @@ pub struct Transport {
     pub access: SocketAccess,
     /// Names of the users whose processes may hand over mail. Checked by the peer's uid.
     pub peers: Vec<String>,
+}
+
+/// `[exim]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exim {
+    /// Unix sockets for `${readsocket}` and the transport filter.
+    pub listen: Vec<Listen>,
+    /// Permissions of the sockets.
+    pub access: SocketAccess,
+    /// Names of the users whose processes may ask. Checked by the peer's uid.
+    pub peers: Vec<String>,
+    /// Exim's `spool_directory`.
+    pub spool_directory: PathBuf,
+    /// How long a verdict may take.
+    pub deadline: Duration,
 }
 
 /// `[authentication]`
@@ -194,6 +232,8 @@ pub struct Limits {
     pub addresses_per_domain: usize,
     /// Domains (M10).
     pub domains: usize,
+    /// Messages that are relayed inline at a time, over all connectors.
+    pub inline_relays: usize,
 }
 
 /// `[[connector]]`: one link between a domain and its ticket system.
@@ -215,8 +255,10 @@ pub struct Connector {
     pub environment: Environment,
     /// The support addresses, all of `domain`.
     pub addresses: Vec<Address>,
-    /// The ticket endpoint; always there in two-way mode.
+    /// The ticket endpoint; always there in two-way mode on the company side.
     pub endpoint: Option<Endpoint>,
+    /// The company host, on the desk side. No connector has both.
+    pub host: Option<Host>,
     /// How notifications come in; `None` where they do not come through here.
     pub submission: Option<Submission>,
     /// Which of their header fields must survive.
@@ -277,6 +319,31 @@ pub struct Endpoint {
     pub max_connections: usize,
     /// How long one hand-over may take from the first connection attempt to the last reply.
     pub deadline: Duration,
+    /// When its mail is relayed.
+    pub relay: RelayMode,
+    /// Who gets mail that the endpoint refused and that must not be bounced; `None` where it is.
+    pub rejected: Option<Rejected>,
+}
+
+/// `endpoint.relay`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayMode {
+    /// After the MTA's queue, by LMTP.
+    Transport,
+    /// Before it, by the milter at the end of the message.
+    Inline {
+        /// The support recipient also stays with the MTA, which delivers a copy.
+        keep_copy: bool,
+    },
+}
+
+/// `endpoint.rejected_to`: mail of a sender that is not authenticated, which the endpoint refused for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// The company's mailbox that it is handed to.
+    pub to: Address,
+    /// The company's MTA, on this host, that takes it after the queue.
+    pub via: SocketAddr,
 }
 
 /// `endpoint.tls`: there is no third way (M3).
@@ -314,7 +381,29 @@ impl System {
     }
 }
 
+impl Endpoint {
+    /// Whether its mail is relayed by the milter.
+    pub fn is_inline(&self) -> bool {
+        matches!(self.relay, RelayMode::Inline { .. })
+    }
+}
+
 impl Connector {
+    /// The endpoint, where its mail is relayed by the milter.
+    pub fn inline_endpoint(&self) -> Option<&Endpoint> {
+        self.endpoint.as_ref().filter(|endpoint| endpoint.is_inline())
+    }
+
+    /// The files of the passwords that the connector shows to servers.
+    pub fn password_files(&self) -> impl Iterator<Item = &SecretFile> {
+        let sets = self.endpoint.iter().flat_map(|endpoint| &endpoint.credentials).map(|set| &set.password_file);
+        let accounts = self.host.iter().flat_map(|host| &host.credentials);
+        sets.chain(accounts.filter_map(|account| match &account.proof {
+            Proof::Password(file) => Some(file),
+            Proof::TokenFile(_) | Proof::TokenCommand(_) => None,
+        }))
+    }
+
     /// Whether `address` is one of the support addresses, spelled in any letter case, with or without an extension.
     pub fn supports(&self, address: &Address) -> bool {
         let base = self.recipient_delimiter.and_then(|delimiter| address.without_extension(delimiter));

@@ -191,7 +191,10 @@ impl Rate {
 
 impl SenderPattern {
     /// Reads a pattern.
-    pub(super) fn parse(text: &str) -> Result<Self, AddressError> {
+    ///
+    /// # Errors
+    /// What is wrong with the local part or the domain.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
         let (local, domain) = text.rsplit_once('@').unwrap_or(("*", text));
         if local.is_empty() {
             return Err(AddressError::LocalLength);

@@ -15,6 +15,7 @@ pub(super) struct Raw {
     pub(super) log: Log,
     pub(super) milter: Option<Milter>,
     pub(super) transport: Option<Transport>,
+    pub(super) exim: Option<Exim>,
     #[serde(default)]
     pub(super) authentication: Authentication,
     #[serde(default)]
@@ -39,6 +40,7 @@ pub(super) struct Daemon {
     pub(super) state_directory: Option<Text>,
     pub(super) user: Option<Text>,
     pub(super) site_key_file: Option<Text>,
+    pub(super) pid_file: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -60,6 +62,16 @@ pub(super) struct Transport {
     pub(super) socket_group: Option<Text>,
     pub(super) socket_mode: Option<Text>,
     pub(super) peers: Option<Spanned<Vec<Text>>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Exim {
+    pub(super) listen: Spanned<Vec<Text>>,
+    pub(super) socket_group: Option<Text>,
+    pub(super) socket_mode: Option<Text>,
+    pub(super) peers: Option<Spanned<Vec<Text>>>,
+    pub(super) spool_directory: Option<Text>,
+    pub(super) deadline: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -84,6 +96,7 @@ pub(super) struct Limits {
     pub(super) hops: Option<Spanned<u64>>,
     pub(super) addresses_per_domain: Option<Spanned<u64>>,
     pub(super) domains: Option<Spanned<u64>>,
+    pub(super) inline_relays: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -98,6 +111,7 @@ pub(super) struct Connector {
     pub(super) environment: Option<Text>,
     pub(super) addresses: Spanned<Vec<Text>>,
     pub(super) endpoint: Option<Spanned<Endpoint>>,
+    pub(super) host: Option<Spanned<Host>>,
     pub(super) submission: Option<Spanned<Submission>>,
     pub(super) preserve: Option<Spanned<Preserve>>,
     #[serde(default)]
@@ -110,6 +124,9 @@ pub(super) struct Endpoint {
     pub(super) port: Option<Spanned<u64>>,
     pub(super) tls: Option<Text>,
     pub(super) relay: Option<Text>,
+    pub(super) keep_copy: Option<Spanned<bool>>,
+    pub(super) rejected_to: Option<Text>,
+    pub(super) rejected_via: Option<Text>,
     pub(super) ca_file: Option<Text>,
     pub(super) credentials: Spanned<Vec<CredentialSet>>,
     pub(super) max_connections: Option<Spanned<u64>>,
@@ -120,6 +137,31 @@ pub(super) struct Endpoint {
 pub(super) struct CredentialSet {
     pub(super) username: Text,
     pub(super) password_file: Text,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Host {
+    pub(super) preset: Option<Text>,
+    pub(super) host: Option<Text>,
+    pub(super) port: Option<Spanned<u64>>,
+    pub(super) tls: Option<Text>,
+    pub(super) ca_file: Option<Text>,
+    pub(super) credentials: Spanned<Vec<HostCredential>>,
+    pub(super) unverified: Option<Text>,
+    pub(super) default_address: Option<Text>,
+    pub(super) connections: Option<Spanned<u64>>,
+    pub(super) rate: Option<Text>,
+    pub(super) deadline: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct HostCredential {
+    pub(super) address: Text,
+    pub(super) username: Option<Text>,
+    pub(super) mechanism: Option<Text>,
+    pub(super) password_file: Option<Text>,
+    pub(super) token_file: Option<Text>,
+    pub(super) token_command: Option<Spanned<Vec<Text>>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use super::credential;
+
 /// Octets in a secret file at most.
 const SECRET_MAX: u64 = 64 * 1024;
 
@@ -33,7 +35,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where a secret is kept. Read anew whenever it is needed, so that a replaced file counts at once.
+/// Where a secret is kept: a file of the user that deskmilter runs as, or a credential that systemd passes. Read anew whenever it is needed, so that a replaced file counts at once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SecretFile {
     path: PathBuf,
@@ -120,12 +122,13 @@ impl SecretFile {
         if !facts.is_file() || facts.len() > SECRET_MAX {
             return Err(SecretError::Kind { path: path() });
         }
+        let expected = self.owner.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
+        let passed = facts.uid() == 0 && credential::is_one(&self.path);
         let mode = facts.mode() & 0o7777;
-        if mode & 0o077 != 0 {
+        if mode & if passed { credential::FORBIDDEN } else { 0o077 } != 0 {
             return Err(SecretError::Mode { path: path(), mode });
         }
-        let expected = self.owner.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
-        if facts.uid() != expected {
+        if facts.uid() != expected && !passed {
             return Err(SecretError::Owner { path: path(), owner: facts.uid(), expected });
         }
         let mut octets = Zeroizing::new(Vec::with_capacity(usize::try_from(facts.len()).unwrap_or(0) + 1));

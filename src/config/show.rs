@@ -3,13 +3,41 @@
 use std::fmt;
 
 use super::{
-    BreachPolicy, Config, Connector, Cover, Environment, LogTarget, Mode, OnTempError, SignWhen, SignWith,
-    SocketAccess, Submission, Tls, quantity,
+    BreachPolicy, Config, Connector, Cover, Environment, LogTarget, Mode, OnTempError, Rejected, RelayMode, SignWhen,
+    SignWith, SocketAccess, Submission, Tls, quantity, show_host,
 };
 
 /// TOML that [`Config::parse`] reads again. Passwords are only named by their files.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&escaped(&fmt::from_fn(|f| self.write(f)).to_string()))
+    }
+}
+
+/// The text with the escapes of Rust's strings, which `{:?}` writes, as those of TOML's.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            escaped.push(c);
+            continue;
+        }
+        match chars.next() {
+            Some('u') => {
+                let code = chars.by_ref().take_while(|&c| c != '}').filter(char::is_ascii_hexdigit);
+                escaped.push_str(&format!("\\U{:0>8}", code.collect::<String>()));
+            }
+            Some('0') => escaped.push_str("\\u0000"),
+            Some('\'') => escaped.push('\''),
+            other => escaped.extend(std::iter::once('\\').chain(other)),
+        }
+    }
+    escaped
+}
+
+impl Config {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let daemon = &self.daemon;
         writeln!(f, "[daemon]")?;
         writeln!(f, "hostname = {:?}", daemon.hostname.as_str())?;
@@ -18,6 +46,9 @@ impl fmt::Display for Config {
             writeln!(f, "user = {user:?}")?;
         }
         writeln!(f, "site_key_file = {:?}", daemon.site_key_file.path())?;
+        if let Some(pid_file) = &daemon.pid_file {
+            writeln!(f, "pid_file = {pid_file:?}")?;
+        }
 
         let target = match self.log.target {
             LogTarget::Stderr => "stderr",
@@ -33,6 +64,14 @@ impl fmt::Display for Config {
         if let Some(transport) = &self.transport {
             writeln!(f, "\n[transport]\ndirectory = {:?}\npeers = {:?}", transport.directory, transport.peers)?;
             write_access(f, &transport.access)?;
+        }
+
+        if let Some(exim) = &self.exim {
+            let listen: Vec<_> = exim.listen.iter().map(ToString::to_string).collect();
+            writeln!(f, "\n[exim]\nlisten = {listen:?}\npeers = {:?}", exim.peers)?;
+            writeln!(f, "spool_directory = {:?}", exim.spool_directory)?;
+            writeln!(f, "deadline = {:?}", quantity::write_duration(exim.deadline))?;
+            write_access(f, &exim.access)?;
         }
 
         let authentication = &self.authentication;
@@ -60,6 +99,7 @@ impl fmt::Display for Config {
         writeln!(f, "hops = {}", limits.hops)?;
         writeln!(f, "addresses_per_domain = {}", limits.addresses_per_domain)?;
         writeln!(f, "domains = {}", limits.domains)?;
+        writeln!(f, "inline_relays = {}", limits.inline_relays)?;
 
         let outbound = &self.outbound;
         writeln!(f, "\n[outbound]")?;
@@ -177,16 +217,22 @@ fn write_connector(f: &mut fmt::Formatter<'_>, connector: &Connector) -> fmt::Re
     }
     writeln!(f, "domain = {:?}\nmode = {mode:?}\nenvironment = {environment:?}", connector.domain.as_str())?;
     writeln!(f, "recipient_delimiter = {delimiter:?}\naddresses = {addresses:?}")?;
+    if let Some(host) = &connector.host {
+        show_host::write(f, host)?;
+    }
     let Some(endpoint) = &connector.endpoint else { return Ok(()) };
     let tls = match endpoint.tls {
         Tls::Starttls => "starttls",
         Tls::Implicit => "implicit",
     };
-    writeln!(
-        f,
-        "\n[connector.endpoint]\nhost = {:?}\nport = {}\ntls = {tls:?}\nrelay = \"transport\"",
-        endpoint.host, endpoint.port
-    )?;
+    writeln!(f, "\n[connector.endpoint]\nhost = {:?}\nport = {}\ntls = {tls:?}", endpoint.host, endpoint.port)?;
+    match endpoint.relay {
+        RelayMode::Transport => writeln!(f, "relay = \"transport\"")?,
+        RelayMode::Inline { keep_copy } => writeln!(f, "relay = \"inline\"\nkeep_copy = {keep_copy}")?,
+    }
+    if let Some(Rejected { to, via }) = &endpoint.rejected {
+        writeln!(f, "rejected_to = {:?}\nrejected_via = \"{via}\"", to.to_string())?;
+    }
     if let Some(ca_file) = &endpoint.ca_file {
         writeln!(f, "ca_file = {ca_file:?}")?;
     }

@@ -92,6 +92,17 @@ fn what_check_prints_reads_back_as_the_same_configuration_and_holds_no_secret() 
 }
 
 #[test]
+fn odd_characters_are_shown_as_toml_reads_them() {
+    let site = Site::new();
+    let odd = r#"tran'sport\"\\\u0000\u001b\u200b\U0001F4E7"#;
+    let shown = site.parse(&GOOD.replace("= \"transport\"", &format!("= \"{odd}\""))).unwrap().to_string();
+    let config = site.parse(&shown).unwrap_or_else(|problems| panic!("{problems}\n{shown}"));
+    let directory = config.transport.as_ref().unwrap().directory.file_name().unwrap().to_str().unwrap();
+    assert_eq!(directory, "tran'sport\"\\\0\u{1b}\u{200b}\u{1f4e7}");
+    assert_eq!(config.to_string(), shown);
+}
+
+#[test]
 fn an_unknown_key_is_told_with_line_and_suggestion() {
     let site = Site::new();
     let text = GOOD.replace("credentials = ", "prot = 25\ncredentials = ").replace("[milter]", "[miltre]");
@@ -283,5 +294,128 @@ fn each_rule_of_the_outbound_side_is_kept() {
     ] {
         let problems = site.problems(&format!("{GOOD}{outbound}"));
         assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}: {problems:?}");
+    }
+}
+
+#[test]
+fn inline_relay_needs_a_milter_and_no_transport_and_what_is_shown_reads_back() {
+    let site = Site::new();
+    let inline = GOOD.replace(
+        "credentials = ",
+        "relay = \"inline\"\nkeep_copy = true\nrejected_to = \"postmaster@acme.example\"\ncredentials = ",
+    );
+    let config = site.parse(&inline).unwrap();
+    let endpoint = config.connectors[0].inline_endpoint().unwrap();
+    assert_eq!(endpoint.relay, RelayMode::Inline { keep_copy: true });
+    assert_eq!(endpoint.rejected.as_ref().unwrap().via.to_string(), "127.0.0.1:25");
+    let shown = config.to_string();
+    assert_eq!(site.parse(&shown).unwrap().to_string(), shown);
+
+    let section = |name: &str| {
+        let (begin, rest) = inline.split_once(&format!("[{name}]\n")).unwrap();
+        let (_, end) = rest.split_once("\n[").unwrap();
+        format!("{begin}[{end}")
+    };
+    assert!(site.parse(&section("transport")).unwrap().transport.is_none());
+    let rejected = "rejected_to = \"postmaster@acme.example\"";
+    for (text, words) in [
+        (section("milter"), "relays in the milter; add a [milter] section"),
+        (format!("{inline}\n[outbound]\nreinjection_networks = [\"127.0.0.1/32\"]"), "before the content filter"),
+        (inline.replace("relay = \"inline\"", "relay = \"transport\""), "only relay = \"inline\" can leave a copy"),
+        (inline.replace("\"inline\"", "\"both\""), "\"both\" is not known here; write \"transport\" or \"inline\""),
+        (inline.replace("postmaster@", "Billing+x@"), "billing+x@acme.example is a support address"),
+        (inline.replace("postmaster@", ""), "no @"),
+        (inline.replace(rejected, "rejected_via = \"127.0.0.1:25\""), "rejected_to, which is not set"),
+        (inline.replace(rejected, &format!("{rejected}\nrejected_via = \"192.0.2.1:25\"")), "no address of this host"),
+    ] {
+        let problems = site.problems(&text).concat();
+        assert!(problems.contains(words), "{words}: {problems}");
+    }
+}
+
+const DESK: &str = r#"
+[daemon]
+hostname = "desk.acme.example"
+[transport]
+directory = "transport"
+[[connector]]
+name = "acme"
+system = "zammad"
+native_domain = "desk.internal"
+domain = "acme.example"
+addresses = ["support@acme.example", "billing@acme.example"]
+[connector.host]
+host = "mail.acme.example"
+credentials = [{ address = "Support@acme.example", username = "desk", password_file = "acme.password" },
+               { address = "billing@acme.example", mechanism = "xoauth2", token_command = ["/usr/bin/token", "b"] }]
+unverified = "native"
+default_address = "support@acme.example"
+rate = "600/h"
+"#;
+
+#[test]
+fn the_desk_side_is_read_with_its_defaults_and_what_is_shown_reads_back() {
+    let site = Site::new();
+    let config = site.parse(DESK).unwrap();
+    let host = config.connectors[0].host.as_ref().unwrap();
+    assert_eq!((host.port, host.tls, host.connections, host.preset), (587, Tls::Starttls, 5, None));
+    assert_eq!((host.credentials[0].mechanism, host.credentials[1].mechanism), (Mechanism::Plain, Mechanism::Xoauth2));
+    assert_eq!(host.credentials[1].username, "billing@acme.example");
+    assert_eq!(host.unverified, Unverified::Native(Address::parse("support@acme.example").unwrap()));
+    let shown = config.to_string();
+    assert_eq!(site.parse(&shown).unwrap().to_string(), shown);
+    assert!(!shown.contains("s3cret"));
+    let preset = DESK
+        .replace("host = \"mail.acme.example\"", "preset = \"office365\"")
+        .replace("password_file = \"acme.password\"", "token_file = \"later.token\"");
+    let config = site.parse(&preset).unwrap();
+    let host = config.connectors[0].host.as_ref().unwrap();
+    assert_eq!((host.host.as_str(), host.port, host.connections), ("smtp.office365.com", 587, 3));
+    assert_eq!(host.credentials[0].mechanism, Mechanism::Xoauth2);
+    assert_eq!(site.parse(&config.to_string()).unwrap().to_string(), config.to_string());
+}
+
+#[test]
+fn each_rule_of_the_desk_side_is_kept() {
+    let site = Site::new();
+    site.password("open.password", 0o644);
+    let second = "{ address = \"billing@acme.example\"";
+    for (text, expected) in [
+        (DESK.replace("host = \"mail.acme.example\"\n", ""), "connector.acme.host.host: missing"),
+        (DESK.replace("mail.acme", "mail acme"), "is no host name"),
+        (DESK.replace("host = \"mail", "preset = \"outlook\"\nhost = \"mail"), "write \"office365\" or \"gmail\""),
+        (DESK.replace("host = \"mail", "preset = \"gmail\"\nhost = \"mail"), "xoauth2 shows a token, not a password"),
+        (DESK.replace("rate = ", "tls = \"none\"\nrate = "), "no password travels unencrypted"),
+        (DESK.replace("rate = ", "prot = 25\nrate = "), "did you mean \"port\"?"),
+        (DESK.replace("username", "user"), "credentials.user: unknown key"),
+        (DESK.replace("600/h", "600"), "\"600\" is no rate"),
+        (DESK.replace("rate = \"600/h\"", "connections = 0"), "out of range"),
+        (DESK.replace(second, "{ address = \"billing@other.example\""), "not in the connector's domain acme.example"),
+        (DESK.replace(second, "{ address = \"billing\""), "is no mail address"),
+        (DESK.replace(second, "{ address = \"support@acme.example\""), "two credentials for support@acme.example"),
+        (DESK.replace(second, "{ address = \"sales@acme.example\""), "no credential for billing@acme.example"),
+        (DESK.replace(second, "{ address = \"sales@acme.example\""), "none of the connector's addresses"),
+        (DESK.replace("mechanism = \"xoauth2\"", "mechanism = \"plain\""), "a token is shown by xoauth2"),
+        (DESK.replace("mechanism = \"xoauth2\"", "mechanism = \"cram-md5\""), "write \"plain\" or \"login\""),
+        (DESK.replace("token_command", "token_file = \"x\", token_command"), "exactly one of password_file"),
+        (DESK.replace(", token_command = [\"/usr/bin/token\", \"b\"]", ""), "exactly one of password_file"),
+        (DESK.replace("/usr/bin/token", "token"), "write the full path of a program"),
+        (DESK.replace("[\"/usr/bin/token\", \"b\"]", "[]"), "write the full path of a program"),
+        (DESK.replace("acme.password", "open.password"), "open.password: mode 0644"),
+        (DESK.replace("acme.password", "missing.password"), "missing.password"),
+        (DESK.replace("default_address = \"support@acme.example\"\n", ""), "needs default_address"),
+        (DESK.replace("default_address = \"support", "default_address = \"sales"), "has no credential"),
+        (DESK.replace("\"native\"", "\"defer\""), "has no effect without unverified = \"native\""),
+        (DESK.replace("\"native\"", "\"bounce\""), "write \"defer\" or \"native\""),
+        (DESK.replace("[transport]\ndirectory = \"transport\"\n", ""), "needs a [transport] section"),
+        (
+            format!("{DESK}[connector.endpoint]\nhost = \"e.example\"\ncredentials = []\n"),
+            "a connector has one of them",
+        ),
+        (format!("{DESK}[connector.submission]\nlogins = []\n"), "a connector has one of them"),
+        (format!("{DESK}[[connector.dkim]]\nselector = \"a\"\nkey_file = \"acme.pem\"\n"), "has no effect without"),
+    ] {
+        let problems = site.problems(&text);
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}: {problems:?}\n{text}");
     }
 }

@@ -54,6 +54,7 @@ impl Difference {
             ("daemon", old.daemon != new.daemon),
             ("milter", old.milter != new.milter),
             ("transport", old.transport != new.transport),
+            ("exim", old.exim != new.exim),
             ("authentication", old.authentication != new.authentication),
             ("limits", old.limits != new.limits),
             ("outbound", old.outbound != new.outbound),
@@ -96,6 +97,7 @@ impl Difference {
 /// What a running process cannot change: it has given up the rights that it would need, or others rely on it.
 fn needs_restart(old: &Config, new: &Config) -> Names {
     let access = |service: &Option<crate::config::Milter>| service.as_ref().map(|service| service.access.clone());
+    let exim_access = |config: &Config| config.exim.as_ref().map(|service| service.access.clone());
     let transport_access = |config: &Config| config.transport.as_ref().map(|service| service.access.clone());
     let auth_access = |config: &Config| config.auth.as_ref().map(|service| service.access.clone());
     let lookup_access = |config: &Config| config.lookup.as_ref().map(|service| service.access.clone());
@@ -103,6 +105,7 @@ fn needs_restart(old: &Config, new: &Config) -> Names {
     let settings = [
         ("daemon.user", old.daemon.user != new.daemon.user),
         ("daemon.state_directory", old.daemon.state_directory != new.daemon.state_directory),
+        ("daemon.pid_file", old.daemon.pid_file != new.daemon.pid_file),
         ("log", old.log != new.log),
         (
             "milter.socket_group or socket_mode (of sockets that are open)",
@@ -120,6 +123,10 @@ fn needs_restart(old: &Config, new: &Config) -> Names {
             "lookup.socket_group or socket_mode (of sockets that are open)",
             differs_in_both(lookup_access(old), lookup_access(new)),
         ),
+        (
+            "exim.socket_group or socket_mode (of sockets that are open)",
+            differs_in_both(exim_access(old), exim_access(new)),
+        ),
     ];
     Names(settings.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect())
 }
@@ -128,6 +135,7 @@ fn needs_restart(old: &Config, new: &Config) -> Names {
 pub(super) fn keep_what_needs_restart(old: &Config, new: &mut Config) {
     new.daemon.user.clone_from(&old.daemon.user);
     new.daemon.state_directory.clone_from(&old.daemon.state_directory);
+    new.daemon.pid_file.clone_from(&old.daemon.pid_file);
     new.log.clone_from(&old.log);
     if let (Some(old), Some(new)) = (&old.milter, &mut new.milter) {
         new.access.clone_from(&old.access);
@@ -139,6 +147,9 @@ pub(super) fn keep_what_needs_restart(old: &Config, new: &mut Config) {
         new.access.clone_from(&old.access);
     }
     if let (Some(old), Some(new)) = (&old.lookup, &mut new.lookup) {
+        new.access.clone_from(&old.access);
+    }
+    if let (Some(old), Some(new)) = (&old.exim, &mut new.exim) {
         new.access.clone_from(&old.access);
     }
 }

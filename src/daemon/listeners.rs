@@ -1,6 +1,7 @@
 //! Everything we listen on: bound for a configuration, opened, kept open over reloads, closed.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,18 +11,28 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::bind::{Name, Socket};
+use super::bind::{Access, Name, Socket};
 use super::parts::{Credentials, Parts};
+use super::passed::Passed;
 use crate::attach::slots::Slots;
-use crate::attach::{accept, lmtp, lookup, milter, sasl};
+use crate::attach::{accept, exim, lmtp, lookup, milter, sasl};
 use crate::config::{Config, Connector, Listen};
 use crate::credential::Logins;
+use crate::inline::Inline;
 use crate::pipeline::Pipeline;
 
-/// Where the LMTP socket of a connector is; `None` where nothing is relayed to an endpoint.
+/// Sockets that are told one by one in the log, at most; more of them are told in one line.
+const TOLD_MAX: usize = 20;
+
+/// Sockets that a thread of its own is worth.
+const SOCKETS_A_THREAD: usize = 256;
+
+/// Where the LMTP socket of a connector is; `None` where nothing is relayed to a server.
 pub(super) fn transport_socket(config: &Config, connector: &Connector) -> Option<PathBuf> {
     let service = config.transport.as_ref()?;
-    connector.endpoint.as_ref()?;
+    if connector.endpoint.is_none() && connector.host.is_none() {
+        return None;
+    }
     Some(service.directory.join(format!("{}.sock", connector.name)))
 }
 
@@ -29,6 +40,7 @@ pub(super) fn transport_socket(config: &Config, connector: &Connector) -> Option
 #[derive(Debug)]
 enum Purpose {
     Milter,
+    Exim,
     /// LMTP for the connector of that name.
     Transport(String),
     Auth,
@@ -40,40 +52,64 @@ enum Purpose {
 pub(super) struct Sockets(Vec<(Listen, Purpose, Socket)>);
 
 impl Sockets {
-    /// Binds everything that `config` names and that is not among `open`.
+    /// How many `config` names.
+    pub(super) fn count(config: &Config) -> usize {
+        Self::named(config).count()
+    }
+
+    /// Everything that `config` names.
+    pub(super) fn named(config: &Config) -> impl Iterator<Item = Listen> {
+        let milter = config.milter.iter().flat_map(|service| service.listen.iter().cloned());
+        let exim = config.exim.iter().flat_map(|service| service.listen.iter().cloned());
+        let transport = config.connectors.iter().filter_map(|connector| transport_socket(config, connector));
+        let logins = config.auth.iter().flat_map(|service| service.listen.iter().cloned());
+        let tables = config.lookup.iter().flat_map(|service| service.listen.iter().cloned());
+        milter.chain(exim).chain(logins).chain(tables).chain(transport.map(Listen::Unix))
+    }
+
+    /// Binds everything that `config` names and that is not among `open`; what was `passed` to us is bound already.
     ///
     /// # Errors
     /// Every one that cannot be bound, and what to do.
-    pub(super) fn bind(config: &Config, user: Option<&User>, open: &HashSet<Listen>) -> Result<Self, Vec<String>> {
-        let (mut sockets, mut problems) = (Vec::new(), Vec::new());
-        let mut add = |listen: Listen, purpose, access| {
-            if open.contains(&listen) {
-                return;
-            }
-            match Socket::bind(&listen, access, user) {
-                Ok(socket) => sockets.push((listen, purpose, socket)),
-                Err(problem) => problems.push(problem),
-            }
-        };
+    pub(super) fn bind(
+        config: &Config,
+        user: Option<&User>,
+        open: &HashSet<Listen>,
+        passed: &Passed,
+    ) -> Result<Self, Vec<String>> {
+        let mut wanted: Vec<(Listen, Purpose, Access)> = Vec::new();
         if let Some(service) = &config.milter {
-            for listen in &service.listen {
-                add(listen.clone(), Purpose::Milter, &service.access);
-            }
+            let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
+            wanted.extend(service.listen.iter().map(|listen| (listen.clone(), Purpose::Milter, access)));
+        }
+        if let Some(service) = &config.exim {
+            let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
+            wanted.extend(service.listen.iter().map(|listen| (listen.clone(), Purpose::Exim, access)));
         }
         if let Some(service) = &config.transport {
-            for connector in &config.connectors {
-                let Some(path) = transport_socket(config, connector) else { continue };
-                add(Listen::Unix(path), Purpose::Transport(connector.name.clone()), &service.access);
+            let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
+            wanted.extend(config.connectors.iter().filter_map(|connector| {
+                let path = transport_socket(config, connector)?;
+                Some((Listen::Unix(path), Purpose::Transport(connector.name.clone()), access))
+            }));
+        }
+        if let Some(service) = &config.auth {
+            let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
+            wanted.extend(service.listen.iter().map(|listen| (listen.clone(), Purpose::Auth, access)));
+        }
+        if let Some(service) = &config.lookup {
+            let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
+            wanted.extend(service.listen.iter().map(|listen| (listen.clone(), Purpose::Lookup, access)));
+        }
+        wanted.retain(|(listen, ..)| !open.contains(listen));
+        let (mut sockets, mut problems) = (Vec::with_capacity(wanted.len()), Vec::new());
+        for bound in bind_all(wanted, passed) {
+            match bound {
+                Ok(socket) => sockets.push(socket),
+                Err(problem) => problems.push(problem),
             }
         }
-        for listen in config.auth.iter().flat_map(|auth| &auth.listen) {
-            let Some(service) = &config.auth else { continue };
-            add(listen.clone(), Purpose::Auth, &service.access);
-        }
-        for listen in config.lookup.iter().flat_map(|lookup| &lookup.listen) {
-            let Some(service) = &config.lookup else { continue };
-            add(listen.clone(), Purpose::Lookup, &service.access);
-        }
+        passed.warn_of_unused(config);
         if problems.is_empty() { Ok(Self(sockets)) } else { Err(problems) }
     }
 
@@ -100,6 +136,35 @@ impl Sockets {
     }
 }
 
+/// Binds them on all processors: each socket takes a dozen system calls.
+fn bind_all(
+    mut wanted: Vec<(Listen, Purpose, Access)>,
+    passed: &Passed,
+) -> Vec<Result<(Listen, Purpose, Socket), String>> {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let share = wanted.len().div_ceil(processors).max(SOCKETS_A_THREAD);
+    let bind = |share: Vec<(Listen, Purpose, Access)>| -> Vec<_> {
+        let bound = share.into_iter().map(|(listen, purpose, access)| {
+            let socket = passed.get(&listen).unwrap_or_else(|| Socket::bind(&listen, access))?;
+            Ok((listen, purpose, socket))
+        });
+        bound.collect()
+    };
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        while wanted.len() > share {
+            let last = wanted.split_off(wanted.len().saturating_sub(share));
+            threads.push(scope.spawn(move || bind(last)));
+        }
+        let mut bound = bind(wanted);
+        // The last share was split off first.
+        for thread in threads.into_iter().rev() {
+            bound.extend(thread.join().unwrap_or_else(|_| vec![Err("sockets could not be bound".to_owned())]));
+        }
+        bound
+    })
+}
+
 /// Sockets that want nothing but somebody to serve them: from here on nothing can fail.
 #[derive(Debug)]
 pub(super) struct Registered(Vec<Ready>);
@@ -120,7 +185,14 @@ struct Ready {
 #[derive(Debug)]
 struct Door {
     close: CancellationToken,
-    _name: Option<Name>,
+    name: Option<Name>,
+}
+
+impl Door {
+    /// Whether somebody can find it.
+    fn can_be_found(&self) -> bool {
+        self.name.as_ref().is_none_or(Name::leads_here)
+    }
 }
 
 impl Drop for Door {
@@ -135,7 +207,7 @@ struct TransportDoor {
     connector: String,
     service: Arc<ArcSwap<lmtp::Service>>,
     slots: Slots,
-    _door: Door,
+    door: Door,
 }
 
 /// The sockets of `[auth]` and `[lookup]`, and what they serve.
@@ -182,9 +254,13 @@ impl CredentialDoors {
 /// Everything that is served. Dropping it closes everything.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    pipeline: Arc<ArcSwap<Pipeline>>,
-    service: Arc<milter::Service<Pipeline>>,
+    judge: Arc<ArcSwap<Inline>>,
+    service: Arc<milter::Service<Inline>>,
     milter: HashMap<Listen, Door>,
+    /// What Exim asks: it relays by its own transports.
+    pipeline: Arc<ArcSwap<Pipeline>>,
+    exim_service: Arc<exim::Service<Pipeline>>,
+    exim: HashMap<Listen, Door>,
     transport: HashMap<PathBuf, TransportDoor>,
     credentials: Option<CredentialDoors>,
     tasks: TaskTracker,
@@ -193,24 +269,30 @@ pub(super) struct Listeners {
 impl Listeners {
     /// Nothing is open yet; all connections will be in `tasks`.
     pub(super) fn new(parts: &Parts, tasks: TaskTracker) -> Self {
+        let judge = Arc::new(ArcSwap::new(Arc::clone(&parts.judge)));
+        let service = milter::Service::new(Arc::clone(&judge), parts.spool.clone(), &parts.config.limits);
         let pipeline = Arc::new(ArcSwap::new(Arc::clone(&parts.pipeline)));
-        let service = milter::Service::new(Arc::clone(&pipeline), parts.spool.clone(), &parts.config.limits);
+        let exim_service = exim::Service::new(Arc::clone(&pipeline), parts.spool.clone(), parts.exim.clone());
         Self {
-            pipeline,
+            judge,
             service: Arc::new(service),
             milter: HashMap::new(),
+            pipeline,
+            exim_service: Arc::new(exim_service),
+            exim: HashMap::new(),
             transport: HashMap::new(),
             credentials: None,
             tasks,
         }
     }
 
-    /// What is open, as configured.
+    /// What is open, as configured. A socket whose name was removed is not: a reload makes it anew.
     pub(super) fn open(&self) -> HashSet<Listen> {
-        let doors = self.credentials.iter();
-        let credentials = doors.flat_map(|doors| doors.auth.keys().chain(doors.lookup.keys())).cloned();
-        let transport = self.transport.keys().cloned().map(Listen::Unix);
-        self.milter.keys().cloned().chain(transport).chain(credentials).collect()
+        let credentials = self.credentials.iter().flat_map(|doors| doors.auth.iter().chain(&doors.lookup));
+        let others = self.milter.iter().chain(&self.exim).chain(credentials).filter(|(_, door)| door.can_be_found());
+        let transport = self.transport.iter().filter(|(_, transport)| transport.door.can_be_found());
+        let transport = transport.map(|(path, _)| Listen::Unix(path.clone()));
+        others.map(|(listen, _)| listen.clone()).chain(transport).collect()
     }
 
     /// From here on `parts` hold for every message that begins: what is open serves them, `new` is opened, what they do not name
@@ -225,6 +307,14 @@ impl Listeners {
             }
             stays
         });
+        let listen: HashSet<&Listen> = parts.config.exim.iter().flat_map(|service| &service.listen).collect();
+        self.exim.retain(|address, _| {
+            let stays = listen.contains(address);
+            if !stays {
+                tracing::info!(socket = %address, "exim closed");
+            }
+            stays
+        });
         // The transport first: a verdict must not come to a pipeline that is older than the one that wrote it.
         self.transport.retain(|path, door| {
             let Some(service) = parts.services.get(path) else {
@@ -236,7 +326,9 @@ impl Listeners {
             true
         });
         self.service.set_limits(limits);
+        self.exim_service.set(parts.exim.clone());
         self.pipeline.store(Arc::clone(&parts.pipeline));
+        self.judge.store(Arc::clone(&parts.judge));
         match &parts.credentials {
             None => self.credentials = None,
             Some(credentials) => {
@@ -244,35 +336,50 @@ impl Listeners {
                 doors.swap(credentials, &parts.config);
             }
         }
+        let each = new.0.len() <= TOLD_MAX;
+        let before = self.transport.len();
         for ready in new.0 {
-            self.serve(ready, parts);
+            self.serve(ready, parts, each);
+        }
+        if let (false, Some(service)) = (each, &parts.config.transport) {
+            let sockets = self.transport.len().saturating_sub(before);
+            tracing::info!(directory = %service.directory.display(), sockets, "transport listening");
         }
     }
 
-    fn serve(&mut self, ready: Ready, parts: &Parts) {
+    /// Opens one, and with `told` says where its mail goes.
+    fn serve(&mut self, ready: Ready, parts: &Parts, told: bool) {
         let Ready { listen, purpose, address, listener, name } = ready;
         let (close, tasks) = (CancellationToken::new(), self.tasks.clone());
-        let door = Door { close: close.clone(), _name: name };
+        let door = Door { close: close.clone(), name };
         match (purpose, listen, listener) {
             (Purpose::Milter, listen, listener) => {
                 tracing::info!(socket = %address, "milter listening");
                 self.tasks.spawn(milter::serve(listener, Arc::clone(&self.service), close, tasks));
                 self.milter.insert(listen, door);
             }
+            (Purpose::Exim, listen, milter::Listener::Unix(listener)) => {
+                tracing::info!(socket = %address, "exim listening");
+                self.tasks.spawn(exim::serve(listener, Arc::clone(&self.exim_service), close, tasks));
+                self.exim.insert(listen, door);
+            }
             (Purpose::Transport(connector), Listen::Unix(path), milter::Listener::Unix(listener)) => {
                 let Some(service) = parts.services.get(&path) else { return };
-                let endpoint = service.connector.endpoint.as_ref();
-                tracing::info!(
-                    socket = %path.display(),
-                    connector,
-                    endpoint = endpoint.map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)),
-                    "transport listening"
-                );
+                if told {
+                    let Connector { endpoint, host, .. } = service.connector.as_ref();
+                    tracing::info!(
+                        socket = %path.display(),
+                        connector,
+                        endpoint = endpoint.as_ref().map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)),
+                        host = host.as_ref().map(|host| format!("{}:{}", host.host, host.port)),
+                        "transport listening"
+                    );
+                }
                 let service = Arc::new(ArcSwap::new(Arc::clone(service)));
                 let slots = Slots::new(parts.config.limits.transport_connections);
                 let serving = lmtp::serve_within(slots.clone(), listener, Arc::clone(&service), close, tasks);
                 self.tasks.spawn(serving);
-                self.transport.insert(path, TransportDoor { connector, service, slots, _door: door });
+                self.transport.insert(path, TransportDoor { connector, service, slots, door });
             }
             (Purpose::Auth, listen, listener) => {
                 let Some(doors) = &mut self.credentials else { return };
@@ -288,8 +395,8 @@ impl Listeners {
                 self.tasks.spawn(lookup::serve(plain(listener), slots, tables, close, tasks));
                 doors.lookup.insert(listen, door);
             }
-            // A transport has unix sockets only.
-            (Purpose::Transport(_), ..) => {}
+            // These have unix sockets only.
+            (Purpose::Transport(_) | Purpose::Exim, ..) => {}
         }
     }
 }

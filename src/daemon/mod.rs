@@ -4,12 +4,16 @@
 //! and how they are put together, and nothing of mail.
 //!
 //! [`run`] binds what `bind` and `listeners` can while it may still be root, and makes the [`parts`]; from then on `reload` makes
-//! new ones on SIGHUP, and `refresh` when `watch` finds a file that was replaced.
+//! new ones on SIGHUP, and `refresh` when `watch` finds a file that was replaced. A service manager may have bound sockets before
+//! (`passed`), and is told how it goes (`notify`).
 
 mod bind;
 mod difference;
 mod listeners;
+mod notify;
 mod parts;
+mod passed;
+mod pid_file;
 mod privileges;
 mod refresh;
 mod reload;
@@ -18,6 +22,7 @@ mod watch;
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -26,7 +31,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use listeners::{Listeners, Sockets};
+use notify::Notify;
 use parts::Parts;
+use passed::Passed;
+use pid_file::PidFile;
 use reload::Running;
 
 /// How long work in flight may take after SIGTERM: a little longer than each session gives itself (30 s), so that those that
@@ -44,11 +52,17 @@ pub fn run(config: Config, file: &Path) -> Result<(), String> {
     // Until there is somebody to hear it, a SIGHUP waits: it would end the process.
     hangup().thread_block().map_err(|error| format!("SIGHUP cannot be blocked: {error}"))?;
     let file = std::path::absolute(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    // All that we make has a mode of its own: one that is stricter, as a service manager may set it, would lock the MTA out.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     privileges::forbid_core_dumps()?;
     privileges::allow_open_files();
     let user = config.daemon.user.as_deref().map(privileges::find_user).transpose()?;
     state::prepare(&config.daemon.state_directory, user.as_ref())?;
-    let sockets = Sockets::bind(&config, user.as_ref(), &HashSet::new()).map_err(|problems| problems.join("; "))?;
+    privileges::check_open_files(Sockets::named(&config).count())?;
+    let passed = Passed::take()?;
+    let sockets =
+        Sockets::bind(&config, user.as_ref(), &HashSet::new(), &passed).map_err(|problems| problems.join("; "))?;
+    let _pid_file = config.daemon.pid_file.as_deref().map(PidFile::write).transpose()?;
     match &user {
         Some(user) => privileges::become_user(user)?,
         None if nix::unistd::geteuid().is_root() => {
@@ -62,7 +76,7 @@ pub fn run(config: Config, file: &Path) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("the runtime cannot be started: {error}"))?;
-    let ended = runtime.block_on(serve(config, &file, sockets));
+    let ended = runtime.block_on(serve(config, &file, sockets, passed));
     // Nothing is waited for beyond the time to drain, not even a file system that hangs.
     runtime.shutdown_background();
     ended
@@ -79,7 +93,7 @@ pub fn act_as_daemon(config: &Config) -> Result<(), String> {
     user.as_ref().map_or(Ok(()), privileges::become_user)
 }
 
-async fn serve(config: Config, file: &Path, sockets: Sockets) -> Result<(), String> {
+async fn serve(config: Config, file: &Path, sockets: Sockets, passed: Passed) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("signals cannot be heard: {error}");
     let mut stop = Stop {
         terminate: signal(SignalKind::terminate()).map_err(failed)?,
@@ -96,12 +110,16 @@ async fn serve(config: Config, file: &Path, sockets: Sockets) -> Result<(), Stri
     listeners.swap(&parts, sockets.register()?);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), connectors = parts.config.connectors.len(), "ready");
 
-    let mut running = Running::new(file.to_owned(), parts, listeners, since);
+    let notify = Arc::new(Notify::from_environment()?);
+    let mut running = Running::new(file.to_owned(), parts, listeners, since, (passed, Arc::clone(&notify)));
+    notify.ready(&running.status());
+    tokio::spawn(Arc::clone(&notify).keep_watchdog());
     let reason = tokio::select! {
         reason = stop.told() => reason,
         never = running.keep_up_to_date(&mut reload) => match never {},
     };
     tracing::info!(reason, "stopping");
+    notify.stopping();
     drop(running);
     tasks.close();
     tokio::select! {

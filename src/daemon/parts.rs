@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use super::listeners::transport_socket;
 use super::{privileges, state, watch};
-use crate::attach::{lmtp, lookup};
-use crate::config::{Config, Connector, Endpoint};
+use crate::attach::{exim, lmtp, lookup};
+use crate::config::{Config, Connector};
 use crate::credential::Logins;
+use crate::inline::{Inline, Standing};
 use crate::mail::{Budget, Spool};
 use crate::pipeline::{Pipeline, SiteKey};
-use crate::relay::Relay;
+use crate::relay::{Authorities, HandBack, Relay, RelayError};
 use crate::store::Store;
 
 /// The parts, put together.
@@ -20,15 +21,19 @@ use crate::store::Store;
 pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) pipeline: Arc<Pipeline>,
+    /// What the milter asks: the pipeline, and the relays where it relays itself.
+    pub(super) judge: Arc<Inline>,
     /// By LMTP socket.
     pub(super) services: HashMap<PathBuf, Arc<lmtp::Service>>,
+    /// What holds for Exim's requests; nobody may ask where there is no `[exim]`.
+    pub(super) exim: exim::Settings,
     pub(super) spool: Spool,
     pub(super) site_key: SiteKey,
     /// Where `[auth]` or `[lookup]` is configured.
     pub(super) credentials: Option<Credentials>,
     budget: Budget,
-    /// By connector.
-    relays: Relays,
+    standing: Arc<Standing>,
+    remotes: Remotes,
 }
 
 /// What is served of issued credentials.
@@ -38,12 +43,18 @@ pub(super) struct Credentials {
     pub(super) tables: Arc<lookup::Tables>,
 }
 
-/// Relays by their connectors' names.
-pub(super) type Relays = HashMap<String, Arc<Relay>>;
+/// The servers that connectors lead to, with their connections, by the connectors' names.
+#[derive(Debug, Default)]
+pub(super) struct Remotes {
+    /// Ticket endpoints.
+    endpoints: HashMap<String, Arc<Relay>>,
+    /// Company hosts.
+    hosts: HashMap<String, Arc<lmtp::Desk>>,
+}
 
-/// Why a connector has no relay.
+/// Why a connector leads nowhere.
 #[derive(Debug)]
-pub(super) struct NoRelay {
+pub(super) struct NoRemote {
     pub(super) connector: String,
     /// Its file of certification authorities; `None` for the system's.
     pub(super) trusts: Option<PathBuf>,
@@ -56,7 +67,7 @@ impl Parts {
     /// # Errors
     /// All that is wrong.
     pub(super) fn first(config: Config, site_key: SiteKey) -> Result<Self, Vec<String>> {
-        let (relays, failed) = relays(&config, None, &HashSet::new());
+        let (remotes, failed) = Remotes::new(&config, None, &HashSet::new());
         if !failed.is_empty() {
             return Err(failed.into_iter().map(|failed| failed.problem).collect());
         }
@@ -64,7 +75,9 @@ impl Parts {
         let spool = Spool::new(state::spool_directory(&config.daemon.state_directory));
         let pipeline = Pipeline::new(&config, site_key.clone(), &budget).map_err(|problem| vec![problem])?;
         let credentials = credentials(&config, None, &HashSet::new()).map_err(|problem| vec![problem])?;
-        Self::assemble(config, Arc::new(pipeline), site_key, budget, spool, relays, credentials)
+        let standing = Standing::open(&config.daemon.state_directory);
+        let parts = Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, spool, remotes)?;
+        Ok(Self { credentials, ..parts })
     }
 
     /// The parts of the next configuration; `changed` are the files whose content is another than when `self` was made.
@@ -75,7 +88,7 @@ impl Parts {
         &self,
         config: Config,
         site_key: SiteKey,
-        relays: Relays,
+        remotes: Remotes,
         changed: &HashSet<PathBuf>,
     ) -> Result<Self, Vec<String>> {
         let old = &self.config;
@@ -93,38 +106,58 @@ impl Parts {
             .successor(&config, site_key.clone(), &budget, same_resolver)
             .map_err(|problem| vec![problem])?;
         let credentials = credentials(&config, Some(self), changed).map_err(|problem| vec![problem])?;
-        Self::assemble(config, Arc::new(pipeline), site_key, budget, self.spool.clone(), relays, credentials)
+        let (standing, spool) = (Arc::clone(&self.standing), self.spool.clone());
+        let parts = Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, spool, remotes)?;
+        Ok(Self { credentials, ..parts })
     }
 
-    /// The relays for `config`; see [`relays`].
-    pub(super) fn relays(&self, config: &Config, changed: &HashSet<PathBuf>) -> (Relays, Vec<NoRelay>) {
-        relays(config, Some(self), changed)
+    /// The remote servers for `config`; see [`Remotes::new`].
+    pub(super) fn remotes(&self, config: &Config, changed: &HashSet<PathBuf>) -> (Remotes, Vec<NoRemote>) {
+        Remotes::new(config, Some(self), changed)
     }
 
-    /// The relay of a connector.
-    pub(super) fn relay(&self, connector: &str) -> Option<&Arc<Relay>> {
-        self.relays.get(connector)
+    /// Has `remotes` lead the connector where it leads now.
+    pub(super) fn keep_remote(&self, remotes: &mut Remotes, connector: &str) {
+        if let Some(relay) = self.remotes.endpoints.get(connector) {
+            remotes.endpoints.insert(connector.to_owned(), Arc::clone(relay));
+        }
+        if let Some(desk) = self.remotes.hosts.get(connector) {
+            remotes.hosts.insert(connector.to_owned(), Arc::clone(desk));
+        }
     }
 
+    /// Whether `remotes` has another way for the connector than there is now.
+    pub(super) fn leads_elsewhere(&self, remotes: &Remotes, connector: &str) -> bool {
+        let now = &self.remotes;
+        differ(now.endpoints.get(connector), remotes.endpoints.get(connector))
+            || differ(now.hosts.get(connector), remotes.hosts.get(connector))
+    }
+
+    /// All but the issued credentials, which depend on nothing here.
     fn assemble(
         config: Config,
         pipeline: Arc<Pipeline>,
         site_key: SiteKey,
         budget: Budget,
+        standing: Arc<Standing>,
         spool: Spool,
-        relays: Relays,
-        credentials: Option<Credentials>,
+        remotes: Remotes,
     ) -> Result<Self, Vec<String>> {
-        let peers = config.transport.iter().flat_map(|transport| &transport.peers);
-        let peers: Vec<u32> = peers
-            .map(|name| privileges::find_user(name).map(|user| user.uid.as_raw()))
-            .collect::<Result<_, _>>()
-            .map_err(|problem| vec![format!("transport.peers: {problem}")])?;
+        let peers = uids("transport.peers", config.transport.iter().flat_map(|transport| &transport.peers))?;
+        let service = config.exim.as_ref();
+        let exim = exim::Settings {
+            spool_directory: service.map(|service| service.spool_directory.clone()).unwrap_or_default(),
+            peers: uids("exim.peers", service.iter().flat_map(|service| &service.peers))?,
+            deadline: service.map(|service| service.deadline).unwrap_or_default(),
+            message_size: config.limits.message_size,
+            header_size: config.limits.header_size,
+            connections: config.limits.milter_connections,
+        };
         let services = config.connectors.iter().filter_map(|connector| {
-            let relay = relays.get(&connector.name)?;
+            let hand_over = remotes.way(connector, &pipeline, &config)?;
             let service = lmtp::Service {
                 connector: Arc::clone(connector),
-                hand_over: lmtp::Route { pipeline: Arc::clone(&pipeline), relay: Arc::clone(relay) },
+                hand_over,
                 limits: config.limits.clone(),
                 spool: spool.clone(),
                 hostname: config.daemon.hostname.clone(),
@@ -134,8 +167,29 @@ impl Parts {
             Some((transport_socket(&config, connector)?, Arc::new(service)))
         });
         let services = services.collect();
-        Ok(Self { pipeline, services, spool, site_key, credentials, budget, relays, config })
+        let judge = Arc::new(Inline::new(&config, Arc::clone(&pipeline), &remotes.endpoints, Arc::clone(&standing)));
+        Ok(Self {
+            pipeline,
+            judge,
+            services,
+            exim,
+            spool,
+            site_key,
+            credentials: None,
+            budget,
+            standing,
+            remotes,
+            config,
+        })
     }
+}
+
+/// The numbers of the users that the setting `key` names.
+fn uids<'n>(key: &str, names: impl Iterator<Item = &'n String>) -> Result<Vec<u32>, Vec<String>> {
+    names
+        .map(|name| privileges::find_user(name).map(|user| user.uid.as_raw()))
+        .collect::<Result<_, _>>()
+        .map_err(|problem| vec![format!("{key}: {problem}")])
 }
 
 /// The check of logins and the tables, where they are configured. Those of `earlier` who use the same store are kept, with what they
@@ -165,7 +219,9 @@ fn credentials(
         }
         _ => Logins::start(Arc::clone(&store), computations(config), config.credentials.overlap_warning)?,
     };
-    let transports = config.connectors.iter().filter_map(|connector| {
+    // A ticket system's mail goes out by the sockets of the desk side alone.
+    let desks = config.connectors.iter().filter(|connector| connector.host.is_some());
+    let transports = desks.filter_map(|connector| {
         let transport = format!("lmtp:unix:{}", transport_socket(config, connector)?.display());
         Some(connector.addresses.iter().map(move |address| (address.clone(), transport.clone())))
     });
@@ -173,37 +229,86 @@ fn credentials(
     Ok(Some(Credentials { logins, tables: Arc::new(tables) }))
 }
 
-/// A relay for each connector with an endpoint, and the connectors whose relay cannot be made. Those of `earlier` are kept, with
-/// their open connections, where neither the endpoint nor what it trusts has changed: connections that were made under other
-/// terms are never used again.
-fn relays(config: &Config, earlier: Option<&Parts>, changed: &HashSet<PathBuf>) -> (Relays, Vec<NoRelay>) {
-    let (mut relays, mut failed) = (HashMap::new(), Vec::new());
-    let before: HashMap<&str, &Endpoint> = earlier
-        .iter()
-        .filter(|earlier| earlier.config.daemon.hostname == config.daemon.hostname)
-        .flat_map(|earlier| &earlier.config.connectors)
-        .filter_map(|connector| Some((connector.name.as_str(), connector.endpoint.as_ref()?)))
-        .collect();
-    let roots_changed = watch::system_roots().iter().any(|path| changed.contains(path));
-    for connector in &config.connectors {
-        let Connector { name, endpoint: Some(endpoint), .. } = connector.as_ref() else { continue };
-        let trust_changed = endpoint.ca_file.as_ref().map_or(roots_changed, |file| changed.contains(file));
-        let kept = earlier
-            .filter(|_| before.get(name.as_str()) == Some(&endpoint) && !trust_changed)
-            .and_then(|earlier| earlier.relay(name));
-        let relay = match kept {
-            Some(relay) => Ok(Arc::clone(relay)),
-            None => Relay::new(connector, endpoint, &config.daemon.hostname).map(Arc::new),
-        };
-        match relay {
-            Ok(relay) => {
-                relays.insert(name.clone(), relay);
-            }
-            Err(error) => {
-                let problem = format!("connector.{name}.endpoint: {error}");
-                failed.push(NoRelay { connector: name.clone(), trusts: endpoint.ca_file.clone(), problem });
+impl Remotes {
+    /// One for each connector that leads to a server, and the connectors for which it cannot be made. Those of `earlier` are kept,
+    /// with their open connections, where neither the server's section nor what it trusts has changed: connections that were made
+    /// under other terms are never used again.
+    fn new(config: &Config, earlier: Option<&Parts>, changed: &HashSet<PathBuf>) -> (Self, Vec<NoRemote>) {
+        let (mut remotes, mut failed, mut authorities) = (Self::default(), Vec::new(), Authorities::default());
+        let before: HashMap<&str, &Connector> = earlier
+            .iter()
+            .filter(|earlier| earlier.config.daemon.hostname == config.daemon.hostname)
+            .flat_map(|earlier| &earlier.config.connectors)
+            .map(|connector| (connector.name.as_str(), connector.as_ref()))
+            .collect();
+        let earlier = earlier.map(|earlier| &earlier.remotes);
+        let hello = &config.daemon.hostname;
+        let roots_changed = watch::system_roots().iter().any(|path| changed.contains(path));
+        for connector in &config.connectors {
+            let name = &connector.name;
+            let before = before.get(name.as_str());
+            let Some(trusts) = trusts(connector) else { continue };
+            let same_trust = !trusts.map_or(roots_changed, |file| changed.contains(file));
+            let made = if let Some(endpoint) = &connector.endpoint {
+                let kept = earlier
+                    .filter(|_| same_trust && before.is_some_and(|before| before.endpoint.as_ref() == Some(endpoint)))
+                    .and_then(|earlier| earlier.endpoints.get(name));
+                let relay = kept.map_or_else(
+                    || Relay::trusting(connector, endpoint, hello, &mut authorities).map(Arc::new),
+                    |kept| Ok(Arc::clone(kept)),
+                );
+                relay
+                    .map(|relay| {
+                        remotes.endpoints.insert(name.clone(), relay);
+                    })
+                    .map_err(|error| format!("connector.{name}.endpoint: {error}"))
+            } else if let Some(host) = &connector.host {
+                let old = earlier.and_then(|earlier| earlier.hosts.get(name));
+                let kept = old.filter(|_| same_trust && before == Some(&connector.as_ref()));
+                let desk = kept.map_or_else(
+                    || {
+                        let desk = lmtp::Desk::new(connector, host, hello, &mut authorities)?;
+                        Ok(Arc::new(match old {
+                            Some(old) => desk.going_on_from(old),
+                            None => desk,
+                        }))
+                    },
+                    |kept| Ok(Arc::clone(kept)),
+                );
+                desk.map(|desk| {
+                    remotes.hosts.insert(name.clone(), desk);
+                })
+                .map_err(|error: RelayError| format!("connector.{name}.host: {error}"))
+            } else {
+                Ok(())
+            };
+            if let Err(problem) = made {
+                failed.push(NoRemote { connector: name.clone(), trusts: trusts.cloned(), problem });
             }
         }
+        (remotes, failed)
     }
-    (relays, failed)
+
+    /// Where mail that comes to the connector's socket goes.
+    fn way(&self, connector: &Connector, pipeline: &Arc<Pipeline>, config: &Config) -> Option<lmtp::Way> {
+        if let Some(desk) = self.hosts.get(&connector.name) {
+            return Some(lmtp::Way::Host(Arc::clone(desk)));
+        }
+        let relay = self.endpoints.get(&connector.name)?;
+        let rejected = connector.endpoint.as_ref().and_then(|endpoint| endpoint.rejected.as_ref());
+        let hand_back = rejected.map(|rejected| Arc::new(HandBack::new(rejected, &config.daemon.hostname)));
+        let (pipeline, relay) = (Arc::clone(pipeline), Arc::clone(relay));
+        Some(lmtp::Way::Endpoint(lmtp::Route { pipeline, relay, hand_back }))
+    }
+}
+
+/// The file of certification authorities that a connector's remote server is checked by; `None` within for the system's, `None`
+/// where there is no such server.
+pub(super) fn trusts(connector: &Connector) -> Option<Option<&PathBuf>> {
+    let endpoint = connector.endpoint.as_ref().map(|endpoint| endpoint.ca_file.as_ref());
+    endpoint.or_else(|| connector.host.as_ref().map(|host| host.ca_file.as_ref()))
+}
+
+fn differ<T>(old: Option<&Arc<T>>, new: Option<&Arc<T>>) -> bool {
+    matches!((old, new), (Some(old), Some(new)) if !Arc::ptr_eq(old, new))
 }

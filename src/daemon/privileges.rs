@@ -3,6 +3,9 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{User, geteuid, initgroups, setgroups, setresgid, setresuid};
 
+/// Open files besides the listening sockets, at least: connections, spool files, DNS, the log.
+const OTHER_FILES: u64 = 256;
+
 /// No core dumps, and no other process of our user may look into our memory: secrets are in it.
 pub(super) fn forbid_core_dumps() -> Result<(), String> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|error| format!("core dumps cannot be switched off: {error}"))?;
@@ -17,6 +20,23 @@ pub(super) fn allow_open_files() {
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
+}
+
+/// Checks that so many sockets can be listened on and something be done with them.
+pub(super) fn check_open_files(sockets: usize) -> Result<(), String> {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    shortage(sockets, limit).map_or(Ok(()), Err)
+}
+
+/// What is wrong with this limit of open files, and what to do about it.
+fn shortage(sockets: usize, limit: u64) -> Option<String> {
+    let needed = u64::try_from(sockets).unwrap_or(u64::MAX).saturating_add(OTHER_FILES);
+    (limit < needed).then(|| {
+        format!(
+            "{sockets} sockets to listen on, but this process may have no more than {limit} files open; allow at least {needed}: \
+             LimitNOFILE= in the systemd unit, or ulimit -Hn where it is started by hand"
+        )
+    })
 }
 
 /// The user of that name.
@@ -56,6 +76,13 @@ pub(super) fn become_user(user: &User) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_too_low_for_all_sockets_is_told_with_the_number_that_is_needed() {
+        assert_eq!(shortage(2, 1_024), None);
+        let told = shortage(10_001, 10_001).unwrap();
+        assert!(told.contains("10257") && told.contains("LimitNOFILE"), "{told}");
+    }
 
     #[test]
     fn as_many_files_may_be_open_as_the_system_allows() {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::parts::Parts;
+use super::parts::{Parts, trusts};
 use super::watch::{RESOLV_CONF, system_roots};
 use crate::config::{Config, Connector, SecretFile};
 use crate::dkim::SigningKey;
@@ -35,22 +35,17 @@ pub(super) fn refresh(parts: &Parts, changed: &HashSet<PathBuf>) -> Refreshed {
     refreshed.passwords(&config, changed);
     let site_key = refreshed.site_key(parts, changed);
 
-    let (mut relays, failed) = parts.relays(&config, changed);
+    let (mut remotes, failed) = parts.remotes(&config, changed);
     for failed in failed {
-        if let Some(relay) = parts.relay(&failed.connector) {
-            relays.insert(failed.connector, Arc::clone(relay));
-        }
+        parts.keep_remote(&mut remotes, &failed.connector);
         refreshed.rejected.extend(failed.trusts.map_or_else(system_roots, |file| vec![file]));
         refreshed.trouble.push(failed.problem);
     }
     let mut authorities: Vec<&PathBuf> = config
         .connectors
         .iter()
-        .filter(|connector| match (relays.get(&connector.name), parts.relay(&connector.name)) {
-            (Some(new), Some(old)) => !Arc::ptr_eq(new, old),
-            _ => false,
-        })
-        .filter_map(|connector| connector.endpoint.as_ref()?.ca_file.as_ref())
+        .filter(|connector| parts.leads_elsewhere(&remotes, &connector.name))
+        .filter_map(|connector| trusts(connector)?)
         .collect();
     authorities.sort();
     authorities.dedup();
@@ -62,7 +57,7 @@ pub(super) fn refresh(parts: &Parts, changed: &HashSet<PathBuf>) -> Refreshed {
     if refreshed.replaced.is_empty() {
         return refreshed;
     }
-    match parts.next(config, site_key, relays, changed) {
+    match parts.next(config, site_key, remotes, changed) {
         Ok(parts) => refreshed.parts = Some(parts),
         Err(problems) => refreshed.trouble.extend(problems),
     }
@@ -100,9 +95,8 @@ impl Refreshed {
 
     /// Passwords are read when they are needed; that one is not usable is better told before.
     fn passwords(&mut self, config: &Config, changed: &HashSet<PathBuf>) {
-        let endpoints = config.connectors.iter().filter_map(|connector| connector.endpoint.as_ref());
-        let sets = endpoints.flat_map(|endpoint| &endpoint.credentials);
-        let files = sets.map(|set| &set.password_file).chain(&config.store.password_file);
+        let files = config.connectors.iter().flat_map(|connector| connector.password_files());
+        let files = files.chain(&config.store.password_file);
         for file in files.filter(|file| changed.contains(file.path())) {
             match file.read_password() {
                 Ok(_) => self.replaced(file),

@@ -15,7 +15,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::difference::{Difference, Names, keep_what_needs_restart};
 use super::listeners::{Listeners, Sockets};
+use super::notify::Notify;
 use super::parts::Parts;
+use super::passed::Passed;
+use super::privileges;
 use super::refresh::{self, Refreshed};
 use super::watch::{INTERVAL, Watch};
 use crate::config::{Config, Listen};
@@ -31,6 +34,8 @@ pub(super) struct Running {
     parts: Arc<Parts>,
     listeners: Listeners,
     watch: Watch,
+    passed: Arc<Passed>,
+    notify: Arc<Notify>,
 }
 
 /// A configuration that is ready to be swapped in.
@@ -42,10 +47,21 @@ struct Prepared {
 }
 
 impl Running {
-    /// A daemon that serves `parts`, which were read from `file` after `since`.
-    pub(super) fn new(file: PathBuf, parts: Parts, listeners: Listeners, since: SystemTime) -> Self {
+    /// A daemon that serves `parts`, which were read from `file` after `since`, with what the service manager gave it.
+    pub(super) fn new(
+        file: PathBuf,
+        parts: Parts,
+        listeners: Listeners,
+        since: SystemTime,
+        (passed, notify): (Passed, Arc<Notify>),
+    ) -> Self {
         let watch = Watch::new(&parts.config, since);
-        Self { file, parts: Arc::new(parts), listeners, watch }
+        Self { file, parts: Arc::new(parts), listeners, watch, passed: Arc::new(passed), notify }
+    }
+
+    /// What is served, in a few words.
+    pub(super) fn status(&self) -> String {
+        format!("{} connectors, {} sockets", self.parts.config.connectors.len(), self.listeners.open().len())
     }
 
     /// Reloads on each SIGHUP, and takes over what has changed in the files in between.
@@ -63,9 +79,15 @@ impl Running {
     /// Reads the configuration again. On any error all stays as it is.
     async fn reload(&mut self) {
         tracing::info!(file = %self.file.display(), "reloading");
-        let (file, parts, watch, open) =
-            (self.file.clone(), Arc::clone(&self.parts), self.watch.clone(), self.listeners.open());
-        let prepared = spawn_blocking(move || prepare(&file, &parts, &watch, &open));
+        self.notify.reloading();
+        let (file, parts, watch, open, passed) = (
+            self.file.clone(),
+            Arc::clone(&self.parts),
+            self.watch.clone(),
+            self.listeners.open(),
+            Arc::clone(&self.passed),
+        );
+        let prepared = spawn_blocking(move || prepare(&file, &parts, &watch, &open, &passed));
         let prepared = prepared.await.unwrap_or_else(|error| Err(vec![error.to_string()]));
         let outcome = prepared.and_then(|prepared| self.swap(prepared).map_err(|problem| vec![problem]));
         if let Err(problems) = outcome {
@@ -77,7 +99,10 @@ impl Running {
                 problems = problems.len(),
                 "configuration not reloaded; the one before stays in force"
             );
+            let status = format!("{}; the last reload failed, see the log", self.status());
+            return self.notify.ready(&status);
         }
+        self.notify.ready(&self.status());
     }
 
     fn swap(&mut self, prepared: Prepared) -> Result<(), String> {
@@ -139,22 +164,29 @@ impl Running {
 }
 
 /// Reads and checks everything, and makes what is new. `open` is what is listened on already.
-fn prepare(file: &Path, parts: &Parts, watch: &Watch, open: &HashSet<Listen>) -> Result<Prepared, Vec<String>> {
+fn prepare(
+    file: &Path,
+    parts: &Parts,
+    watch: &Watch,
+    open: &HashSet<Listen>,
+    passed: &Passed,
+) -> Result<Prepared, Vec<String>> {
     let since = SystemTime::now();
     let changed = watch.stale();
-    let mut config =
-        Config::load(file).map_err(|problems| problems.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
+    let known = parts.config.known_keys(|path| !changed.contains(path));
+    let mut config = Config::load_again(file, known)
+        .map_err(|problems| problems.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
     let in_file = |problem: String| format!("{}: {problem}", file.display());
     if !config.serves() {
         return Err(vec![in_file(
-            "neither [milter] nor [transport], [auth] or [lookup]: nothing would be served".to_owned(),
+            "none of [milter], [transport], [exim], [auth] and [lookup]: nothing would be served".to_owned(),
         )]);
     }
     let difference = Difference::between(&parts.config, &config);
     keep_what_needs_restart(&parts.config, &mut config);
     let watch = Watch::new(&config, since);
 
-    let (relays, failed) = parts.relays(&config, &changed);
+    let (remotes, failed) = parts.remotes(&config, &changed);
     let mut problems: Vec<String> = failed.into_iter().map(|failed| in_file(failed.problem)).collect();
     // A site key that is gone is not made anew: all verdicts in the queue would be worth nothing.
     let site_key = match SiteKey::load(&config.daemon.site_key_file) {
@@ -165,8 +197,9 @@ fn prepare(file: &Path, parts: &Parts, watch: &Watch, open: &HashSet<Listen>) ->
             return Err(problems);
         }
     };
-    let parts = parts.next(config, site_key, relays, &changed)?;
-    let sockets = Sockets::bind(&parts.config, None, open).map_err(without_root)?;
+    privileges::check_open_files(Sockets::count(&config)).map_err(|problem| vec![problem])?;
+    let parts = parts.next(config, site_key, remotes, &changed)?;
+    let sockets = Sockets::bind(&parts.config, None, open, passed).map_err(without_root)?;
     Ok(Prepared { parts, sockets, watch, difference })
 }
 

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::parts::trusts;
 use crate::config::{Config, Stamp};
 
 /// How often the files are looked at. Ten thousand of them take some 20 ms of a processor each time.
@@ -97,11 +98,11 @@ fn files(config: &Config) -> HashSet<PathBuf> {
     let mut system = false;
     for connector in &config.connectors {
         connector.dkim.iter().for_each(|key| add(key.key_file.path()));
-        let Some(endpoint) = &connector.endpoint else { continue };
-        endpoint.credentials.iter().for_each(|set| add(set.password_file.path()));
-        match &endpoint.ca_file {
-            Some(file) => add(file),
-            None => system = true,
+        connector.password_files().for_each(|file| add(file.path()));
+        match trusts(connector) {
+            Some(Some(file)) => add(file),
+            Some(None) => system = true,
+            None => {}
         }
     }
     if system {

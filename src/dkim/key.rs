@@ -331,6 +331,27 @@ mod tests {
     }
 
     #[test]
+    fn an_ed25519_key_with_the_public_half_of_another_is_damaged() {
+        let parts = || {
+            let pair = Ed25519KeyPair::generate().unwrap();
+            let public = aws_lc_rs::signature::KeyPair::public_key(&pair).as_ref().to_vec();
+            let document: Pkcs8V1Der = pair.as_der().unwrap();
+            (document.as_ref().to_vec(), public)
+        };
+        let ((private, own), (_, other)) = (parts(), parts());
+        // RFC 8410 section 7 and RFC 5958: version 2, the public key in [1] at the end.
+        let with = |public: &[u8]| {
+            let mut document = private.clone();
+            document[1] += 35;
+            document[4] = 1;
+            document.extend([&[0x81, 33, 0][..], public].concat());
+            SigningKey::parse(&pem_text(&document))
+        };
+        assert!(with(&own).is_ok());
+        assert_eq!(with(&other).err(), Some(KeyFlaw::Damaged));
+    }
+
+    #[test]
     fn no_part_of_a_key_is_ever_printed() {
         let pem = SigningKey::generate(NewKey::Ed25519).unwrap();
         let key = SigningKey::parse(&pem).unwrap();

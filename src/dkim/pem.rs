@@ -142,6 +142,8 @@ impl Block<'_> {
 /// The BEGIN ... END blocks; text around them is a comment.
 fn blocks(text: &[u8]) -> Result<Vec<Block<'_>>, KeyFlaw> {
     let Ok(text) = std::str::from_utf8(text) else { return Err(no_block(text)) };
+    // Editors of Windows put a byte order mark before the first line.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut blocks = Vec::new();
     let mut open: Option<Block> = None;
     for line in text.lines().map(str::trim) {
@@ -194,6 +196,13 @@ mod tests {
         ] {
             assert_eq!(flaw(&text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_the_key_does_no_harm() {
+        let text = "\u{feff}-----BEGIN PRIVATE KEY-----\r\nAQID\r\n-----END PRIVATE KEY-----\r\n";
+        let Ok(Document::Pkcs8(octets)) = private_key(text.as_bytes()) else { panic!("no key") };
+        assert_eq!(*octets, [1, 2, 3]);
     }
 
     #[test]

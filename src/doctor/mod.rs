@@ -4,4 +4,5 @@
 //! Out: findings with a remedy each, and changes that are shown before they are made. Knows nothing of messages.
 
 pub mod dkim;
+pub mod exim;
 pub mod postfix;

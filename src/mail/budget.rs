@@ -17,7 +17,14 @@ pub struct Budget {
 /// A share of the budget, given back when dropped.
 #[derive(Debug)]
 pub struct Permit {
-    _units: OwnedSemaphorePermit,
+    units: OwnedSemaphorePermit,
+}
+
+impl Permit {
+    /// Adds another share of the same budget to this one.
+    pub fn merge(&mut self, other: Self) {
+        self.units.merge(other.units);
+    }
 }
 
 impl Budget {
@@ -34,10 +41,19 @@ impl Budget {
         loop {
             // The semaphore is never closed, so this does not fail.
             if let Ok(permit) = Arc::clone(&self.units).acquire_many_owned(units).await {
-                return Permit { _units: permit };
+                return Permit { units: permit };
             }
             tokio::task::yield_now().await;
         }
+    }
+}
+
+impl Budget {
+    /// Room for `octets` if there is some at once. More than the whole budget never fits.
+    pub fn try_acquire(&self, octets: u64) -> Option<Permit> {
+        let units = u32::try_from(octets.div_ceil(UNIT)).ok()?;
+        let units = Arc::clone(&self.units).try_acquire_many_owned(units).ok()?;
+        Some(Permit { units })
     }
 }
 
@@ -46,6 +62,17 @@ mod tests {
     use super::*;
     use std::time::Duration;
     use tokio::time::timeout;
+
+    #[test]
+    fn a_share_grows_while_there_is_room_and_is_given_back_whole() {
+        let budget = Budget::new(10 * 1024);
+        let mut share = budget.try_acquire(4 * 1024).unwrap();
+        share.merge(budget.try_acquire(5 * 1024).unwrap());
+        assert!(budget.try_acquire(2 * 1024).is_none());
+        drop(share);
+        assert!(budget.try_acquire(10 * 1024).is_some());
+        assert!(budget.try_acquire(1 << 50).is_none());
+    }
 
     #[tokio::test]
     async fn what_does_not_fit_waits_until_room_is_given_back() {

@@ -17,6 +17,20 @@ pub struct Connection {
     pub login: Option<String>,
     /// The MTA's own host name (`j`), as it stands in its Received fields.
     pub mta_name: Option<String>,
+    /// Where on its way through the MTA the message is shown to us.
+    pub pass: Pass,
+}
+
+/// Where on its way through the MTA a message is shown to us.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pass {
+    /// As it comes in, and nowhere else: what we sign now stays as it is.
+    #[default]
+    Only,
+    /// As it comes in, and again on its last hop: what is to be signed is sealed.
+    First,
+    /// On its last hop, where nothing but the connection is left of what is known: only a seal tells whose message it is.
+    Last,
 }
 
 /// The kind of client.

@@ -53,6 +53,8 @@ impl Path {
             None => text,
         };
         let text = match text.strip_prefix('@').and_then(|route| route.split_once(':')) {
+            // A route within a route would still be one when it is taken off.
+            Some((_, mailbox)) if mailbox.starts_with('@') => return Err(PathError::Syntax),
             Some((_, mailbox)) => mailbox,
             None => text,
         };
@@ -73,6 +75,30 @@ impl Path {
             }
         }
         if quoted { Err(PathError::Syntax) } else { Ok(Self(text.to_owned())) }
+    }
+
+    /// Reads a path that an MTA has taken in a spelling that no RFC knows: a bracket too many or too few does not count, as for
+    /// Postfix without `strict_rfc821_envelopes`. What cannot be in a path becomes `?`, so that it is nobody's address. Null is
+    /// only what is spelled `<>`: a sender that cannot be read is none.
+    pub fn lenient(octets: &[u8]) -> Self {
+        if let Ok(path) = Self::parse(octets) {
+            return path;
+        }
+        let text = String::from_utf8_lossy(octets);
+        let text = text.trim();
+        let bare = text.strip_prefix('<').unwrap_or(text);
+        let bare = bare.strip_suffix('>').unwrap_or(bare);
+        if let Ok(path) = Self::parse(bare.as_bytes())
+            && !path.is_null()
+        {
+            return path;
+        }
+        let plain = |c: char| if c.is_control() || " <>\"\\".contains(c) { '?' } else { c };
+        let mut plain: String = bare.chars().map(plain).take(PATH_MAX).collect();
+        while plain.len() > PATH_MAX {
+            plain.pop();
+        }
+        Self(if plain.is_empty() { "?".to_owned() } else { plain })
     }
 
     /// The null reverse-path of bounces (RFC 5321 section 4.5.5).
@@ -135,10 +161,34 @@ mod tests {
             "a>b@c",
             "\"a@b",
             "<a\0@b>",
+            "<@a.example:@b.example:c@d.example>",
         ] {
             assert!(Path::parse(input.as_bytes()).is_err(), "{input:?}");
         }
         assert_eq!(Path::parse(b"<\xff@b.example>"), Err(PathError::Encoding));
         assert_eq!(Path::parse("a".repeat(400).as_bytes()), Err(PathError::Length));
+    }
+
+    #[test]
+    fn what_an_mta_takes_in_an_odd_spelling_is_read_alike_and_never_as_null() {
+        for (input, expected) in [
+            (&b"a@b.example>"[..], "a@b.example"),
+            (b"<a@b.example", "a@b.example"),
+            (b"<a b@c.example>", "a?b@c.example"),
+            (b"<\"a@b.example>", "?a@b.example"),
+            (b"<\xff@b.example>", "\u{fffd}@b.example"),
+            (b"<a@b.example>\r\nRCPT TO:<c@d.example>", "a@b.example???RCPT?TO:?c@d.example"),
+            (b"<", "?"),
+            (b">", "?"),
+            (b"< >", "?"),
+        ] {
+            let path = Path::lenient(input);
+            assert_eq!(path.as_str(), expected);
+            assert_eq!(Path::parse(expected.as_bytes()), Ok(path), "it is a path all the same");
+        }
+        assert!(Path::lenient(b"<>").is_null() && Path::lenient(b"").is_null());
+        for long in ["a".repeat(400), "\u{fc}".repeat(400), format!("<{}@b.example>", "a".repeat(400))] {
+            assert!((1..=PATH_MAX).contains(&Path::lenient(long.as_bytes()).as_str().len()));
+        }
     }
 }

@@ -103,6 +103,14 @@ impl Reply {
         self
     }
 
+    /// The same reply with one more line of text at its end; of many lines the last ones make room.
+    #[must_use]
+    pub fn followed_by(mut self, text: &str) -> Self {
+        self.lines.truncate(LINES_MAX - 1);
+        self.lines.push(printable(text));
+        self
+    }
+
     /// The reply as it goes over SMTP or LMTP, CRLF included.
     pub fn to_wire(&self) -> Vec<u8> {
         let mut wire = Vec::new();

@@ -1,10 +1,11 @@
 //! SPF (RFC 7208), DKIM (RFC 6376), ARC (RFC 8617) and DMARC (RFC 9989) of one message, by mail-auth, within bounds.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::task::Poll;
 use std::time::Duration;
 
 use base64::Engine;
+use mail_auth::crypto::Algorithm;
 use mail_auth::dkim::{DkimError, DomainKey, VerifySignature};
 use mail_auth::dmarc::verify::DmarcParameters;
 use mail_auth::{
@@ -23,6 +24,10 @@ use crate::mail::{Budget, Domain, Header, Mail};
 
 /// Octets of a message beyond which hashing it moves off the async threads.
 const LARGE: usize = 256 * 1024;
+/// Octets from which on the GNU C library always asks the system for memory and gives it back at once (32 MiB,
+/// `M_MMAP_THRESHOLD` in mallopt(3)). Below that its threshold follows what was freed last: a few messages of 10 MiB later, each
+/// thread's arena keeps tens of MiB for good.
+const ALWAYS_GIVEN_BACK: usize = 32 * 1024 * 1024 + 4096;
 /// How long a message waits for its share of the memory budget.
 const MEMORY_WAIT: Duration = Duration::from_secs(60);
 
@@ -35,6 +40,8 @@ pub(super) struct Authenticator {
     hostname: String,
     timeout: Duration,
     max_signatures: usize,
+    /// Whether SPF is asked about a client on a loopback address.
+    loopback_counts: bool,
 }
 
 /// What the methods found.
@@ -56,7 +63,7 @@ pub(super) struct Spf {
     /// The domain that was judged.
     pub(super) domain: String,
     mail_from: Option<String>,
-    reason: Option<&'static str>,
+    pub(super) reason: Option<&'static str>,
 }
 
 /// One DKIM signature.
@@ -65,23 +72,30 @@ pub(super) struct Signature {
     pub(super) outcome: Outcome,
     /// `d=`, empty where the field cannot be read.
     pub(super) domain: String,
-    selector: String,
+    pub(super) selector: String,
+    /// `a=`, empty where the field cannot be read.
+    pub(super) algorithm: &'static str,
     /// The beginning of `b=` (RFC 6008).
     fragment: String,
-    reason: Option<&'static str>,
+    pub(super) reason: Option<&'static str>,
 }
 
 /// DMARC of the author's domain.
 #[derive(Debug, Clone)]
 pub(super) struct Dmarc {
     pub(super) outcome: Outcome,
-    policy: Option<&'static str>,
+    pub(super) policy: Option<&'static str>,
 }
 
 impl std::fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Authenticator").field("hostname", &self.hostname).finish_non_exhaustive()
     }
+}
+
+/// What to reserve for a message of `size` octets. Pages that nobody writes to take no memory.
+fn room_for(size: usize) -> usize {
+    if size > LARGE { size.max(ALWAYS_GIVEN_BACK) } else { size }
 }
 
 impl Authenticator {
@@ -103,7 +117,15 @@ impl Authenticator {
             hostname: hostname.to_string(),
             timeout,
             max_signatures,
+            loopback_counts: false,
         })
+    }
+
+    /// The same, asking SPF about loopback addresses too: for rehearsals in which all servers are on one host, each on a loopback
+    /// address of its own.
+    pub(super) fn counting_loopback(mut self) -> Self {
+        self.loopback_counts = true;
+        self
     }
 
     /// Judges a message; `trusted_hop` says why SPF is not asked about the host that handed it over. All look-ups together end within the configured time; what is not known by then is a temporary error.
@@ -144,16 +166,18 @@ impl Authenticator {
         Ok(Findings { spf: spf.0, dkim: signatures, arc, dmarc, author, login: mail.connection.login.clone() })
     }
 
-    /// The message as it is verified: of more DKIM signatures than the limit, the first ones count.
+    /// The message as it is verified: of more DKIM signatures than the limit, the first ones count, and of those, the ones that can
+    /// be verified in time.
     async fn wire(&self, mail: &Mail) -> std::io::Result<Vec<u8>> {
         let mut signatures = 0;
-        let mut wire = Vec::with_capacity(usize::try_from(mail.size()).unwrap_or(0));
+        let mut wire = Vec::with_capacity(room_for(usize::try_from(mail.size()).unwrap_or(0)));
         for field in mail.headers.iter() {
-            if field.is("DKIM-Signature") {
-                signatures += 1;
-                if signatures > self.max_signatures {
-                    continue;
-                }
+            let is_dkim = acceptable::is_dkim_signature(field);
+            signatures += usize::from(is_dkim);
+            if is_dkim && signatures > self.max_signatures
+                || acceptable::is_signature(field) && !acceptable::is_bounded(field)
+            {
+                continue;
             }
             wire.extend_from_slice(field.raw());
             wire.extend_from_slice(b"\r\n");
@@ -176,7 +200,8 @@ impl Authenticator {
             return found(SpfOutput::new(domain.clone()), trusted_hop);
         }
         // Nobody publishes what this host itself may send.
-        let Some(ip) = mail.connection.client.ip().map(|ip| ip.to_canonical()).filter(|ip| !ip.is_loopback()) else {
+        let counts = |ip: &IpAddr| self.loopback_counts || !ip.is_loopback();
+        let Some(ip) = mail.connection.client.ip().map(|ip| ip.to_canonical()).filter(counts) else {
             return found(SpfOutput::new(domain.clone()), Some("client is this host"));
         };
         // RFC 7208 section 2.4: the null reverse-path is judged as postmaster@HELO; section 4.3: so is a missing local part.
@@ -415,6 +440,12 @@ impl From<&DkimOutput<'_>> for Signature {
         if let Some(signature) = output.signature() {
             found.domain = signature.d.clone();
             found.selector = signature.s.clone();
+            found.algorithm = match signature.a {
+                Algorithm::RsaSha1 => "rsa-sha1",
+                Algorithm::RsaSha256 => "rsa-sha256",
+                Algorithm::Ed25519Sha256 => "ed25519-sha256",
+                Algorithm::MlDsa44 => "mldsa44",
+            };
             found.fragment =
                 signature.b.get(..6).map(|b| base64::engine::general_purpose::STANDARD.encode(b)).unwrap_or_default();
         }
@@ -429,6 +460,7 @@ impl Signature {
             outcome: Outcome::Neutral,
             domain: String::new(),
             selector: String::new(),
+            algorithm: "",
             fragment: String::new(),
             reason: Some("field cannot be read"),
         }

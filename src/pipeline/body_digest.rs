@@ -16,7 +16,7 @@ const BLOCK: usize = 64 * 1024;
 ///
 /// # Errors
 /// The spool file could not be read.
-pub(super) async fn body_digest(body: &Body) -> io::Result<String> {
+pub(crate) async fn body_digest(body: &Body) -> io::Result<String> {
     let mut context = Context::new(&SHA256);
     let mut offset = 0;
     loop {

@@ -10,10 +10,15 @@ mod authenticate;
 mod authentication_results;
 mod author;
 mod body_digest;
+mod bucket;
 mod classify;
 mod dmarc_record;
 pub(crate) mod dns;
+mod examine;
 mod forged;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/pipeline.rs"]
+pub(crate) mod fuzzing;
 mod hops;
 mod notification;
 mod outbound;
@@ -24,11 +29,17 @@ mod sign;
 mod site_key;
 mod spf;
 mod spf_record;
+mod submitter;
 #[cfg(test)]
 mod tests;
 
+pub use authentication_results::Outcome;
+use body_digest::body_digest;
+pub use examine::{Examination, Examiner, SeenSignature};
+pub use seal::FIELD as SEAL_FIELD;
 pub use sender_auth::{Doubt, SenderAuth, Status};
 pub use site_key::SiteKey;
+pub use submitter::{Submitter, Submitters};
 
 use outbound::Origin;
 
@@ -36,7 +47,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Config, Connector, OnTempError};
-use crate::mail::{Budget, Connection, Domain, Envelope, Header, HeaderEdit, Headers, Mail, Reply, Shortfall, Verdict};
+use crate::mail::{
+    Budget, Connection, Domain, Envelope, Header, HeaderEdit, Headers, Mail, Pass, Path, Reply, Shortfall, Verdict,
+};
 
 /// Verdict fields of a message that are looked at, from the top: ours is the first, for the milter takes all others away. Each
 /// costs a MAC over the bound fields, which may be megabytes: of thousands, one message would keep a thread for minutes.
@@ -48,8 +61,37 @@ pub trait Judge: Send + Sync + 'static {
     /// Whether mail of this client with this envelope is any of our business: what is not is never looked at.
     fn concerns(&self, connection: &Connection, envelope: &Envelope) -> bool;
 
+    /// Whether [`Self::recipient`] ever has anything to say: asking costs a round trip for each recipient.
+    fn asks_recipients(&self) -> bool {
+        false
+    }
+
+    /// Why one more recipient cannot be in this message, if it cannot; `envelope` has those before it.
+    fn recipient(&self, _connection: &Connection, _envelope: &Envelope, _to: &Path) -> Option<Reply> {
+        None
+    }
+
     /// Judges a message that concerns us.
     fn judge(&self, mail: &Mail) -> impl Future<Output = Verdict> + Send;
+
+    /// Does what must be done before the verdict on `mail` is told, and returns what is told.
+    fn deliver(&self, _mail: &Mail, verdict: Verdict, _terms: Terms) -> impl Future<Output = Verdict> + Send {
+        std::future::ready(verdict)
+    }
+}
+
+/// What an attachment can offer for [`Judge::deliver`].
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// When the message was complete: what the MTA's patience is counted from.
+    pub complete: Instant,
+    /// The MTA lets us add and remove recipients.
+    pub edits_recipients: bool,
+}
+
+/// Whether an auth status, as [`Pipeline::hand_over`] returns it, is that of a proven sender.
+pub fn is_authenticated(status: &str) -> bool {
+    status.split(';').next() == Some(Status::Pass.as_str())
 }
 
 /// Judges mail by one configuration. A reload makes a new one.
@@ -146,6 +188,10 @@ impl Pipeline {
         let class = self.classifier.classify(&mail.envelope);
         let origin = self.outbound.origin(mail, &self.site_key, now);
         record.recognised(&class, &origin);
+        if mail.connection.pass == Pass::Last && matches!(origin, Origin::Elsewhere) {
+            let text = "a message on its last hop has no seal that is worth anything, so it is not sent; see the log";
+            return Err(Reply::new(451, 7, 1, text));
+        }
         if let Origin::TicketSystem(channel) = &origin {
             channel.admit(mail, Instant::now())?;
         }
@@ -254,7 +300,7 @@ impl Pipeline {
         if !self.verdict_covers_body || mail.shortfall.is_some() {
             return None;
         }
-        match body_digest::body_digest(&mail.body).await {
+        match body_digest(&mail.body).await {
             Ok(digest) => Some(digest),
             Err(error) => {
                 tracing::error!(queue_id = mail.queue_id, %error, "the body cannot be read back from the spool");

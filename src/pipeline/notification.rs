@@ -8,8 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::author;
+use super::bucket::Bucket;
 use crate::config::{Connector, Login, Rate, Submission, holds};
 use crate::mail::{Address, Client, Connection, Mail, Reply};
+
+/// Versions that RFC 8996 and RFC 7568 forbid, as OpenSSL and GnuTLS name them.
+const TLS_TOO_OLD: [&str; 8] = ["SSLv2", "SSLv3", "SSL3.0", "TLSv1", "TLSv1.0", "TLSv1.1", "TLS1.0", "TLS1.1"];
 
 /// The logins of all connectors. One for all sessions; as many rates are kept as there are logins.
 #[derive(Debug)]
@@ -93,8 +97,15 @@ impl Channel {
     fn admit_client(&self, connection: &Connection) -> Result<(), Reply> {
         let (connector, login) = (&self.connector.name, &self.login.name);
         // What a program on this host hands over without a network has no TLS and needs none.
-        if connection.tls.is_none() && connection.client != Client::Local {
-            let text = format!("login {login} of connector {connector} needs TLS; issue STARTTLS first");
+        let problem = match &connection.tls {
+            Some(tls) if TLS_TOO_OLD.iter().any(|old| tls.version.eq_ignore_ascii_case(old)) => {
+                Some(format!("TLS 1.2 or newer, not {}", tls.version))
+            }
+            None if connection.client != Client::Local => Some("TLS; issue STARTTLS first".to_owned()),
+            _ => None,
+        };
+        if let Some(problem) = problem {
+            let text = format!("login {login} of connector {connector} needs {problem}");
             return Err(Reply::new(530, 7, 0, text));
         }
         let networks = &self.submission.networks;
@@ -140,12 +151,12 @@ impl Channel {
         if let Some(bucket) = messages.as_mut()
             && !bucket.has(1, now)
         {
-            return Err(over("messages", bucket.rate));
+            return Err(over("messages", bucket.rate()));
         }
         if let Some(bucket) = to.as_mut()
             && !bucket.has(recipients, now)
         {
-            return Err(over("recipients", bucket.rate));
+            return Err(over("recipients", bucket.rate()));
         }
         messages.iter_mut().for_each(|bucket| bucket.take(1));
         to.iter_mut().for_each(|bucket| bucket.take(recipients));
@@ -153,39 +164,9 @@ impl Channel {
     }
 }
 
-/// A token bucket: holds one period's worth, is refilled steadily. By the monotonic clock, so that setting the time does
-/// nothing.
-#[derive(Debug)]
-struct Bucket {
-    rate: Rate,
-    tokens: f64,
-    at: Instant,
-}
-
-impl Bucket {
-    fn full(rate: Rate, now: Instant) -> Self {
-        Self { rate, tokens: f64::from(rate.count), at: now }
-    }
-
-    /// Whether `count` may be taken now. More than it can ever hold may be taken when it is full; it then takes longer to
-    /// refill.
-    fn has(&mut self, count: u32, now: Instant) -> bool {
-        let capacity = f64::from(self.rate.count);
-        let refill = now.saturating_duration_since(self.at).as_secs_f64() * capacity / self.rate.period.as_secs_f64();
-        self.tokens = (self.tokens + refill).min(capacity);
-        self.at = self.at.max(now);
-        self.tokens >= f64::from(count).min(capacity)
-    }
-
-    fn take(&mut self, count: u32) {
-        self.tokens -= f64::from(count);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_reload_gives_no_login_a_fresh_start_but_another_rate_does() {
@@ -207,25 +188,5 @@ mod tests {
         other.go_on_from(&first);
         assert!(!admits(&same));
         assert!(admits(&other));
-    }
-
-    #[test]
-    fn a_rate_lets_a_burst_through_and_then_as_many_as_its_time_allows() {
-        let start = Instant::now();
-        let after = |seconds| start + Duration::from_secs(seconds);
-        let mut bucket = Bucket::full(Rate { count: 60, period: Duration::from_secs(3_600) }, start);
-        for _ in 0..60 {
-            assert!(bucket.has(1, start));
-            bucket.take(1);
-        }
-        assert!(!bucket.has(1, after(59)));
-        assert!(bucket.has(1, after(61)));
-        bucket.take(1);
-        assert!(!bucket.has(1, after(61)));
-        assert!(!bucket.has(1, start), "a clock that goes back gives nothing");
-        assert!(bucket.has(1_000, after(10_000)), "more than it holds passes when it is full");
-        bucket.take(1_000);
-        assert!(!bucket.has(1, after(20_000)), "and is paid for afterwards");
-        assert!(bucket.has(1, after(10_000 + 3_600 * 20)));
     }
 }

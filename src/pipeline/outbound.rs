@@ -9,16 +9,20 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::authenticate::Findings;
 use super::notification::{Channel, Channels};
 use super::preserve::{self, GUARDED, Preserved, Repair};
-use super::seal::{self, Opened, Submitter};
+use super::seal::{self, Bound, Opened, Submitter};
 use super::sign::{Dated, Key, Keys};
 use super::{SiteKey, acceptable, author, sign};
 use crate::config::{self, BreachPolicy, Config, Connector};
-use crate::mail::{Address, Client, Connection, Domain, Envelope, Header, Headers, Mail, Reply, Shortfall};
+use crate::mail::{Address, Client, Connection, Domain, Envelope, Header, Headers, Mail, Pass, Reply, Shortfall};
+
+/// Fields put right in one message at most. An honest one has a few. An MTA reads the header section anew for each (Postfix took
+/// 4 s for 8,000), so a small message could keep it busy.
+const EDITS_MAX: usize = 200;
 
 /// All that the outbound side is configured with.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ pub(super) struct Outbound {
     /// The names of a domain's connectors: the cost of finding one does not grow with their number.
     by_domain: HashMap<Domain, Vec<String>>,
     settings: config::Outbound,
+    /// For how long a message may wait between the first pass and its last hop: as long as the MTA keeps mail in its queue.
+    queue_lifetime: Duration,
 }
 
 /// A connector that takes notifications.
@@ -73,6 +79,7 @@ impl Outbound {
             connectors,
             by_domain,
             settings: config.outbound.clone(),
+            queue_lifetime: config.authentication.verdict_lifetime,
         }
     }
 
@@ -93,6 +100,9 @@ impl Outbound {
     /// Where a message comes from. What is wrong with a seal is logged here.
     pub(super) fn origin(&self, mail: &Mail, site_key: &SiteKey, now: u64) -> Origin<'_> {
         let connection = &mail.connection;
+        if connection.pass == Pass::Last {
+            return self.opened(mail, site_key, now).map_or(Origin::Elsewhere, Origin::Filter);
+        }
         if let Some(channel) = self.channels.of(connection) {
             return Origin::TicketSystem(channel);
         }
@@ -144,6 +154,11 @@ impl Outbound {
             }
         };
         let name = connector.map(|connector| connector.name.as_str());
+        if repair.edits.len() > EDITS_MAX {
+            let count = repair.edits.len();
+            let text = format!("{count} header fields would have to be put right, more than {EDITS_MAX}");
+            return Err(Reply::new(554, 6, 0, text));
+        }
         if !repair.restored.is_empty() {
             let fields = repair.restored.join(",");
             tracing::warn!(
@@ -194,16 +209,19 @@ impl Outbound {
             let is_sealed = self.has_filter() && matches!(origin, Origin::OwnPeople(_));
             let is_unbound = is_sealed && headers.named("Message-ID").count() != 1;
             let dated = if origin.connector().is_some() || is_unbound { Dated::Must } else { Dated::May };
-            sign::refuse_malformed(headers, dated)?;
+            sign::refuse_malformed(headers, dated, &keys)?;
         }
         let mut departure = Departure::default();
-        let signers: Vec<Arc<Key>> = match self.submitter(origin) {
+        let signers: Vec<Arc<Key>> = match self.submitter(origin, &mail.connection) {
             Some(submitter) => {
                 let preserved = submitter.connector.as_ref().and_then(|name| self.connectors.get(name));
                 let preserved = preserved.map_or(&[][..], |outgoing| &outgoing.preserved);
-                let names = preserved.iter().map(|field| field.name.as_str());
-                let names = names.chain(GUARDED.into_iter().filter(|name| !is_among(preserved, name)));
-                departure.fields.push(seal::seal(site_key, submitter, &mail.envelope.sender, headers, names, now));
+                // The author comes first: whatever finds no room in the seal, it does.
+                let preserved_names =
+                    preserved.iter().map(|field| field.name.as_str()).filter(|name| !is_guarded(name));
+                let names = GUARDED.into_iter().take(1).chain(preserved_names).chain(GUARDED.into_iter().skip(1));
+                let id = mail.queue_id.as_deref().filter(|_| mail.connection.pass == Pass::First);
+                departure.fields.push(seal::seal(site_key, submitter, &mail.envelope.sender, id, headers, names, now));
                 departure.sealed = true;
                 // Nobody signs yet, but a line that cannot be signed is refused while its sender is there to hear it.
                 Vec::new()
@@ -229,8 +247,9 @@ impl Outbound {
     }
 
     /// Who is to be named in a seal, where one is due.
-    fn submitter(&self, origin: &Origin<'_>) -> Option<Submitter> {
-        if !self.has_filter() {
+    fn submitter(&self, origin: &Origin<'_>, connection: &Connection) -> Option<Submitter> {
+        let sees_it_again = connection.pass == Pass::First;
+        if !self.has_filter() && !sees_it_again {
             return None;
         }
         match origin {
@@ -239,14 +258,19 @@ impl Outbound {
                 login: Some(channel.login.name.clone()),
             }),
             Origin::OwnPeople(_) => Some(Submitter::default()),
+            // After the filter the last hop is still to come.
+            Origin::Filter(opened) if sees_it_again => Some(opened.submitter.clone()),
             Origin::Elsewhere | Origin::Filter(_) => None,
         }
     }
 
     fn opened(&self, mail: &Mail, site_key: &SiteKey, now: u64) -> Option<Opened> {
-        let lifetime = self.settings.seal_lifetime;
         let queue_id = mail.queue_id.as_deref();
-        match seal::open(site_key, &mail.headers, &mail.envelope.sender, now, lifetime) {
+        let (bound, lifetime) = match mail.connection.pass {
+            Pass::Last => (Bound::QueueId(queue_id), self.queue_lifetime),
+            Pass::Only | Pass::First => (Bound::Sender(&mail.envelope.sender), self.settings.seal_lifetime),
+        };
+        match seal::open(site_key, &mail.headers, bound, now, lifetime) {
             Some(Ok(opened)) => {
                 let connector = opened.submitter.connector.as_ref();
                 let gone = connector.filter(|name| !self.connectors.contains_key(*name));
@@ -361,8 +385,8 @@ impl Origin<'_> {
     }
 }
 
-fn is_among(preserved: &[Preserved], name: &str) -> bool {
-    preserved.iter().any(|field| field.name.eq_ignore_ascii_case(name))
+fn is_guarded(name: &str) -> bool {
+    GUARDED.iter().any(|guarded| guarded.eq_ignore_ascii_case(name))
 }
 
 /// Whether the message carries a signature that claims to be of one of the connector's keys.

@@ -4,6 +4,7 @@
 //! away. It holds the original fields themselves, so that any host of the site can do the second pass. It is a statement of
 //! ours about one message: bound to the login, the sender, Date, From or Message-ID, and a time.
 
+use std::iter;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -16,10 +17,10 @@ use super::site_key::{CLOCK_SKEW, SiteKey};
 use crate::mail::{Header, HeaderEdit, Headers, Path};
 
 /// The field.
-pub(super) const FIELD: &str = "X-Deskmilter-Seal";
+pub const FIELD: &str = "X-Deskmilter-Seal";
 /// What the MAC is for.
 const PURPOSE: &str = "seal 1";
-/// Octets of original fields that a seal carries, at most (40 KiB): Postfix cuts a header field at 102,400 octets
+/// Octets of original fields, written as JSON, that a seal carries, at most (40 KiB): Postfix cuts a header field at 102,400 octets
 /// (`header_size_limit`), and base64 takes its third. Of what does not fit it carries a digest, which tells of a change but
 /// cannot undo it.
 const CARRIED_MAX: usize = 40 * 1024;
@@ -42,7 +43,11 @@ pub(super) struct Submitter {
 pub(super) struct Opened {
     pub(super) submitter: Submitter,
     sender: String,
-    date: Vec<String>,
+    /// Digest of the Date fields.
+    date: String,
+    /// The MTA's id of the message, where the second pass will know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    queue_id: Option<String>,
     time: u64,
     fields: Vec<Original>,
 }
@@ -62,6 +67,15 @@ enum Value {
     Digest(String),
 }
 
+/// What a seal is bound to, as the second pass knows it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Bound<'b> {
+    /// Another server has handed the message back: the sender, Date, and From or Message-ID are what they were.
+    Sender(&'b Path),
+    /// The same server has kept it all the time: its id says that it is the same message, whatever has become of it.
+    QueueId(Option<&'b str>),
+}
+
 /// Why a seal is worth nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
@@ -77,11 +91,13 @@ pub(super) enum Refused {
     OtherMessage,
 }
 
-/// The seal over the fields `names` of a message as it leaves the first pass. `now` is in seconds since 1970.
+/// The seal over the fields `names` of a message as it leaves the first pass. With `queue_id` the same server
+/// does the second pass. `now` is in seconds since 1970.
 pub(super) fn seal<'n>(
     key: &SiteKey,
     submitter: Submitter,
     sender: &Path,
+    queue_id: Option<&str>,
     headers: &Headers,
     names: impl IntoIterator<Item = &'n str>,
     now: u64,
@@ -90,7 +106,7 @@ pub(super) fn seal<'n>(
     let fields = names
         .into_iter()
         .map(|name| {
-            let octets: usize = headers.named(name).map(|field| field.raw().len()).sum();
+            let octets: usize = headers.named(name).map(|field| json_len(field.raw())).sum();
             let value = match room.checked_sub(octets) {
                 Some(rest) => {
                     room = rest;
@@ -101,8 +117,9 @@ pub(super) fn seal<'n>(
             Original { name: name.to_owned(), value }
         })
         .collect();
-    let date = headers.named("Date").map(Header::text).collect();
-    let content = Opened { submitter, sender: sender.as_str().to_owned(), date, time: now, fields };
+    let date = digest_of(headers.named("Date"));
+    let (sender, queue_id) = (sender.as_str().to_owned(), queue_id.map(str::to_owned));
+    let content = Opened { submitter, sender, date, queue_id, time: now, fields };
     // Strings, numbers and lists: nothing in it that JSON could not hold.
     let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&content).unwrap_or_default());
     let mac = URL_SAFE_NO_PAD.encode(key.mac(PURPOSE, payload.as_bytes()));
@@ -121,13 +138,13 @@ pub(super) fn seal<'n>(
 pub(super) fn open(
     key: &SiteKey,
     headers: &Headers,
-    sender: &Path,
+    bound: Bound<'_>,
     now: u64,
     lifetime: Duration,
 ) -> Option<Result<Opened, Refused>> {
     let mut refused = None;
     for field in headers.named(FIELD).take(SEALS_MAX) {
-        match open_field(key, field, headers, sender, now, lifetime) {
+        match open_field(key, field, headers, bound, now, lifetime) {
             Ok(opened) => return Some(Ok(opened)),
             Err(reason) => refused = refused.or(Some(reason)),
         }
@@ -139,7 +156,7 @@ fn open_field(
     key: &SiteKey,
     field: &Header,
     headers: &Headers,
-    sender: &Path,
+    bound: Bound<'_>,
     now: u64,
     lifetime: Duration,
 ) -> Result<Opened, Refused> {
@@ -159,23 +176,38 @@ fn open_field(
     if now.saturating_sub(opened.time) > lifetime.as_secs() {
         return Err(Refused::Expired);
     }
-    let date: Vec<String> = headers.named("Date").map(Header::text).collect();
-    // From and Message-ID may have been changed and are then put back, but not both: that is another message.
-    let same_id = opened.is_unchanged("Message-ID", headers);
-    let known = same_id || opened.is_unchanged("From", headers);
-    // A Date that was missing may have been added since (RFC 6409 section 8.2): then the Message-ID alone tells messages apart.
-    let same_date = if opened.date.is_empty() { date.len() <= 1 && same_id } else { opened.date == date };
-    if opened.sender != sender.as_str() || !same_date || !known {
+    let same = match bound {
+        Bound::Sender(sender) => opened.sender == sender.as_str() && opened.is_same_message(headers),
+        Bound::QueueId(id) => id.is_some() && opened.queue_id.as_deref() == id,
+    };
+    if !same {
         return Err(Refused::OtherMessage);
     }
     Ok(opened)
 }
 
 impl Opened {
+    fn is_same_message(&self, headers: &Headers) -> bool {
+        let dates = headers.named("Date").count();
+        let same_id = self.is_unchanged("Message-ID", headers);
+        // From and Message-ID may have been changed and are then put back, but not both: that is another message. A From that
+        // cannot be put back must not have been changed.
+        let known =
+            self.is_unchanged("From", headers) || same_id && self.original("From").is_some_and(Original::is_carried);
+        // A Date that was missing may have been added since (RFC 6409 section 8.2): then the Message-ID alone tells messages apart.
+        let was_dateless = self.date == digest_of(iter::empty());
+        let same_date =
+            if was_dateless { dates <= 1 && same_id } else { self.date == digest_of(headers.named("Date")) };
+        same_date && known
+    }
+
     fn is_unchanged(&self, name: &str, headers: &Headers) -> bool {
-        let original = self.fields.iter().find(|original| original.name == name);
         let is_there = headers.first(name).is_some();
-        is_there && original.is_some_and(|original| original.says_the_same(headers))
+        is_there && self.original(name).is_some_and(|original| original.says_the_same(headers))
+    }
+
+    fn original(&self, name: &str) -> Option<&Original> {
+        self.fields.iter().find(|original| original.name.eq_ignore_ascii_case(name))
     }
 
     /// What makes the sealed fields of a message what they were. A name has no other fields afterwards than it had.
@@ -212,6 +244,10 @@ impl Opened {
 }
 
 impl Original {
+    fn is_carried(&self) -> bool {
+        matches!(self.value, Value::Fields(_))
+    }
+
     /// Whether the fields of this name say what they said, folded in whatever way.
     fn says_the_same(&self, headers: &Headers) -> bool {
         match &self.value {
@@ -236,6 +272,16 @@ fn digest_of<'h>(fields: impl Iterator<Item = &'h Header>) -> String {
 /// Each octet as the character of its number, for JSON.
 fn characters(octets: &[u8]) -> String {
     octets.iter().copied().map(char::from).collect()
+}
+
+/// Octets of the JSON string, and of the comma after it, in which [`characters`] ends up (RFC 8259 section 7).
+fn json_len(octets: &[u8]) -> usize {
+    let len = |octet: &u8| match octet {
+        b'"' | b'\\' | 0x08..=0x0a | 0x0c..=0x0d | 0x80..=0xff => 2,
+        0x00..=0x1f => 6,
+        _ => 1,
+    };
+    octets.iter().map(len).sum::<usize>().saturating_add(3)
 }
 
 fn header(characters: &str) -> Option<Header> {
@@ -276,7 +322,7 @@ mod tests {
     }
 
     fn sealed(key: &SiteKey, text: &str) -> Header {
-        seal(key, submitter(), &sender(), &headers(text), NAMES, NOW)
+        seal(key, submitter(), &sender(), Some("Q1"), &headers(text), NAMES, NOW)
     }
 
     fn with(text: &str, seal: &Header) -> Headers {
@@ -286,7 +332,7 @@ mod tests {
     }
 
     fn opened(key: &SiteKey, section: &Headers, now: u64) -> Result<Opened, Refused> {
-        open(key, section, &sender(), now, HOUR).expect("there is a seal")
+        open(key, section, Bound::Sender(&sender()), now, HOUR).expect("there is a seal")
     }
 
     #[test]
@@ -316,6 +362,21 @@ mod tests {
                 assert_eq!(raw(&section), raw(&headers(MESSAGE)), "{name} in {changed}");
             }
         }
+    }
+
+    #[test]
+    fn on_the_server_that_kept_the_message_its_id_alone_counts_and_another_id_not_at_all() {
+        let key = key();
+        let field = sealed(&key, MESSAGE);
+        let rewritten = MESSAGE.replace("support@", "x@").replace("<1@", "<2@").replace("Date: Sun", "Date: Mon");
+        let section = with(&rewritten, &field);
+        let bound = |id| open(&key, &section, Bound::QueueId(id), NOW, HOUR).unwrap().err();
+        assert_eq!(bound(Some("Q1")), None);
+        assert_eq!(bound(Some("Q2")), Some(Refused::OtherMessage));
+        assert_eq!(bound(None), Some(Refused::OtherMessage));
+        let unbound = seal(&key, submitter(), &sender(), None, &headers(MESSAGE), NAMES, NOW);
+        let opened = open(&key, &with(MESSAGE, &unbound), Bound::QueueId(None), NOW, HOUR).unwrap();
+        assert_eq!(opened.err(), Some(Refused::OtherMessage));
     }
 
     #[test]
@@ -362,9 +423,9 @@ mod tests {
         ] {
             assert_eq!(found, Some(expected), "{what}");
         }
-        let elsewhere = open(&key, &with(MESSAGE, &field), &Path::null(), NOW, HOUR).unwrap();
+        let elsewhere = open(&key, &with(MESSAGE, &field), Bound::Sender(&Path::null()), NOW, HOUR).unwrap();
         assert_eq!(elsewhere.err(), Some(Refused::OtherMessage), "another sender");
-        assert!(open(&key, &headers(MESSAGE), &sender(), NOW, HOUR).is_none());
+        assert!(open(&key, &headers(MESSAGE), Bound::Sender(&sender()), NOW, HOUR).is_none());
         // A verdict's MAC is none for a seal.
         assert!(!key.verify(PURPOSE, b"x", &key.mac("verdict 1", b"x")));
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use mail_auth::crypto::{Algorithm, Sha256};
 use mail_auth::dkim::DkimSigner;
 use mail_auth::headers::{HeaderWriter, Writable};
+use memchr::memchr;
 use tokio::sync::Semaphore;
 
 use super::authenticate::Findings;
@@ -39,6 +40,8 @@ const CORE: [&str; 13] = [
 const WHERE_PRESENT: [&str; 4] = ["Content-Disposition", "List-Id", "List-Unsubscribe", "List-Unsubscribe-Post"];
 /// Octets in a line at most, without CRLF (RFC 5322 section 2.1.1). Postfix cuts longer ones on delivery.
 const LINE_MAX: usize = 998;
+/// FF: what printers took for the end of a page.
+const FORM_FEED: u8 = 0x0c;
 
 /// All keys. One for all sessions.
 pub(super) struct Keys {
@@ -252,17 +255,27 @@ pub(super) enum Dated {
 }
 
 /// Refuses a message that RFC 5322 section 3.6 does not know, because its signature would say nothing certain: two From fields
-/// are shown in two ways (RFC 6376 section 8.15), and so are two Date fields.
+/// are shown in two ways (RFC 6376 section 8.15), and so are two Date fields. A form feed in a field that `keys` cover is white
+/// space to our library and none to others, RFC 6376 among them (section 2.8).
 ///
 /// # Errors
 /// The reply for it.
-pub(super) fn refuse_malformed(headers: &Headers, dated: Dated) -> Result<(), Reply> {
+pub(super) fn refuse_malformed(headers: &Headers, dated: Dated, keys: &[Arc<Key>]) -> Result<(), Reply> {
     for name in ["From", "Date"] {
         let count = headers.named(name).count();
         let may_be_missing = name == "Date" && dated == Dated::May;
         if count > 1 || (count == 0 && !may_be_missing) {
             let text =
                 format!("{count} {name} fields; a message that is to be signed has exactly one (RFC 5322 section 3.6)");
+            return Err(Reply::new(550, 6, 0, text));
+        }
+    }
+    for field in headers.iter().filter(|field| field.value().contains(&FORM_FEED)) {
+        if keys.iter().any(|key| key.covers(field)) {
+            let name = String::from_utf8_lossy(field.name());
+            let text = format!(
+                "form feed in the header field {name} (RFC 5322 section 2.2): no signature would hold; remove it"
+            );
             return Err(Reply::new(550, 6, 0, text));
         }
     }
@@ -279,7 +292,11 @@ fn signatures(keys: &[Arc<Key>], headers: &Headers, body: &Body) -> Result<Vec<H
         {
             return Err(Failure::LongLine);
         }
-        head.extend_from_slice(field.raw());
+        // The name without a blank before the colon: relaxed canonicalization takes it off (RFC 6376 section 3.4.2), while the library
+        // would look for a field of another name.
+        head.extend_from_slice(field.name());
+        head.push(b':');
+        head.extend_from_slice(field.value());
         head.extend_from_slice(b"\r\n");
     }
     head.extend_from_slice(b"\r\n");
@@ -313,6 +330,12 @@ fn signatures(keys: &[Arc<Key>], headers: &Headers, body: &Body) -> Result<Vec<H
 type Signer = DkimSigner<Shared, mail_auth::signer::Ready>;
 
 impl Key {
+    /// Whether a signature of it covers such a field.
+    fn covers(&self, field: &Header) -> bool {
+        let preserved = self.preserved.iter().flatten().map(String::as_str);
+        CORE.into_iter().chain(WHERE_PRESENT).chain(preserved).any(|name| field.is(name))
+    }
+
     fn is_rsa(&self) -> bool {
         mail_auth::crypto::SigningKey::algorithm(self.key.as_signer()) == Algorithm::RsaSha256
     }
@@ -380,13 +403,18 @@ struct Lines {
 
 impl Lines {
     fn take(&mut self, chunk: &[u8]) {
-        for (n, piece) in chunk.split(|&octet| octet == b'\n').enumerate() {
-            if n > 0 {
-                self.end();
-            }
-            self.length = self.length.saturating_add(piece.len());
-            self.cr = piece.last().map_or(self.cr, |&octet| octet == b'\r');
+        let mut rest = chunk;
+        while let Some((line, after)) = memchr(b'\n', rest).and_then(|end| rest.split_at_checked(end)) {
+            self.add(line);
+            self.end();
+            rest = after.get(1..).unwrap_or_default();
         }
+        self.add(rest);
+    }
+
+    fn add(&mut self, piece: &[u8]) {
+        self.length = self.length.saturating_add(piece.len());
+        self.cr = piece.last().map_or(self.cr, |&octet| octet == b'\r');
     }
 
     /// The line at hand has ended.

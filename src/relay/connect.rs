@@ -4,8 +4,9 @@
 use std::io;
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use rustls::CertificateError;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -54,6 +55,8 @@ async fn dial(route: &Route, clock: Clock, trace: &mut Trace) -> Result<(TcpStre
     let fail = |cause| Failure::new(&route.host, cause);
     let found = match clock.within(Step::Resolve, lookup_host((&*route.host, route.port))).await {
         Ok(Ok(found)) => found,
+        // The system's resolver does not always say that this was the reason.
+        Ok(Err(_)) if is_out_of_descriptors() => return Err(fail(Cause::Descriptors)),
         Ok(Err(error)) => return Err(fail(Cause::Resolve(error.to_string()))),
         Err(elapsed) => return Err(fail(Cause::Timeout(elapsed.0))),
     };
@@ -77,10 +80,17 @@ async fn dial(route: &Route, clock: Clock, trace: &mut Trace) -> Result<(TcpStre
             trace.remote = Some(format!("{peer}:{}", address.port()));
             Ok((stream, peer))
         }
+        Ok(None) if is_out_of_descriptors() => Err(fail(Cause::Descriptors)),
         Ok(None) if errors.is_empty() => Err(fail(Cause::Resolve("the name has no address".to_owned()))),
         Ok(None) => Err(fail(Cause::Connect(errors.join(", ")))),
         Err(Elapsed(step)) => Err(fail(Cause::Timeout(step))),
     }
+}
+
+/// Whether there is no file descriptor left for a socket: then it is not the endpoint that failed.
+fn is_out_of_descriptors() -> bool {
+    let lacking = [Errno::EMFILE, Errno::ENFILE].map(|errno| Some(errno as i32));
+    TcpSocket::new_v4().is_err_and(|error| lacking.contains(&error.raw_os_error()))
 }
 
 /// The plain-text part of the session (RFC 3207). Ours and not a library's because no octet that came before the
@@ -128,7 +138,7 @@ fn reason(error: &io::Error, host: &str) -> String {
                 format!("certificate not valid for the name {host}")
             }
             CertificateError::UnknownIssuer => {
-                "certificate self-signed or from an unknown issuer; is endpoint.ca_file right?".to_owned()
+                "certificate self-signed or from an unknown issuer; is ca_file right?".to_owned()
             }
             other => format!("certificate not acceptable: {other}"),
         },

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use tracing::Level;
 
 use super::clock::{Elapsed, Step};
+use super::refusal::{Concerns, Refusal};
 use super::reply::RemoteReply;
+use crate::config::Mechanism;
 use crate::mail::Reply;
 
 /// Why a message was not handed over, and to whom.
@@ -25,6 +27,8 @@ pub(super) enum Cause {
     Resolve(String),
     /// No address answers.
     Connect(String),
+    /// This process, or this host, has no file descriptor left for a look-up or a connection.
+    Descriptors,
     /// A step took too long.
     Timeout(Step),
     /// The connection broke.
@@ -41,12 +45,14 @@ pub(super) enum Cause {
     Injection,
     /// The handshake failed, or the certificate is not good.
     Handshake(String),
-    /// AUTH PLAIN and LOGIN are not offered.
-    NoAuth,
+    /// AUTH is not offered with this mechanism.
+    NoAuth(Mechanism),
     /// Every credential set was refused.
     Credentials { usernames: String, last: RemoteReply },
     /// No password can be read.
     Password(String),
+    /// No token can be got.
+    Token(String),
     /// Our own spool cannot be read.
     Spool(String),
 }
@@ -66,13 +72,13 @@ impl Failure {
             Cause::Temporary(reply) => return reply.passed_back(&self.peer),
             Cause::Resolve(_) => (4, 3),
             Cause::Connect(_) | Cause::Timeout(Step::Connect) => (4, 1),
-            Cause::Timeout(Step::Slot | Step::Spool | Step::Password) => (3, 2),
+            Cause::Timeout(Step::Slot | Step::Spool | Step::Password) | Cause::Descriptors => (3, 2),
             Cause::Password(_) => (3, 5),
             Cause::Timeout(_) | Cause::Lost(..) => (4, 2),
             Cause::Nonsense(..) => (5, 0),
             Cause::Session(_, reply) if (500..=504).contains(&reply.code) => (5, 0),
-            Cause::Session(..) => (7, 0),
-            Cause::NoStarttls | Cause::NoAuth => (7, 4),
+            Cause::Session(..) | Cause::Token(_) => (7, 0),
+            Cause::NoStarttls | Cause::NoAuth(_) => (7, 4),
             Cause::Injection | Cause::Handshake(_) => (7, 5),
             Cause::Credentials { .. } => (7, 8),
             Cause::Spool(_) => (3, 0),
@@ -89,13 +95,46 @@ impl Failure {
             | Cause::Lost(..)
             | Cause::Nonsense(..)
             | Cause::Temporary(_) => Level::WARN,
+            _ if self.refusal().is_some_and(|refusal| refusal.concerns == Concerns::Rate) => Level::WARN,
             _ => Level::ERROR,
+        }
+    }
+
+    /// What the remote server's refusal is known as, if it is.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match &self.cause {
+            Cause::Temporary(reply) | Cause::Session(_, reply) | Cause::Credentials { last: reply, .. } => {
+                Refusal::of(reply)
+            }
+            _ => None,
         }
     }
 
     /// Whether it has nothing to do with the endpoint: our spool.
     pub fn is_ours(&self) -> bool {
         matches!(self.cause, Cause::Spool(_) | Cause::Timeout(Step::Spool))
+    }
+
+    /// Whether the connection failed, and not a login, a message or something of ours.
+    pub fn is_of_the_connection(&self) -> bool {
+        match &self.cause {
+            Cause::Resolve(_)
+            | Cause::Connect(_)
+            | Cause::Lost(..)
+            | Cause::Nonsense(..)
+            | Cause::NoStarttls
+            | Cause::Injection
+            | Cause::Handshake(_) => true,
+            Cause::Timeout(step) => !matches!(step, Step::Slot | Step::Spool | Step::Password),
+            Cause::Temporary(reply) => reply.code == 421,
+            Cause::Session(..)
+            | Cause::NoAuth(_)
+            | Cause::Credentials { .. }
+            | Cause::Password(_)
+            | Cause::Token(_)
+            | Cause::Spool(_)
+            | Cause::Descriptors => false,
+        }
     }
 
     /// Whether a connection that had lain idle may just have been closed by the other side meanwhile.
@@ -114,6 +153,9 @@ impl fmt::Display for Failure {
         match &self.cause {
             Cause::Resolve(error) => write!(f, "{peer}: no address found: {error}"),
             Cause::Connect(error) => write!(f, "{peer}: cannot connect: {error}"),
+            Cause::Descriptors => {
+                write!(f, "{peer}: not contacted: Too many open files on our side; raise LimitNOFILE")
+            }
             Cause::Timeout(step) => write!(f, "{peer}: timed out ({step})"),
             Cause::Lost(Step::FinalReply, error) => {
                 write!(
@@ -125,19 +167,32 @@ impl fmt::Display for Failure {
             Cause::Nonsense(step, what) => write!(f, "{peer}: answered nonsense ({step}): {what}"),
             Cause::Temporary(reply) => write!(f, "{peer} said: {}", reply.as_reply()),
             Cause::Session(step, reply) => {
-                write!(f, "{peer}: refused our session, not the message ({step}): {}", reply.as_reply())
+                let refused =
+                    format_args!("{peer}: refused our session, not the message ({step}): {}", reply.as_reply());
+                known(f, self.refusal(), refused)
             }
             Cause::NoStarttls => write!(f, "{peer}: does not offer STARTTLS; nothing is sent without TLS"),
             Cause::Injection => {
                 write!(f, "{peer}: plain text followed the reply to STARTTLS; somebody may be tampering")
             }
             Cause::Handshake(reason) => write!(f, "{peer}: no trusted TLS connection: {reason}"),
-            Cause::NoAuth => write!(f, "{peer}: offers neither AUTH PLAIN nor AUTH LOGIN"),
+            Cause::NoAuth(Mechanism::Plain) => write!(f, "{peer}: offers neither AUTH PLAIN nor AUTH LOGIN"),
+            Cause::NoAuth(missing) => write!(f, "{peer}: does not offer AUTH {}", missing.as_str().to_uppercase()),
             Cause::Credentials { usernames, last } => {
-                write!(f, "{peer}: refused the credentials of {usernames}: {}", last.as_reply())
+                let refused = format_args!("{peer}: refused the credentials of {usernames}: {}", last.as_reply());
+                known(f, self.refusal(), refused)
             }
             Cause::Password(error) => write!(f, "{peer}: no password: {error}"),
+            Cause::Token(error) => write!(f, "{peer}: no token: {error}"),
             Cause::Spool(error) => write!(f, "the message cannot be read from our spool: {error}"),
         }
+    }
+}
+
+/// A refusal with its name before it and its remedy after it, where it is known.
+fn known(f: &mut fmt::Formatter<'_>, refusal: Option<Refusal>, refused: fmt::Arguments<'_>) -> fmt::Result {
+    match refusal {
+        Some(Refusal { name, remedy, .. }) => write!(f, "{name}: {refused}; {remedy}"),
+        None => f.write_fmt(refused),
     }
 }

@@ -2,38 +2,52 @@
 //!
 //! In: a message and a connector's endpoint. Out: a [`Delivery`]. The endpoint's verdict on the message is passed back
 //! with its own codes and words; everything else that can go wrong is a 4xx, so that the MTA that called keeps the message.
-//! Nothing is sent, and no password read, before TLS with a verified certificate stands. Knows nothing of milters,
-//! classification or tickets.
+//! Nothing is sent, and no password read, before TLS with a verified certificate stands; but what an endpoint refused may go
+//! back to the company's own MTA, within this host ([`HandBack`]). Knows nothing of milters, classification or tickets.
 //!
 //! [`Relay::send`] is the story: a slot of the `pool`, an idle connection or a new one (`connect`, `login`), the
-//! `transaction` with the message's `content`, and the connection back into the pool.
+//! `transaction` with the message's `content`, and the connection back into the pool. [`send_lmtp`] runs the same transaction
+//! over a unix socket of this host.
 
 mod clock;
 mod connect;
 mod content;
+mod credential;
 mod dialogue;
 mod dot_stuffing;
 mod failure;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/relay.rs"]
+pub(crate) mod fuzzing;
+mod lmtp;
 mod login;
 mod pool;
+mod record;
+mod refusal;
+mod rejected;
 mod reply;
 mod route;
+mod sasl;
+mod token;
 mod transaction;
 
 pub use clock::Bounds;
-pub use route::{RelayError, client_tls};
+pub use lmtp::send_lmtp;
+pub use record::Record;
+pub use rejected::{FIELD as REFUSED_FIELD, HandBack, refused_field};
+pub use route::{Authorities, RelayError, client_tls};
 
 use std::time::Duration;
 
 use tracing::Level;
 
-use crate::config::{Connector, Endpoint};
+use crate::config::{Connector, Endpoint, Host, HostCredential};
 use crate::mail::{Domain, Mail, Reply};
 use clock::Clock;
 use failure::Failure;
 use login::{Refusals, login};
 use pool::Pool;
-use route::Route;
+use route::{Remote, Route};
 use transaction::{After, Transaction};
 
 /// One route to a ticket endpoint, with its connections.
@@ -69,6 +83,8 @@ pub struct Trace {
     pub credential: Option<String>,
     /// An earlier connection was used again.
     pub reused: bool,
+    /// The connection failed, at whatever step: the endpoint or the way to it is down, or speaks no SMTP.
+    pub broken: bool,
 }
 
 impl Relay {
@@ -77,7 +93,30 @@ impl Relay {
     /// # Errors
     /// Names the object and the remedy.
     pub fn new(connector: &Connector, endpoint: &Endpoint, hello: &Domain) -> Result<Self, RelayError> {
-        Self::with_bounds(connector, endpoint, hello, Bounds::default())
+        Self::trusting(connector, endpoint, hello, &mut Authorities::default())
+    }
+
+    /// As [`Self::new`], one of several relays that share what they read of certification authorities.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn trusting(
+        connector: &Connector,
+        endpoint: &Endpoint,
+        hello: &Domain,
+        authorities: &mut Authorities,
+    ) -> Result<Self, RelayError> {
+        let route = Route::to_endpoint(&connector.name, endpoint, hello, authorities)?;
+        Ok(Self::over(route, endpoint, Bounds::default()))
+    }
+
+    /// A route that belongs to no connector: `name` stands for it in the log.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn named(name: &str, endpoint: &Endpoint, hello: &Domain) -> Result<Self, RelayError> {
+        let route = Route::to_endpoint(name, endpoint, hello, &mut Authorities::default())?;
+        Ok(Self::over(route, endpoint, Bounds::default()))
     }
 
     /// As [`Self::new`], with other bounds for the steps.
@@ -90,11 +129,37 @@ impl Relay {
         hello: &Domain,
         bounds: Bounds,
     ) -> Result<Self, RelayError> {
-        Ok(Self {
-            route: Route::check(connector, endpoint, hello)?,
+        let route = Route::to_endpoint(&connector.name, endpoint, hello, &mut Authorities::default())?;
+        Ok(Self::over(route, endpoint, bounds))
+    }
+
+    fn over(route: Route, endpoint: &Endpoint, bounds: Bounds) -> Self {
+        Self {
+            route,
             deadline: endpoint.deadline,
             bounds,
             pool: Pool::new(endpoint.max_connections, bounds),
+            refusals: Refusals::default(),
+        }
+    }
+
+    /// The way to a company host as one of its accounts: its own connections, never another's login.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn to_host(
+        connector: &Connector,
+        host: &Host,
+        credential: &HostCredential,
+        hello: &Domain,
+        bounds: Bounds,
+        authorities: &mut Authorities,
+    ) -> Result<Self, RelayError> {
+        Ok(Self {
+            route: Route::to_host(&connector.name, host, credential, hello, authorities)?,
+            deadline: host.deadline,
+            bounds,
+            pool: Pool::new(host.connections, bounds),
             refusals: Refusals::default(),
         })
     }
@@ -104,15 +169,24 @@ impl Relay {
     ///
     /// A connection lost between the final dot and its reply is a 4xx too: the message may arrive twice, but is never lost.
     pub async fn send(&self, mail: &Mail) -> Delivery {
+        self.send_within(mail, self.deadline).await
+    }
+
+    /// As [`Self::send`], within `limit` if that is shorter.
+    pub async fn send_within(&self, mail: &Mail, limit: Duration) -> Delivery {
         let mut trace = Trace::default();
+        if let (Remote::Host, [account]) = (self.route.remote, self.route.credentials.as_slice()) {
+            trace.credential = Some(account.username.clone());
+        }
         if mail.envelope.recipients.is_empty() {
             return Delivery { replies: Vec::new(), trace };
         }
-        let clock = Clock::start(self.deadline, self.bounds);
-        let mut transaction = Transaction::new(mail);
+        let clock = Clock::start(self.deadline.min(limit), self.bounds);
+        let mut transaction = Transaction::new(mail, self.route.remote);
         let failure = self.hand_over(mail, clock, &mut transaction, &mut trace).await.err();
+        trace.broken = failure.as_ref().is_some_and(Failure::is_of_the_connection);
         if let Some(trouble) = failure.as_ref().or(transaction.trouble.as_ref()) {
-            self.log(mail, trouble);
+            self.log(mail, trouble, trace.credential.as_deref());
         }
         Delivery { replies: transaction.into_replies(failure.as_ref()), trace }
     }
@@ -146,20 +220,22 @@ impl Relay {
                 // The endpoint closed a connection that lay idle: nothing was sent, so a new one may try, once.
                 Err(failure) if reused && failure.may_be_stale() && transaction.is_repeatable() => {
                     tracing::debug!(connector = %self.route.connector, reason = %failure, "idle connection was stale");
-                    *transaction = Transaction::new(mail);
+                    *transaction = Transaction::new(mail, self.route.remote);
                 }
                 Err(failure) => return Err(failure),
             }
         }
     }
 
-    fn log(&self, mail: &Mail, failure: &Failure) {
+    fn log(&self, mail: &Mail, failure: &Failure, credential: Option<&str>) {
         let queue_id = mail.queue_id.as_deref().unwrap_or("-");
         let (connector, host, port) = (&self.route.connector, &*self.route.host, self.route.port);
+        let (remote, reply) = (self.route.remote, failure.reply());
+        let cause = failure.refusal().map(|refusal| refusal.name);
         if failure.level() == Level::ERROR {
-            tracing::error!(connector, queue_id, host, port, reply = %failure.reply(), "endpoint: cannot relay");
+            tracing::error!(connector, queue_id, host, port, credential, cause, %reply, "{remote}: cannot relay");
         } else {
-            tracing::warn!(connector, queue_id, host, port, reply = %failure.reply(), "endpoint: cannot relay now");
+            tracing::warn!(connector, queue_id, host, port, credential, cause, %reply, "{remote}: cannot relay now");
         }
     }
 }

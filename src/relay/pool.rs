@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::clock::{Bounds, Clock, Step};
 use super::failure::Failure;
-use super::login::{Session, stamp_of};
+use super::login::Session;
 use super::route::Route;
 
 /// The pool.
@@ -62,7 +62,7 @@ impl Pool {
                 continue;
             }
             let stamp = match route.credentials.get(session.set) {
-                Some(set) => clock.within(Step::Password, stamp_of(set)).await.ok().flatten(),
+                Some(set) => clock.within(Step::Password, set.stamp()).await.ok().flatten(),
                 None => None,
             };
             if self.is_young(&session, since) && stamp == session.stamp {

@@ -1,6 +1,7 @@
 //! What a remote server says, read from octets: replies (RFC 5321 section 4.2) and the extensions in its EHLO reply.
 //! Pure: octets in, replies out. Everything is bounded, for the other side may be anyone.
 
+use super::refusal::Refusal;
 use crate::mail::Reply;
 
 /// Octets in a reply line at most. RFC 5321 section 4.5.3.1.5 says 512; as lenient as Postfix's `line_length_limit`.
@@ -17,13 +18,14 @@ pub(super) struct RemoteReply {
 }
 
 impl RemoteReply {
-    /// The reply with the remote server's codes and words, `peer` named before them.
+    /// The reply with the remote server's codes and words, `peer` named before them, and the name of a refusal that is known.
     ///
     /// 421 becomes 451: it says that a connection closes, and would close the one of the MTA that called us (Postfix
     /// disconnects its client when a milter says 421, and takes a whole LMTP service for dead).
     pub fn passed_back(&self, peer: &str) -> Reply {
         let code = if self.code == 421 { 451 } else { self.code };
-        Reply::from_remote(code, self.lines.iter().map(String::as_str)).prefixed(&format!("{peer} said: "))
+        let name = Refusal::of(self).map(|refusal| format!("{}: ", refusal.name)).unwrap_or_default();
+        Reply::from_remote(code, self.lines.iter().map(String::as_str)).prefixed(&format!("{name}{peer} said: "))
     }
 
     /// The reply as one of ours, without a prefix.
@@ -121,6 +123,7 @@ pub(super) struct Extensions {
     pub size_limit: Option<u64>,
     pub auth_plain: bool,
     pub auth_login: bool,
+    pub auth_xoauth2: bool,
 }
 
 impl Extensions {
@@ -144,6 +147,7 @@ impl Extensions {
                     for mechanism in words {
                         found.auth_plain |= mechanism == "PLAIN";
                         found.auth_login |= mechanism == "LOGIN";
+                        found.auth_xoauth2 |= mechanism == "XOAUTH2";
                     }
                 }
                 _ => {}

@@ -13,7 +13,9 @@ use super::dialogue::{Dialogue, Stream};
 use super::dot_stuffing::DotStuffing;
 use super::failure::{Cause, Failure};
 use super::login::Session;
+use super::refusal::{Concerns, Refusal, quotes_another};
 use super::reply::{Extensions, RemoteReply};
+use super::route::Remote;
 use crate::mail::{Envelope, Mail, Path, Reply};
 
 /// Commands sent ahead of their replies at most: neither side's TCP buffers can fill up with both of them writing
@@ -31,6 +33,8 @@ pub(super) struct Transaction<'a> {
     recipients: Vec<Recipient>,
     /// The endpoint may have got a part of the message.
     content_sent: bool,
+    /// The remote server is a company host: what it says of the account is not said of the message.
+    submits: bool,
     /// Something that must be logged although the transaction went on.
     pub trouble: Option<Failure>,
 }
@@ -60,9 +64,18 @@ enum Command {
 
 impl<'a> Transaction<'a> {
     /// A transaction for a message.
-    pub fn new(mail: &'a Mail) -> Self {
+    pub fn new(mail: &'a Mail, remote: Remote) -> Self {
         let recipients = vec![Recipient::Undecided; mail.envelope.recipients.len()];
-        Self { mail, envelope: &mail.envelope, size: mail.size(), recipients, content_sent: false, trouble: None }
+        let submits = remote == Remote::Host;
+        Self {
+            mail,
+            envelope: &mail.envelope,
+            size: mail.size(),
+            recipients,
+            content_sent: false,
+            submits,
+            trouble: None,
+        }
     }
 
     /// Whether all of it can be done again without a risk of a second copy.
@@ -89,6 +102,18 @@ impl<'a> Transaction<'a> {
     /// The session is of no use any more; undecided recipients have no reply of their own.
     pub async fn run(&mut self, session: &mut Session) -> Result<After, Failure> {
         let Session { dialogue, extensions, .. } = session;
+        self.run_over(dialogue, extensions).await
+    }
+
+    /// As [`Self::run`], over any stream.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_over<S: Stream>(
+        &mut self,
+        dialogue: &mut Dialogue<S>,
+        extensions: &Extensions,
+    ) -> Result<After, Failure> {
         self.refuse_what_cannot_pass(dialogue, extensions);
         if self.recipients.iter().all(|recipient| matches!(recipient, Recipient::Decided(_))) {
             return Ok(After::Reusable);
@@ -117,6 +142,47 @@ impl<'a> Transaction<'a> {
                 Ok(After::Spent)
             }
         }
+    }
+
+    /// Runs the transaction by LMTP (RFC 2033): after the message there is a reply for each accepted recipient, in order
+    /// (section 4.2).
+    ///
+    /// # Errors
+    /// The session is of no use any more; undecided recipients have no reply of their own.
+    pub async fn run_lmtp<S: Stream>(
+        &mut self,
+        dialogue: &mut Dialogue<S>,
+        extensions: &Extensions,
+    ) -> Result<(), Failure> {
+        self.refuse_what_cannot_pass(dialogue, extensions);
+        if self.recipients.iter().all(|recipient| matches!(recipient, Recipient::Decided(_))) {
+            return Ok(());
+        }
+        let ascii = from_spool(dialogue, Content::is_ascii(self.mail)).await?;
+        self.send_envelope(dialogue, extensions, !ascii).await?;
+        if !self.has_accepted() || !self.go_ahead(dialogue).await? {
+            return Ok(());
+        }
+        self.content_sent = true;
+        send_message(dialogue, self.mail).await?;
+        for index in 0..self.recipients.len() {
+            if !matches!(self.recipients.get(index), Some(Recipient::Accepted)) {
+                continue;
+            }
+            let reply = dialogue.reply(Step::FinalReply).await?;
+            let reply = match reply.is_success() {
+                true => reply.passed_back(dialogue.peer()),
+                // A quarrel about one recipient says nothing of the others: their replies are still to come.
+                false if (400..=599).contains(&reply.code) => {
+                    self.verdict(dialogue, Step::FinalReply, reply).unwrap_or_else(|failure| failure.reply())
+                }
+                false => return Err(dialogue.out_of_place(Step::FinalReply, &reply)),
+            };
+            if let Some(recipient) = self.recipients.get_mut(index) {
+                *recipient = Recipient::Decided(reply);
+            }
+        }
+        Ok(())
     }
 
     /// Decides without asking what the endpoint has said in its EHLO that it does not take.
@@ -182,30 +248,32 @@ impl<'a> Transaction<'a> {
         if reply.is_success() {
             return Ok(());
         }
-        let verdict = verdict(dialogue, Step::Mail, reply)?;
+        let verdict = self.verdict(dialogue, Step::Mail, reply)?;
         self.decide_all(&verdict);
         Ok(())
     }
 
     async fn rcpt_reply<S: Stream>(&mut self, dialogue: &mut Dialogue<S>, index: usize) -> Result<(), Failure> {
         let reply = dialogue.reply(Step::Rcpt).await?;
-        let Some(recipient) = self.recipients.get_mut(index) else { return Ok(()) };
         if reply.code / 100 == 3 {
             return Err(dialogue.out_of_place(Step::Rcpt, &reply));
         }
-        if let Recipient::Decided(_) = recipient {
+        if let Some(Recipient::Decided(_)) | None = self.recipients.get(index) {
             // MAIL was refused; what is said to the RCPT sent ahead does not matter.
             return Ok(());
         }
-        *recipient = if reply.is_success() {
+        let outcome = if reply.is_success() {
             Recipient::Accepted
-        } else if is_misunderstanding(&reply) || is_about_login(&reply) {
+        } else if is_misunderstanding(&reply) || self.is_about_account(&reply) {
             // The others may yet pass.
             let failure = dialogue.failure(Cause::Session(Step::Rcpt, reply));
             Recipient::Decided(self.trouble.insert(failure).reply())
         } else {
-            Recipient::Decided(verdict(dialogue, Step::Rcpt, reply)?)
+            Recipient::Decided(self.verdict(dialogue, Step::Rcpt, reply)?)
         };
+        if let Some(recipient) = self.recipients.get_mut(index) {
+            *recipient = outcome;
+        }
         Ok(())
     }
 
@@ -221,8 +289,10 @@ impl<'a> Transaction<'a> {
 
     /// The reply that counts for all accepted recipients.
     fn decide<S: Stream>(&mut self, dialogue: &Dialogue<S>, step: Step, reply: RemoteReply) -> Result<(), Failure> {
-        let reply =
-            if reply.is_success() { reply.passed_back(dialogue.peer()) } else { verdict(dialogue, step, reply)? };
+        let reply = match reply.is_success() {
+            true => reply.passed_back(dialogue.peer()),
+            false => self.verdict(dialogue, step, reply)?,
+        };
         self.decide_all(&reply);
         Ok(())
     }
@@ -233,6 +303,29 @@ impl<'a> Transaction<'a> {
                 *recipient = Recipient::Decided(reply.clone());
             }
         }
+    }
+
+    /// A negative reply as the verdict on the message.
+    ///
+    /// # Errors
+    /// It is about our session, or it is none.
+    fn verdict<S: Stream>(&self, dialogue: &Dialogue<S>, step: Step, reply: RemoteReply) -> Result<Reply, Failure> {
+        match reply.code {
+            530 | 534 | 535 | 538 => Err(dialogue.failure(Cause::Session(step, reply))),
+            500..=599 if self.is_about_account(&reply) => Err(dialogue.failure(Cause::Session(step, reply))),
+            _ if is_misunderstanding(&reply) => Err(dialogue.failure(Cause::Session(step, reply))),
+            400..=599 => Ok(reply.passed_back(dialogue.peer())),
+            _ => Err(dialogue.out_of_place(step, &reply)),
+        }
+    }
+
+    /// Whether a 5xx is about the account that we logged in with: its login, what it may do, how much of it. Its administrator
+    /// must act, or time must pass; then the message is as good as before.
+    fn is_about_account(&self, reply: &RemoteReply) -> bool {
+        let known = || Refusal::of(reply).is_some_and(|refusal| refusal.concerns != Concerns::Message);
+        // A recipient's own server must not make a refusal for good last for days.
+        let foreign = self.submits && quotes_another(&reply.as_reply());
+        !foreign && (is_about_login(reply) || (self.submits && known()))
     }
 
     fn has_accepted(&self) -> bool {
@@ -297,20 +390,6 @@ async fn send_message<S: Stream>(dialogue: &mut Dialogue<S>, mail: &Mail) -> Res
     dialogue.send(Step::Message, &block).await
 }
 
-/// A negative reply as the verdict on the message.
-///
-/// # Errors
-/// It is about our session, or it is none.
-fn verdict<S: Stream>(dialogue: &Dialogue<S>, step: Step, reply: RemoteReply) -> Result<Reply, Failure> {
-    match reply.code {
-        530 | 534 | 535 | 538 => Err(dialogue.failure(Cause::Session(step, reply))),
-        500..=599 if is_about_login(&reply) => Err(dialogue.failure(Cause::Session(step, reply))),
-        _ if is_misunderstanding(&reply) => Err(dialogue.failure(Cause::Session(step, reply))),
-        400..=599 => Ok(reply.passed_back(dialogue.peer())),
-        _ => Err(dialogue.out_of_place(step, &reply)),
-    }
-}
-
 /// 500 to 504: a quarrel about commands, unless the enhanced code says that it is about an address.
 fn is_misunderstanding(reply: &RemoteReply) -> bool {
     let about_address = reply.as_reply().enhanced().is_some_and(|code| code.starts_with("5.1."));
@@ -347,6 +426,27 @@ mod tests {
         assert!(is_misunderstanding(&reply(501, "what?")));
         assert!(!is_misunderstanding(&reply(501, "5.1.3 bad recipient address syntax")));
         assert!(!is_misunderstanding(&reply(550, "5.1.1 no such user")));
+    }
+
+    #[test]
+    fn what_a_recipients_server_says_through_the_company_host_is_not_about_our_account() {
+        let mail = crate::mail::Mail {
+            connection: std::sync::Arc::default(),
+            envelope: Envelope::default(),
+            headers: crate::mail::Headers::default(),
+            body: crate::mail::Body::from_octets(Vec::new()),
+            shortfall: None,
+            queue_id: None,
+        };
+        let submits = Transaction::new(&mail, Remote::Host);
+        for code in ["5.7.8", "5.7.60", "5.7.232", "5.1.1"] {
+            let words = "Client does not have permissions to send as this sender";
+            let own = submits.is_about_account(&reply(550, &format!("{code} {words}")));
+            assert!(own, "{code}");
+            let quoted =
+                format!("{code} <x@y.example>: undeliverable: host mx.y.example[192.0.2.1] said: 550 {code} {words}");
+            assert!(!submits.is_about_account(&reply(550, &quoted)), "{code}");
+        }
     }
 
     #[test]

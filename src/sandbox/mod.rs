@@ -1,15 +1,26 @@
-//! A ticket endpoint for trying things out: an SMTP service that behaves like Zendesk's authenticated connector and files
-//! tickets in a folder.
+//! A ticket system for trying things out: an SMTP service that behaves like Zendesk's authenticated connector and files tickets in
+//! a folder, answers to them in Zendesk's shape, and an end user's provider that says what it saw of them.
 //!
-//! In: SMTP with STARTTLS (or implicit TLS) and AUTH, or forwarded mail without AUTH. Out: one folder per ticket, with the
-//! message as it was received and `ticket.json` beside it. It stands in for somebody else's system, so it must not know
-//! connectors, the pipeline or the relay: what it shows is what any endpoint would see.
+//! In: SMTP with STARTTLS (or implicit TLS) and AUTH, or forwarded mail without AUTH; messages that a mail server shows to the
+//! provider's milter. Out: one folder per ticket, with the message as it was received and `ticket.json` beside it; notifications
+//! and verification mail by the relay, over LMTP or SMTP; a report.
+//!
+//! It stands in for somebody else's systems. The endpoint (`serve`, `tickets`, `verification`) must not know connectors, the
+//! pipeline or the relay: what it shows is what any endpoint would see. `outbox` alone sends. `provider` judges with the pipeline's
+//! methods, without its rules.
 
+mod archive;
 mod authority;
 mod credentials;
 mod fault;
+mod letter;
+mod notify;
+mod outbox;
+mod provider;
+mod report;
 mod serve;
 mod tickets;
+mod verification;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,12 +34,18 @@ use crate::config::Secret;
 use crate::mail::Domain;
 
 pub use fault::{Fault, FaultError};
+pub use notify::Notification;
+pub use outbox::{Replied, Sent, Way};
+pub use provider::{Delivery, Dkim, Method, Provider, ProviderOptions};
+pub use report::{Check, Judged, Report, Seen};
 pub use tickets::{AuthStatus, Passage, Ticket, Update};
+pub use verification::{State, Status, Verification, verifications};
 
 use credentials::Credentials;
 use fault::Faults;
 use serve::Endpoint;
 use tickets::Tickets;
+use verification::Verifications;
 
 /// What a sandbox is started with.
 #[derive(Debug, Clone)]
@@ -108,6 +125,7 @@ impl Sandbox {
             domains: options.accounts.iter().map(|account| account.domain.clone()).collect(),
             credentials,
             tickets: Arc::new(tickets),
+            verifications: Arc::new(Verifications::new(&directory)),
             faults: Faults::new(options.faults),
             shutdown: shutdown.clone(),
         });

@@ -15,7 +15,8 @@ use tokio_util::task::TaskTracker;
 
 use super::credentials::Credentials;
 use super::fault::Faults;
-use super::tickets::{Arrival, Incoming, Tickets};
+use super::tickets::{Arrival, Filed, Incoming, Tickets, describe};
+use super::verification::Verifications;
 use crate::attach::smtp::{Event, Profile, Protocol, Session, too_large};
 use crate::mail::{Domain, Envelope, Headers, HeadersBuilder, Path, Reply};
 
@@ -47,6 +48,7 @@ pub(super) struct Endpoint {
     pub(super) domains: Vec<Domain>,
     pub(super) credentials: Credentials,
     pub(super) tickets: Arc<Tickets>,
+    pub(super) verifications: Arc<Verifications>,
     pub(super) faults: Faults,
     pub(super) shutdown: CancellationToken,
 }
@@ -234,9 +236,21 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'a, S> {
             credential: user.map(str::to_owned),
         };
         let tickets = Arc::clone(&self.endpoint.tickets);
-        let filed = tokio::task::spawn_blocking(move || tickets.file(incoming, &arrival)).await;
+        let verifications = Arc::clone(&self.endpoint.verifications);
+        let file = move || {
+            let verified = verifications.take(&arrival, &describe(&arrival).1, &incoming.path());
+            match verified.unwrap_or_else(|error| {
+                tracing::error!(%error, "cannot tell whether this is verification mail; it becomes a ticket");
+                None
+            }) {
+                Some(address) => Ok(Kept::Verification(address)),
+                None => tickets.file(incoming, &arrival).map(Kept::Ticket),
+            }
+        };
+        let filed = tokio::task::spawn_blocking(file).await;
         match filed.map_err(io::Error::other).flatten() {
-            Ok(filed) => {
+            Ok(Kept::Verification(address)) => Reply::new(250, 0, 0, format!("{address} verified")),
+            Ok(Kept::Ticket(filed)) => {
                 tracing::info!(ticket = filed.ticket, update = filed.update, credential = user, "ticket filed");
                 let text = match filed.update {
                     Some(number) => format!("ticket {} updated, update {number}", filed.ticket),
@@ -299,6 +313,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Conversation<'a, S> {
         self.replies.clear();
         Ok(())
     }
+}
+
+/// What became of a message.
+enum Kept {
+    Ticket(Filed),
+    /// It was verification mail of this address, came as it must, and has done its work.
+    Verification(String),
 }
 
 /// A message that is being received: octets go to disk as they came, the header section is read on the way.

@@ -27,6 +27,8 @@ const TAG_UNAUTHENTICATED_UPDATE: &str = "system_unauthenticated_email_update";
 const SENDER_AUTH: &str = "X-Deskmilter-Sender-Auth";
 /// Message-IDs of In-Reply-To and References looked up, at most.
 const REFERENCES_MAX: usize = 200;
+/// A ticket's first message.
+const MESSAGE: &str = "message.eml";
 /// Folders that are not tickets yet.
 const UNFINISHED: &str = ".incoming-";
 
@@ -116,6 +118,13 @@ pub(super) struct Incoming {
     pub(super) file: File,
 }
 
+impl Incoming {
+    /// The file with the octets so far.
+    pub(super) fn path(&self) -> PathBuf {
+        self.folder.path().join(MESSAGE)
+    }
+}
+
 /// Where a message went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Filed {
@@ -158,7 +167,7 @@ impl Tickets {
     /// Makes room for a message that is about to arrive.
     pub(super) fn begin(&self) -> io::Result<Incoming> {
         let folder = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&self.directory)?;
-        let file = File::create_new(folder.path().join("message.eml"))?;
+        let file = File::create_new(folder.path().join(MESSAGE))?;
         Ok(Incoming { folder, file })
     }
 
@@ -214,7 +223,7 @@ impl Tickets {
         let update = Update { file: format!("update-{number:03}.eml"), subject, passage, tags };
         let folder = self.folder(ticket.id);
         // Without its entry in ticket.json the file counts for nothing, and the next update takes its name.
-        fs::rename(incoming.folder.path().join("message.eml"), folder.join(&update.file))?;
+        fs::rename(incoming.folder.path().join(MESSAGE), folder.join(&update.file))?;
         ticket.updates.push(update);
         authority::replace(&folder.join("ticket.json"), &json(&ticket)?, 0o644)?;
         let filed = Filed { ticket: ticket.id, update: Some(number) };
@@ -278,7 +287,8 @@ fn json(ticket: &Ticket) -> io::Result<Vec<u8>> {
     Ok(json)
 }
 
-fn describe(arrival: &Arrival) -> (String, Passage) {
+/// The Subject, decoded, and the message's way.
+pub(super) fn describe(arrival: &Arrival) -> (String, Passage) {
     let headers = &arrival.headers;
     let mut raw = Vec::with_capacity(headers.wire_len());
     headers.write_to(&mut raw);

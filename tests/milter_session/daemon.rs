@@ -98,6 +98,7 @@ pub fn limits() -> Limits {
         hops: 50,
         addresses_per_domain: 50,
         domains: 4,
+        inline_relays: 20,
     }
 }
 

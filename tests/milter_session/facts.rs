@@ -73,7 +73,8 @@ async fn mail_by_sendmail_and_pickup_is_local_and_no_recipient_is_ever_refused()
         }
         let seen = daemon.seen().await;
         assert_eq!(seen.mail.connection.client, Client::Local);
-        assert_eq!(seen.mail.envelope.recipients.len(), 1);
+        let recipients: Vec<&str> = seen.mail.envelope.recipients.iter().map(|to| to.as_str()).collect();
+        assert_eq!(recipients, ["nonsense", "support@acme.example"]);
     }
 }
 

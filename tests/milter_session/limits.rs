@@ -24,7 +24,11 @@ async fn mail_over_a_limit_is_judged_without_its_body_or_refused_and_the_next_me
     mta.expect('c').await;
     mta.content(&[], b"").await;
     mta.expect('c').await;
-    assert!(daemon.seen().await.mail.envelope.sender.is_null());
+    assert_eq!(
+        daemon.seen().await.mail.envelope.sender.as_str(),
+        "a?b@c",
+        "a sender that cannot be read is not the null sender"
+    );
     mta.message().await;
     mta.expect('c').await;
     assert_eq!(daemon.seen().await.mail.shortfall, None);

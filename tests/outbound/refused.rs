@@ -133,6 +133,27 @@ fn a_login_that_writes_to_too_many_waits() {
 }
 
 #[test]
+fn a_sender_in_a_spelling_that_no_rfc_knows_is_not_taken_for_the_null_sender() {
+    let site = OutboundSite::start(&Terms::default());
+    let long = format!("<{}@stranger.example>", "x".repeat(400));
+    let spellings =
+        ["<eve@stranger.example", "eve@stranger.example>", "<eve boss@stranger.example>", "<e<v>e@stranger.example>"];
+    let mut taken = 0;
+    for sender in spellings.into_iter().chain([long.as_str()]) {
+        let mut session = site.submission.login(&OutboundSite::zendesk_host(), SUPPORT_LOGIN);
+        if session.command(&format!("MAIL FROM:{sender}")).code != 250 {
+            continue;
+        }
+        taken += 1;
+        session.expect(250, &format!("RCPT TO:<{JANE}>"));
+        session.expect(354, "DATA");
+        let reply = session.data(&from(SUPPORT));
+        assert_refused(&reply, 550, "5.7.1", &["sender", "is not in acme.example"]);
+    }
+    assert!(taken > 0, "Postfix takes some of them");
+}
+
+#[test]
 fn refusals_are_told_in_the_log_with_login_and_client() {
     let site = OutboundSite::start(&Terms::default());
     site.submit_as(BILLING_LOGIN, SUPPORT, &[JANE], &from(SUPPORT));

@@ -11,16 +11,18 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 peers=${CARGO_TARGET_DIR:-$root/target}/peers
 
 # What they are for: name server; SASL for Postfix; independent verifiers, OpenDKIM and OpenDMARC's library among them;
-# certificates and keys; Sendmail's configuration language and the libraries of its unpacked binary; setpriv and pgrep;
-# the build.
+# certificates and keys; Sendmail's configuration language; libraries of the unpacked Exim and Sendmail; setpriv and pgrep;
+# the build. Beside these, systemd's and AppArmor's tools, and two programs that read manual pages, for what the packages bring.
 packages=(
     dnsmasq-base
-    dovecot-core
+    dovecot-core dovecot-submissiond
     python3 python3-dkim python3-nacl python3-spf python3-dnspython libopendmarc2 publicsuffix opendkim opendkim-tools
-    openssl ca-certificates m4 libwrap0 libldap-2.5-0 libsasl2-2 libdb5.3
-    util-linux procps gcc libc6-dev make
+    openssl ca-certificates libidn12 m4 libwrap0 libldap-2.5-0 libsasl2-2 libdb5.3
+    systemd python3-seccomp apparmor mandoc man-db groff-base binutils
+    util-linux procps gcc g++ libc6-dev make
 )
 unpacked_sendmail=(sendmail-bin sendmail-cf)
+unpacked_exim=(exim4-daemon-heavy exim4-base exim4-config)
 
 say() { printf 'install: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -168,3 +170,6 @@ install_postfix "$@"
 install_postgres
 # Sendmail conflicts with Postfix, but runs from a folder of its own.
 [ -x "$peers/sendmail/usr/libexec/sendmail/sendmail" ] || unpack "$peers/sendmail" "${unpacked_sendmail[@]}"
+# Exim conflicts as well. It insists on the user that Debian's package makes.
+[ -x "$peers/exim/usr/sbin/exim4" ] || unpack "$peers/exim" "${unpacked_exim[@]}"
+system_user Debian-exim

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deskmilter::config::{
-    Connector, CredentialSet, Endpoint as Configured, Environment, Mode, Preserve, SecretFile, System, Tls,
+    Connector, CredentialSet, Endpoint as Configured, Environment, Mode, Preserve, RelayMode, SecretFile, System, Tls,
 };
 use deskmilter::mail::{Body, Connection, Domain, Envelope, Headers, Mail, Path};
 use deskmilter::relay::{Bounds, Relay};
@@ -48,6 +48,8 @@ impl Site {
             credentials: Vec::new(),
             max_connections: 4,
             deadline: Duration::from_secs(4),
+            relay: RelayMode::Transport,
+            rejected: None,
         };
         let site = Self { directory, endpoint: configured };
         site.credential("acme.example", "s3cret-one")
@@ -114,6 +116,7 @@ impl Site {
             environment: Environment::Production,
             addresses: Vec::new(),
             endpoint: Some(self.endpoint.clone()),
+            host: None,
             submission: None,
             preserve: Preserve::default(),
             dkim: Vec::new(),

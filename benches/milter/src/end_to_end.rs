@@ -1,28 +1,92 @@
 //! The whole way of a message through a real Postfix: smtp-source, smtpd with a milter or none, cleanup, queue, discard.
 
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::{PrivatePostfix, Signer, free_address, postfix_program};
 
-use crate::filter::Filter;
-use crate::{idle_milter, mail};
+use crate::filter::{EMPLOYEE, Filter, SUPPORT};
+use crate::idle_milter::{self, Until};
+use crate::{mail, usage};
 
 /// Messages a run.
 const COUNT: usize = 800;
-/// SMTP sessions at a time, each for one message.
+/// SMTP sessions at a time.
 const SESSIONS: usize = 16;
-/// Its mail is taken, queued and thrown away.
-const RECIPIENT: &str = "support@acme.example";
-/// Its mail is delivered, to see what the milter did.
+/// Mail for these is delivered, to see what the milter did; for all others it is thrown away after the queue.
 const WITNESS: &str = "witness@acme.example";
+const OTHER_WITNESS: &str = "witness@other.example";
 
-/// A Postfix with one smtpd for each milter and one without.
+/// What is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Mail that is none of deskmilter's business, not signed.
+    Others,
+    /// Signed mail for a support address: verified and tagged.
+    Support,
+    /// Mail of the company's own, which is signed.
+    Own,
+}
+
+impl Kind {
+    /// What it is called in the table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Others => "none of our business",
+            Self::Support => "to a support address, verified",
+            Self::Own => "signed",
+        }
+    }
+}
+
+/// How many messages a client sends in one SMTP session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Session {
+    /// One, and each has a connection to the milter of its own.
+    OneMessage,
+    /// As many as there are for it.
+    Many,
+}
+
+/// One smtpd with a milter, or none.
+pub struct Way {
+    /// What it is called in the table.
+    pub name: String,
+    /// The mail that it is for; the first way of each kind is without a milter.
+    pub kind: Kind,
+    address: SocketAddr,
+    /// The filter's process id; none for what is in this process.
+    filter: Option<u32>,
+}
+
+/// What a run gave.
+#[derive(Debug, Clone, Copy)]
+pub struct Figures {
+    /// Messages a second.
+    pub rate: f64,
+    /// Milliseconds of Postfix's CPU time for a message, all its processes.
+    pub postfix: f64,
+    /// The same of the filter.
+    pub filter: f64,
+}
+
+/// The filters for each kind of mail.
+pub struct Filters {
+    /// They verify; the first one is deskmilter.
+    pub verifying: Vec<Filter>,
+    /// They sign.
+    pub signing: Vec<Filter>,
+}
+
+/// A Postfix with one smtpd for each way.
 pub struct EndToEnd {
     postfix: PrivatePostfix,
-    ports: Vec<(String, SocketAddr)>,
-    message: Vec<u8>,
+    master: u32,
+    /// The ways, those of one kind together.
+    pub ways: Vec<Way>,
+    signer: Signer,
 }
 
 impl EndToEnd {
@@ -30,65 +94,106 @@ impl EndToEnd {
     ///
     /// # Panics
     /// When it does not start, or a milter does not do its work.
-    pub fn start(signer: &Signer, filters: &[Filter]) -> Self {
-        let discard = format!("transport_maps = inline:{{ {{ {RECIPIENT} = discard: }} }}\n");
-        let mut postfix = PrivatePostfix::new(&[WITNESS, RECIPIENT], &discard, false);
-        let idle = postfix.socket_folder("idle").join("milter.sock");
-        idle_milter::start(idle.clone());
-        let mut ways = vec![("no milter".to_owned(), String::new())];
-        ways.extend(filters.iter().map(|filter| (filter.name.clone(), filter.socket())));
-        ways.push(("a milter that does nothing".to_owned(), format!("unix:{}", idle.display())));
-        let mut ports = Vec::new();
-        for (name, milter) in ways {
-            let address = free_address();
-            postfix.add_service(&format!("{address} inet n - n - - smtpd -o smtpd_milters={milter}"));
-            ports.push((name, address));
+    pub fn start(signer: &Signer, filters: &Filters) -> Self {
+        let kept = [WITNESS, OTHER_WITNESS].map(|address| format!("{{ {address} = virtual: }}")).join(", ");
+        let main = format!(
+            "virtual_mailbox_domains = acme.example, other.example\n\
+             transport_maps = inline:{{ {kept}, {{ acme.example = discard: }}, {{ other.example = discard: }} }}\n"
+        );
+        let mut postfix =
+            PrivatePostfix::new(&[WITNESS, OTHER_WITNESS, SUPPORT, "someone@other.example"], &main, false);
+        let folder = postfix.socket_folder("idle");
+        let idle = |until, name: &str| -> PathBuf {
+            let path = folder.join(name);
+            idle_milter::start(path.clone(), until);
+            path
+        };
+        let to_the_end = ("a milter that does nothing", idle(Until::End, "end.sock"));
+        let to_data = ("a milter that lets all go at DATA", idle(Until::Data, "data.sock"));
+        let mut ways = Vec::new();
+        for (kind, filters, idle) in [
+            (Kind::Others, &filters.verifying, vec![&to_data, &to_the_end]),
+            (Kind::Support, &filters.verifying, vec![&to_the_end]),
+            (Kind::Own, &filters.signing, vec![&to_the_end]),
+        ] {
+            let mut add = |name: &str, milter: &str, filter| {
+                let address = free_address();
+                postfix.add_service(&format!("{address} inet n - n - - smtpd -o smtpd_milters={milter}"));
+                ways.push(Way { name: name.to_owned(), kind, address, filter });
+            };
+            add("no milter", "", None);
+            filters.iter().for_each(|filter| add(&filter.name, &filter.socket(), Some(filter.pid())));
+            idle.iter().for_each(|(name, path)| add(name, &format!("unix:{}", path.display()), None));
         }
         postfix.resume();
-        for (name, address) in &ports {
-            postfix.wait_for(&format!("the smtpd with {name}"), |_| TcpStream::connect(address).is_ok());
+        for way in &ways {
+            postfix.wait_for(&format!("the smtpd with {}", way.name), |_| TcpStream::connect(way.address).is_ok());
         }
-        let message = mail::octets(0, RECIPIENT, Some(signer));
-        let end_to_end = Self { postfix, ports, message };
-        for n in 0..end_to_end.ports.len() {
-            end_to_end.send(n, 1, WITNESS);
-            let delivered = end_to_end.postfix.wait_for_mail(WITNESS, n + 1);
-            let judged = delivered.last().is_some_and(|mail| String::from_utf8_lossy(mail).contains("dkim=pass"));
-            assert_eq!(judged, (1..=filters.len()).contains(&n), "what {} did", end_to_end.name(n));
-        }
+        let master = std::fs::read_to_string(postfix.queue_directory().join("pid/master.pid")).unwrap_or_default();
+        let master = master.trim().parse().expect("the process id of Postfix's master");
+        let end_to_end = Self { postfix, master, ways, signer: signer.clone() };
+        end_to_end.check();
         end_to_end
     }
 
-    /// How many ways there are; the first is without a milter.
-    pub fn len(&self) -> usize {
-        self.ports.len()
+    /// Each way delivers one message, on which must be seen what the filter has done.
+    fn check(&self) {
+        let mut delivered = [0, 0];
+        for way in &self.ways {
+            let mailbox = usize::from(way.kind != Kind::Support);
+            let recipient = [WITNESS, OTHER_WITNESS][mailbox];
+            self.send(way, Session::OneMessage, 1, recipient);
+            delivered[mailbox] += 1;
+            let mail = self.postfix.wait_for_mail(recipient, delivered[mailbox]);
+            let mail = String::from_utf8_lossy(mail.last().map_or(&[][..], Vec::as_slice)).into_owned();
+            let (head, _) = mail.split_once("\n\n").unwrap_or((&mail, ""));
+            let done = match way.kind {
+                // OpenDKIM says that there is no signature.
+                Kind::Others => continue,
+                Kind::Support => head.contains("dkim=pass"),
+                Kind::Own => head.matches("DKIM-Signature:").count() == 1,
+            };
+            assert_eq!(done, way.filter.is_some(), "what {} did with {:?}: {head}", way.name, way.kind);
+        }
     }
 
-    /// What a way is called.
-    pub fn name(&self, way: usize) -> &str {
-        self.ports.get(way).map_or("", |(name, _)| name)
-    }
-
-    /// Messages a second that Postfix takes by a way. Waits for the queue to be empty, so that the next run begins as this one did.
+    /// Has Postfix take messages by a way. Waits for the queue to be empty, so that the next run begins as this one did.
     ///
     /// # Panics
     /// When a message is not taken.
-    pub fn rate(&self, way: usize) -> f64 {
-        let elapsed = self.send(way, COUNT, RECIPIENT);
+    pub fn run(&self, way: &Way, session: Session) -> Figures {
+        let cpu = || (usage::cpu_of_children(self.master), way.filter.map_or(Duration::ZERO, usage::cpu));
+        let recipient = if way.kind == Kind::Support { SUPPORT } else { "someone@other.example" };
+        let before = cpu();
+        let elapsed = self.send(way, session, COUNT, recipient);
         self.postfix.wait_for_empty_queue();
-        COUNT as f64 / elapsed.as_secs_f64()
+        let after = cpu();
+        let each =
+            |before: Duration, after: Duration| after.saturating_sub(before).as_secs_f64() * 1000.0 / COUNT as f64;
+        Figures {
+            rate: COUNT as f64 / elapsed.as_secs_f64(),
+            postfix: each(before.0, after.0),
+            filter: each(before.1, after.1),
+        }
     }
 
-    fn send(&self, way: usize, count: usize, recipient: &str) -> Duration {
+    fn send(&self, way: &Way, session: Session, count: usize, recipient: &str) -> Duration {
+        let (sender, message) = match way.kind {
+            Kind::Others => (mail::CUSTOMER, mail::octets(0, recipient, None)),
+            Kind::Support => (mail::CUSTOMER, mail::octets(0, recipient, Some(&self.signer))),
+            Kind::Own => (EMPLOYEE, mail::plain(0, EMPLOYEE, recipient)),
+        };
         let file = self.postfix.configuration().join("message");
-        std::fs::write(&file, &self.message).expect("a file for the message");
-        let (_, address) = self.ports.get(way).expect("a way that there is");
+        std::fs::write(&file, message).expect("a file for the message");
         let mut command = Command::new(postfix_program("smtp-source"));
+        if session == Session::Many {
+            command.arg("-d");
+        }
         command
-            .args(["-s", &SESSIONS.min(count).to_string(), "-m", &count.to_string(), "-f", "ann@customer.example"])
+            .args(["-s", &SESSIONS.min(count).to_string(), "-m", &count.to_string(), "-f", sender])
             .args(["-t", recipient, "-F"])
             .arg(file)
-            .arg(format!("inet:{}:{}", address.ip(), address.port()));
+            .arg(format!("inet:{}:{}", way.address.ip(), way.address.port()));
         let start = Instant::now();
         let output = command.output().expect("smtp-source");
         let elapsed = start.elapsed();

@@ -11,6 +11,9 @@ use crate::usage;
 /// Sent before anything is measured: caches fill, threads start, memory grows.
 const WARM_UP: Duration = Duration::from_millis(300);
 
+/// Letters between those that two connections begin with.
+const STRIDE: usize = 37;
+
 /// What is sent, and what must come of it.
 #[derive(Debug)]
 pub struct Work {
@@ -18,8 +21,8 @@ pub struct Work {
     pub name: &'static str,
     /// Who the mail server says the SMTP client is.
     pub client: Client,
-    /// The messages.
-    pub letters: Vec<Letter>,
+    /// The messages: the same ones for every filter, or a set for each.
+    pub letters: Vec<Vec<Letter>>,
     /// Whether a filter did what was asked of it.
     pub done: fn(&Outcome) -> bool,
 }
@@ -43,11 +46,19 @@ pub struct Figures {
     pub undone: f64,
 }
 
-/// Sends `work` over `connections` for `time`, and accounts what the process `pid` used.
+/// Sends the letters that `work` has for the `filter`th over `connections` for `time`, and accounts what the process `pid` used.
 ///
 /// # Errors
 /// The filter broke the protocol, took too long or went away.
-pub fn run(address: &Address, pid: u32, work: &Work, connections: usize, time: Duration) -> io::Result<Figures> {
+pub fn run(
+    address: &Address,
+    pid: u32,
+    work: &Work,
+    filter: usize,
+    connections: usize,
+    time: Duration,
+) -> io::Result<Figures> {
+    let letters = work.letters.get(filter).or(work.letters.first()).map_or(&[][..], Vec::as_slice);
     usage::forget_peak(pid);
     let open = || Connection::open(address, work.client);
     let all = (0..connections).map(|_| open()).collect::<io::Result<Vec<_>>>()?;
@@ -61,7 +72,7 @@ pub fn run(address: &Address, pid: u32, work: &Work, connections: usize, time: D
                 scope.spawn(move || {
                     barrier.wait();
                     let start = Instant::now() + WARM_UP;
-                    send(connection, work, n, start, start + time)
+                    send(connection, letters, work.done, n, start, start + time)
                 })
             })
             .collect();
@@ -91,6 +102,18 @@ pub fn run(address: &Address, pid: u32, work: &Work, connections: usize, time: D
     })
 }
 
+/// Sends each of the letters that `work` has for the `filter`th once: a key's first signature costs more than all later ones.
+///
+/// # Errors
+/// As [`run`].
+pub fn send_each(address: &Address, work: &Work, filter: usize) -> io::Result<()> {
+    let mut connection = Connection::open(address, work.client)?;
+    for letter in work.letters.get(filter).or(work.letters.first()).into_iter().flatten() {
+        connection.send(letter)?;
+    }
+    connection.quit()
+}
+
 /// What one connection sent.
 #[derive(Default)]
 struct Sent {
@@ -99,9 +122,16 @@ struct Sent {
 }
 
 /// Sends until `end`, and keeps account of the messages begun after `start`.
-fn send(mut connection: Connection, work: &Work, n: usize, start: Instant, end: Instant) -> io::Result<Sent> {
+fn send(
+    mut connection: Connection,
+    letters: &[Letter],
+    done: fn(&Outcome) -> bool,
+    n: usize,
+    start: Instant,
+    end: Instant,
+) -> io::Result<Sent> {
     let mut sent = Sent::default();
-    for letter in work.letters.iter().cycle().skip(n) {
+    for letter in letters.iter().cycle().skip(n * STRIDE) {
         let begin = Instant::now();
         if begin >= end {
             break;
@@ -109,7 +139,7 @@ fn send(mut connection: Connection, work: &Work, n: usize, start: Instant, end: 
         let outcome = connection.send(letter)?;
         if begin >= start {
             sent.times.push(begin.elapsed());
-            sent.undone += u32::from(!(work.done)(&outcome));
+            sent.undone += u32::from(!done(&outcome));
         }
     }
     connection.quit()?;

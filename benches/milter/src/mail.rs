@@ -14,31 +14,48 @@ pub struct Letter {
     pub sender: String,
     /// The only recipient.
     pub recipient: String,
+    /// The SASL login by which it is submitted.
+    pub login: Option<String>,
     /// Name, and all after the colon, folded with LF.
     pub fields: Vec<(String, String)>,
     /// The body, CRLF line endings.
     pub body: Vec<u8>,
 }
 
+/// Who writes to the company's support address.
+pub const CUSTOMER: &str = "ann@customer.example";
+
 /// Messages to `recipient`, signed if there is a signer.
 pub fn letters(recipient: &str, signer: Option<&Signer>) -> Vec<Letter> {
-    (0..VARIETY).map(|n| letter(recipient, &octets(n, recipient, signer))).collect()
+    (0..VARIETY).map(|n| letter(CUSTOMER, recipient, &octets(n, recipient, signer))).collect()
 }
 
-/// One such message as it goes over SMTP.
+/// Messages that ticket systems submit, one for each of `submitters`, who are an address and a login: at least
+/// [`VARIETY`], if need be with submitters again.
+pub fn notifications(submitters: &[(String, String)]) -> Vec<Letter> {
+    let submitters = submitters.iter().cycle().take(submitters.len().max(VARIETY)).enumerate();
+    let letters = submitters.map(|(n, (address, login))| Letter {
+        login: Some(login.clone()),
+        ..letter(address, CUSTOMER, &plain(n, address, CUSTOMER))
+    });
+    letters.collect()
+}
+
+/// One message to `recipient` as it goes over SMTP.
 pub fn octets(n: usize, recipient: &str, signer: Option<&Signer>) -> Vec<u8> {
-    let plain = plain(n, recipient);
+    let plain = plain(n, CUSTOMER, recipient);
     signer.map_or(plain.clone(), |signer| signer.sign(&plain))
 }
 
-fn plain(n: usize, recipient: &str) -> Vec<u8> {
+/// As [`octets`], not signed, of another sender.
+pub fn plain(n: usize, sender: &str, recipient: &str) -> Vec<u8> {
     let hop = |host: &str| {
         format!(
             "from {host} ({host} [192.0.2.10])\r\n\tby mail.customer.example (Postfix) with ESMTPS id 4bXYZ{n:05}\r\n\t\
              for <{recipient}>; Mon, 02 Mar 2026 09:30:00 +0000 (UTC)"
         )
     };
-    let message = Message::new("Ann Author <ann@customer.example>", recipient, &format!("order {n} has not arrived"))
+    let message = Message::new(&format!("Ann Author <{sender}>"), recipient, &format!("order {n} has not arrived"))
         .field("Received", &hop("relay.customer.example"))
         .field("Received", &hop("desk.customer.example"))
         .field("X-Mailer", "Example Mail 16.0")
@@ -55,14 +72,15 @@ fn plain(n: usize, recipient: &str) -> Vec<u8> {
     message.body(&line.repeat(room.div_ceil(line.len()))).octets()
 }
 
-fn letter(recipient: &str, octets: &[u8]) -> Letter {
+fn letter(sender: &str, recipient: &str, octets: &[u8]) -> Letter {
     let text = String::from_utf8_lossy(octets);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let unfolded = head.replace("\r\n\t", "\n\t").replace("\r\n ", "\n ");
     let fields = unfolded.split("\r\n").filter_map(|field| field.split_once(':'));
     Letter {
-        sender: "ann@customer.example".to_owned(),
+        sender: sender.to_owned(),
         recipient: recipient.to_owned(),
+        login: None,
         fields: fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         body: body.as_bytes().to_vec(),
     }

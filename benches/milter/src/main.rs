@@ -3,51 +3,51 @@
 //! Each filter is a daemon of its own; this program plays Postfix's side against it ([`mta`], [`load`]) with the same mail
 //! ([`mail`]), accounts what its process used ([`usage`]), and has a real Postfix take mail with each of them
 //! ([`end_to_end`]). Machines are noisy, so filters take turns, round after round, and what counts is the ratio within a
-//! round ([`table`]). docs/performance.md says how to read the result, and which variables change a run.
+//! round ([`comparison`], [`table`]); what a signature costs by itself is measured between the turns ([`bare`]). Besides, a
+//! daemon with ten thousand connectors ([`scale`]) and one that is sent many large messages at once ([`burst`]).
+//! docs/performance.md says how to read the result, and which variables change a run.
 
+mod bare;
+mod burst;
+mod comparison;
 mod end_to_end;
 mod filter;
 mod idle_milter;
 mod load;
 mod mail;
 mod mta;
+mod scale;
 mod table;
 mod usage;
 
+use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use support::{NameServer, Signer, Zone};
+use support::{NameServer, PrivateKey, Signer, Zone};
 
-use end_to_end::EndToEnd;
-use filter::{Filter, Transport};
-use load::{Figures, Work};
+use comparison::{Comparison, Pace, is_wanted, measure};
+use end_to_end::{EndToEnd, Filters, Session};
+use filter::{Filter, LOGIN, SUPPORT, Transport};
+use load::Work;
 use mta::Client;
 
 /// Seconds that the sender's records may be kept: longer than a run.
 const TTL: u32 = 3_600;
-/// Connections at a time.
-const CONNECTIONS: [usize; 3] = [1, 16, 200];
 /// Rounds unless `BENCH_ROUNDS` says otherwise.
 const ROUNDS: usize = 3;
 /// Milliseconds that a filter is measured at a time, unless `BENCH_MILLISECONDS` says otherwise.
 const MILLISECONDS: usize = 1_200;
 /// Postfix is measured this many times as often: it is the noisiest of all.
 const POSTFIX_ROUNDS: usize = 2;
-
-/// Filters that do the same work for the same mail. The first one is ours.
-struct Comparison {
-    work: Vec<Work>,
-    filters: Vec<Filter>,
-}
-
-/// One line of the table, all rounds: the figures of each filter.
-struct Cell {
-    work: &'static str,
-    transport: Transport,
-    connections: usize,
-    figures: Vec<Vec<Figures>>,
-}
+/// Configurations are measured this many times as often against each other: what is looked for is a few percent.
+const SCALE_ROUNDS: usize = 5;
+/// Seconds that OpenSSL signs in each round and line.
+const SIGNATURE_SECONDS: u32 = 1;
+/// The lines that stand for what is not in the table: [`only`] chooses among these too.
+const MEMORY: &str = "memory";
+const POSTFIX: &str = "Postfix";
 
 fn main() -> ExitCode {
     if !nix::unistd::geteuid().is_root() {
@@ -55,43 +55,209 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let (rounds, time) = (setting("BENCH_ROUNDS", ROUNDS), setting("BENCH_MILLISECONDS", MILLISECONDS));
-    let time = Duration::from_millis(u64::try_from(time).unwrap_or(u64::MAX));
+    let pace = Pace { rounds, time: Duration::from_millis(u64::try_from(time).unwrap_or(u64::MAX)) };
     let signer = Signer::new("customer.example", "mail");
-    let names = NameServer::start(&world(&signer));
+    let bench = Bench { pace, names: NameServer::start(&world(&signer)), signer };
     describe_machine();
-
-    let filters = [Transport::Unix, Transport::Tcp].map(|transport| {
-        let mut filters = vec![
-            Filter::deskmilter(&support::deskmilter(), transport, &names),
-            Filter::opendkim_verifying(transport, &names),
-        ];
-        if let Some(program) = std::env::var_os("BENCH_AGAINST") {
-            let mut other = Filter::deskmilter(program.as_ref(), transport, &names);
-            other.name = format!("other {}", other.name);
-            filters.push(other);
-        }
-        filters
-    });
-    let heads: Vec<String> = filters[0].iter().map(|filter| filter.name.clone()).collect();
-    println!("{}; {rounds} rounds of {} ms each, filters in turn\n", heads.join(" beside "), time.as_millis());
-
-    let comparisons = filters.map(|filters| Comparison { work: verification(&signer), filters });
-    match measure(&comparisons, rounds, time) {
-        Ok(cells) if cells.is_empty() => {}
-        Ok(cells) => print_cells(&heads, &cells),
+    println!("{rounds} rounds of {time} ms each, filters in turn\n");
+    match bench.run() {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
     }
-    if "Postfix".contains(&only()) {
-        print_end_to_end(&EndToEnd::start(&signer, &comparisons[0].filters), rounds * POSTFIX_ROUNDS);
-    }
-    ExitCode::SUCCESS
 }
 
-/// The verifier's work. A signer's would stand beside it: same mail without a signature, a trusted client, and "done" being a
-/// DKIM-Signature that was added.
+/// What all parts need.
+struct Bench {
+    pace: Pace,
+    names: NameServer,
+    signer: Signer,
+}
+
+impl Bench {
+    fn run(&self) -> io::Result<()> {
+        self.verify()?;
+        self.sign()?;
+        self.scale()?;
+        self.memory()?;
+        if POSTFIX.contains(&only()) {
+            self.end_to_end();
+        }
+        Ok(())
+    }
+
+    fn verify(&self) -> io::Result<()> {
+        const CONNECTIONS: &[usize] = &[1, 16, 200];
+        let mut comparisons = Vec::new();
+        for (transport, socket) in [(Transport::Unix, "unix"), (Transport::Tcp, "TCP")] {
+            let work = verification(&self.signer);
+            if is_wanted(&work.iter().map(|work| work.name).collect::<Vec<_>>(), socket, CONNECTIONS) {
+                comparisons.push(Comparison {
+                    work,
+                    socket,
+                    connections: CONNECTIONS,
+                    filters: self.verifiers(transport),
+                });
+            }
+        }
+        comparison::print(&measure(&comparisons, self.pace, 0)?);
+        Ok(())
+    }
+
+    fn verifiers(&self, transport: Transport) -> Vec<Filter> {
+        let mut filters = vec![Filter::opendkim_verifying(transport, &self.names)];
+        for (n, program) in programs().into_iter().enumerate() {
+            let mut filter = Filter::deskmilter(&program, transport, &self.names);
+            filter.name = format!("{}{}", ["", "other "][n], filter.name);
+            filters.insert(n * 2, filter);
+        }
+        filters
+    }
+
+    fn sign(&self) -> io::Result<()> {
+        const CONNECTIONS: &[usize] = &[1, 16];
+        let (rsa, ed25519) = (PrivateKey::rsa(), PrivateKey::ed25519());
+        let (rsa_key, ed25519_key) = (("rsa2026", rsa.clone()), ("ed2026", ed25519.clone()));
+        let ours = |keys: &[(&str, PrivateKey)], cover: &str, transport| {
+            let of = |(n, program): (usize, PathBuf)| {
+                let mut filter = Filter::deskmilter_signing(&program, transport, &self.names, keys, cover);
+                filter.name = format!("{}deskmilter {transport}", ["", "other "][n]);
+                filter
+            };
+            programs().into_iter().enumerate().map(of).collect::<Vec<_>>()
+        };
+        let theirs = |key, algorithm| {
+            let mut filter = Filter::opendkim_signing(Transport::Unix, &self.names, key, algorithm);
+            filter.name = format!("OpenDKIM {}", Transport::Unix);
+            filter
+        };
+        let mut comparisons = Vec::new();
+        let mut compare = |name, signatures, filters: &dyn Fn() -> Vec<Filter>| {
+            if is_wanted(&[name], "unix", CONNECTIONS) {
+                let work = vec![signing(name, signatures)];
+                comparisons.push(Comparison { work, socket: "unix", connections: CONNECTIONS, filters: filters() });
+            }
+        };
+        compare("sign RSA-2048", 1, &|| {
+            let keys = std::slice::from_ref(&rsa_key);
+            let mut filters = ours(keys, "core", Transport::Unix);
+            filters.push(theirs(("rsa2026", &rsa), "rsa-sha256"));
+            filters.extend(ours(keys, "core", Transport::Tcp).into_iter().take(1));
+            filters
+        });
+        compare("sign Ed25519", 1, &|| {
+            let mut filters = ours(std::slice::from_ref(&ed25519_key), "core", Transport::Unix);
+            filters.push(theirs(("ed2026", &ed25519), "ed25519-sha256"));
+            filters
+        });
+        compare("sign RSA-2048 and Ed25519", 2, &|| {
+            ours(&[rsa_key.clone(), ed25519_key.clone()], "core", Transport::Unix)
+        });
+        compare("sign RSA-2048, core and preserved", 2, &|| {
+            ours(std::slice::from_ref(&rsa_key), "preserved", Transport::Unix)
+        });
+        comparison::print(&measure(&comparisons, self.pace, SIGNATURE_SECONDS)?);
+        Ok(())
+    }
+
+    /// Ten thousand connectors beside one.
+    fn scale(&self) -> io::Result<()> {
+        const CONNECTIONS: &[usize] = &[16];
+        const NAME: &str = "sign with 10,000 connectors";
+        if !is_wanted(&[NAME], "unix", CONNECTIONS) {
+            return Ok(());
+        }
+        let program = support::deskmilter();
+        let sockets = scale::socket_folder();
+        let mut filters =
+            [scale::CONNECTORS, 1].map(|count| scale::deskmilter(&program, &self.names, count, sockets.path()));
+        let mut starts = vec![scale::start_cost(&filters[0])];
+        for _ in 1..self.pace.rounds {
+            filters[0].restart();
+            starts.push(scale::start_cost(&filters[0]));
+        }
+        let letters = [scale::CONNECTORS, 1].map(scale::letters).to_vec();
+        let work = Work { letters, ..signing(NAME, 1) };
+        for (n, filter) in filters.iter().enumerate() {
+            load::send_each(&filter.address, &work, n)?;
+        }
+        let filters = Vec::from(filters);
+        let comparison = Comparison { work: vec![work], socket: "unix", connections: CONNECTIONS, filters };
+        let pace = Pace { rounds: self.pace.rounds * SCALE_ROUNDS, ..self.pace };
+        comparison::print(&measure(std::slice::from_ref(&comparison), pace, 0)?);
+        let reloads: Vec<_> = (0..self.pace.rounds).map(|_| scale::reload_cost(&comparison.filters[0])).collect();
+        println!("{} connectors, each with a key file, median (least..most) of {}.\n", scale::CONNECTORS, starts.len());
+        let row = |name: &str, costs: &[scale::Cost]| {
+            let of = |figure: fn(&scale::Cost) -> Duration| {
+                table::spread(&costs.iter().map(|cost| figure(cost).as_secs_f64()).collect::<Vec<_>>())
+            };
+            vec![name.to_owned(), of(|cost| cost.elapsed), of(|cost| cost.cpu)]
+        };
+        let rows = [row("start to the first answer", &starts), row("reload, no key replaced", &reloads)];
+        table::print(&["", "seconds", "CPU seconds"], &rows);
+        Ok(())
+    }
+
+    fn end_to_end(&self) {
+        let (selector, key) = ("rsa2026", PrivateKey::rsa());
+        let mut signing: Vec<_> = programs()
+            .iter()
+            .map(|program| Filter::deskmilter_signing_own(program, &self.names, (selector, &key)))
+            .collect();
+        signing.push(Filter::opendkim_signing(Transport::Unix, &self.names, (selector, &key), "rsa-sha256"));
+        let filters = Filters { verifying: self.verifiers(Transport::Unix), signing };
+        let end_to_end = EndToEnd::start(&self.signer, &filters);
+        for (session, title) in [
+            (Session::OneMessage, "one message a session, so that each has a connection to the milter of its own"),
+            (Session::Many, "as many messages a session as come"),
+        ] {
+            println!("Through Postfix: smtp-source, 16 sessions at a time, {title}; discarded after the queue.\n");
+            print_end_to_end(&end_to_end, session, self.pace.rounds * POSTFIX_ROUNDS);
+        }
+    }
+
+    fn memory(&self) -> io::Result<()> {
+        if !MEMORY.contains(&only()) {
+            return Ok(());
+        }
+        let key = [("rsa2026", PrivateKey::rsa())];
+        let filter = Filter::deskmilter_signing(&support::deskmilter(), Transport::Unix, &self.names, &key, "core");
+        let seen = burst::run(&filter, (SUPPORT.to_owned(), LOGIN.to_owned()))?;
+        let above = |kilobytes: u64| table::number(kilobytes.saturating_sub(seen.idle) as f64 / 1024.0);
+        println!(
+            "{} messages of {} MiB at once, signed: {} MiB of anonymous and shared memory above the {} MiB at rest, {} MiB a \
+             second after the last one.\n",
+            burst::MESSAGES,
+            burst::MEBIBYTES,
+            above(seen.peak),
+            table::number(seen.idle as f64 / 1024.0),
+            above(seen.after),
+        );
+        Ok(())
+    }
+}
+
+/// The program that is measured, and an earlier build to compare with where `BENCH_AGAINST` names one.
+fn programs() -> Vec<PathBuf> {
+    let against = std::env::var_os("BENCH_AGAINST").map(PathBuf::from);
+    std::iter::once(support::deskmilter()).chain(against).collect()
+}
+
+/// Notifications that are submitted and leave with so many more signatures.
+fn signing(name: &'static str, signatures: usize) -> Work {
+    fn fields(outcome: &mta::Outcome) -> usize {
+        outcome.added.iter().filter(|(name, _)| name.eq_ignore_ascii_case("DKIM-Signature")).count()
+    }
+    Work {
+        name,
+        client: Client::Ipv4Tls("192.0.2.10"),
+        letters: vec![mail::notifications(&[(SUPPORT.to_owned(), LOGIN.to_owned())])],
+        done: if signatures == 1 { |outcome| fields(outcome) == 1 } else { |outcome| fields(outcome) == 2 },
+    }
+}
+
 fn verification(signer: &Signer) -> Vec<Work> {
     let verified = |outcome: &mta::Outcome| outcome.added.iter().any(|(_, value)| value.contains("dkim=pass"));
     vec![
@@ -99,19 +265,19 @@ fn verification(signer: &Signer) -> Vec<Work> {
         Work {
             name: "verify",
             client: Client::Unknown,
-            letters: mail::letters("support@acme.example", Some(signer)),
+            letters: vec![mail::letters(SUPPORT, Some(signer))],
             done: verified,
         },
         Work {
             name: "verify, SPF too",
             client: Client::Ipv4("192.0.2.10"),
-            letters: mail::letters("support@acme.example", Some(signer)),
+            letters: vec![mail::letters(SUPPORT, Some(signer))],
             done: verified,
         },
         Work {
             name: "pass through",
             client: Client::Ipv4("192.0.2.10"),
-            letters: mail::letters("someone@other.example", None),
+            letters: vec![mail::letters("someone@other.example", None)],
             done: |outcome| outcome.added.is_empty(),
         },
     ]
@@ -128,102 +294,36 @@ fn world(signer: &Signer) -> Zone {
     signer.publish(zone)
 }
 
-fn measure(comparisons: &[Comparison], rounds: usize, time: Duration) -> std::io::Result<Vec<Cell>> {
-    let only = only();
-    let mut cells: Vec<Cell> = Vec::new();
+fn print_end_to_end(end_to_end: &EndToEnd, session: Session, rounds: usize) {
+    let ways = &end_to_end.ways;
+    let mut figures: Vec<Vec<end_to_end::Figures>> = vec![Vec::new(); ways.len()];
     for round in 0..rounds {
-        let mut at = 0;
-        for (comparison, transport) in comparisons.iter().zip([Transport::Unix, Transport::Tcp]) {
-            for work in &comparison.work {
-                for connections in CONNECTIONS {
-                    if !format!("{}, {transport}, {connections}", work.name).contains(&only) {
-                        continue;
-                    }
-                    if round == 0 {
-                        let figures = comparison.filters.iter().map(|_| Vec::new()).collect();
-                        cells.push(Cell { work: work.name, transport, connections, figures });
-                    }
-                    for turn in 0..comparison.filters.len() {
-                        // Who goes first changes from round to round.
-                        let n = (turn + round) % comparison.filters.len();
-                        let filter = &comparison.filters[n];
-                        let figures =
-                            load::run(&filter.address, filter.pid(), work, connections, time).map_err(|e| {
-                                std::io::Error::other(format!(
-                                    "{}, {}, {connections} connections: {e}",
-                                    filter.name, work.name
-                                ))
-                            })?;
-                        cells[at].figures[n].push(figures);
-                    }
-                    at += 1;
-                }
-            }
-        }
-        eprintln!("bench: round {} of {rounds} done", round + 1);
-    }
-    Ok(cells)
-}
-
-fn print_cells(names: &[String], cells: &[Cell]) {
-    let mut rows = Vec::new();
-    for cell in cells {
-        let all = |n: usize, figure: fn(&Figures) -> f64| -> Vec<f64> { cell.figures[n].iter().map(figure).collect() };
-        for (n, name) in names.iter().enumerate() {
-            let value = |figure: fn(&Figures) -> f64| table::number(table::median(&all(n, figure)));
-            let compared = |figure: fn(&Figures) -> f64| {
-                if n == 0 { String::new() } else { table::ratio(&all(0, figure), &all(n, figure)) }
-            };
-            let megabytes = |figure: fn(&Figures) -> f64| table::number(table::median(&all(n, figure)) / 1024.0);
-            rows.push(vec![
-                if n == 0 { format!("{}, {}, {}", cell.work, cell.transport, cell.connections) } else { String::new() },
-                name.split(' ').next().unwrap_or_default().to_owned(),
-                value(|figures| figures.rate),
-                value(|figures| figures.p50),
-                value(|figures| figures.p99),
-                value(|figures| figures.cpu),
-                format!("{} / {}", megabytes(|figures| figures.peak), megabytes(|figures| figures.anonymous)),
-                compared(|figures| figures.rate),
-                compared(|figures| figures.p50),
-                compared(|figures| figures.cpu),
-                value(|figures| figures.undone),
-            ]);
-        }
-    }
-    println!("10 KiB messages. Ratios are deskmilter's figure over the other's: median (least..most) of the rounds.\n");
-    let head = [
-        "work, socket, connections",
-        "filter",
-        "messages/s",
-        "p50 ms",
-        "p99 ms",
-        "CPU ms a message",
-        "MiB peak / anonymous",
-        "rate ratio",
-        "p50 ratio",
-        "CPU ratio",
-        "% undone",
-    ];
-    table::print(&head, &rows);
-}
-
-fn print_end_to_end(end_to_end: &EndToEnd, rounds: usize) {
-    let mut rates = vec![Vec::new(); end_to_end.len()];
-    for round in 0..rounds {
-        for turn in 0..rates.len() {
-            let way = (turn + round) % rates.len();
-            rates[way].push(end_to_end.rate(way));
+        for turn in 0..ways.len() {
+            let n = (turn + round) % ways.len();
+            figures[n].push(end_to_end.run(&ways[n], session));
         }
         eprintln!("bench: Postfix, round {} of {rounds} done", round + 1);
     }
-    let rows = rates.iter().enumerate().map(|(way, rate)| {
-        vec![end_to_end.name(way).to_owned(), table::number(table::median(rate)), table::ratio(rate, &rates[0])]
+    let of =
+        |n: usize, figure: fn(&end_to_end::Figures) -> f64| -> Vec<f64> { figures[n].iter().map(figure).collect() };
+    let rows = ways.iter().enumerate().map(|(n, way)| {
+        let without = ways.iter().position(|other| other.kind == way.kind).unwrap_or(n);
+        let rate = |n| of(n, |one| one.rate);
+        let cpu = |n| of(n, |one| one.postfix + one.filter);
+        let value = |figure| table::number(table::median(&of(n, figure)));
+        vec![
+            if n == without { way.kind.name().to_owned() } else { String::new() },
+            way.name.clone(),
+            table::number(table::median(&rate(n))),
+            table::ratio(&rate(n), &rate(without)),
+            value(|one| one.postfix),
+            value(|one| one.filter),
+            table::ratio(&cpu(n), &cpu(without)),
+        ]
     });
     let rows: Vec<_> = rows.collect();
-    println!(
-        "The same message through Postfix (smtp-source, 16 sessions, a connection a message, discarded after the queue).\n"
-    );
-    table::print(&["milter", "messages/s", "of the rate without a milter"], &rows);
+    let head = ["mail", "milter", "messages/s", "rate ratio", "CPU ms: Postfix", "filter", "CPU ratio, both"];
+    table::print(&head, &rows);
 }
 
 fn describe_machine() {
@@ -238,7 +338,7 @@ fn describe_machine() {
     );
 }
 
-/// Lines of the table that hold this text are measured, and `Postfix`; all of them unless told.
+/// Lines of the table that hold this text are measured, and `memory` and `Postfix`; all of them unless told.
 fn only() -> String {
     std::env::var("BENCH_ONLY").unwrap_or_default()
 }

@@ -62,6 +62,8 @@ pub enum Client {
     Unknown,
     /// Family `4`.
     Ipv4(&'static str),
+    /// As `Ipv4`, and it has issued STARTTLS.
+    Ipv4Tls(&'static str),
 }
 
 /// A connection to a filter on which an SMTP client has said HELO.
@@ -86,9 +88,15 @@ impl Connection {
         connection.macros(CONNECT, &[("j", "mx.acme.example"), ("{daemon_name}", "smtpd"), ("v", "Postfix 3.7.11")])?;
         let host = match client {
             Client::Unknown => b"unknown\0U".to_vec(),
-            Client::Ipv4(address) => [b"mail.customer.example\x004\x9c\x40", address.as_bytes(), b"\0"].concat(),
+            Client::Ipv4(address) | Client::Ipv4Tls(address) => {
+                [b"mail.customer.example\x004\x9c\x40", address.as_bytes(), b"\0"].concat()
+            }
         };
         connection.event(CONNECT, &host)?;
+        if matches!(client, Client::Ipv4Tls(_)) {
+            let tls = [("{tls_version}", "TLSv1.3"), ("{cipher}", "TLS_AES_256_GCM_SHA384"), ("{cipher_bits}", "256")];
+            connection.macros(HELO, &tls)?;
+        }
         connection.event(HELO, b"mail.customer.example\0")?;
         Ok(connection)
     }
@@ -109,7 +117,10 @@ impl Connection {
 
     fn message(&mut self, letter: &Letter) -> io::Result<Outcome> {
         let host = letter.sender.rsplit_once('@').map_or("", |(_, host)| host);
-        self.macros(MAIL, &[("{mail_addr}", &letter.sender), ("{mail_host}", host), ("{mail_mailer}", "smtp")])?;
+        let address = [("{mail_addr}", letter.sender.as_str()), ("{mail_host}", host), ("{mail_mailer}", "smtp")];
+        let login = letter.login.as_deref().map(|login| [("{auth_type}", "PLAIN"), ("{auth_authen}", login)]);
+        let macros: Vec<_> = login.into_iter().flatten().chain(address).collect();
+        self.macros(MAIL, &macros)?;
         if self.event(MAIL, format!("<{}>\0SIZE=10240\0", letter.sender).as_bytes())? == Answer::Accept {
             return Ok(Outcome::default());
         }

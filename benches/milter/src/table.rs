@@ -9,10 +9,14 @@ pub fn median(values: &[f64]) -> f64 {
 
 /// `ours` over `theirs` round by round: `2.10 (1.95..2.31)`.
 pub fn ratio(ours: &[f64], theirs: &[f64]) -> String {
-    let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
-    let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    format!("{} ({}..{})", number(median(&ratios)), number(least), number(most))
+    spread(&ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect::<Vec<_>>())
+}
+
+/// The median, and between what the values lie: `2.10 (1.95..2.31)`.
+pub fn spread(values: &[f64]) -> String {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    format!("{} ({}..{})", number(median(values)), number(least), number(most))
 }
 
 /// A number with as many digits as it is good for.

@@ -1,9 +1,13 @@
-//! What a process used, from /proc (proc_pid_stat(5), proc_pid_status(5)).
+//! What a process used, from its CPU clock (clock_getcpuclockid(3)) and /proc (proc_pid_status(5), proc_pid_smaps(5)).
 
 use std::fs;
 use std::time::Duration;
 
-use nix::unistd::{SysconfVar, sysconf};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
+
+/// In a second, of the times in /proc: `USER_HZ`, 100 on all architectures of today.
+const TICKS: u64 = 100;
 
 /// Memory in kilobytes.
 #[derive(Debug, Clone, Copy)]
@@ -19,12 +23,29 @@ pub struct Memory {
 /// # Panics
 /// When there is no such process.
 pub fn cpu(pid: u32) -> Duration {
-    let stat = read(pid, "stat");
-    // The program's name, in parentheses, may hold anything.
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    let ticks_a_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
-    Duration::from_secs_f64(ticks as f64 / ticks_a_second as f64)
+    let id = Pid::from_raw(pid.try_into().expect("a process id"));
+    let clock = clock_getcpuclockid(id).unwrap_or_else(|e| panic!("process {pid}: {e}"));
+    Duration::from(clock.now().unwrap_or_else(|e| panic!("process {pid}: {e}")))
+}
+
+/// User and system time so far of all processes that `parent` has started, those that have ended included.
+///
+/// # Panics
+/// When there is no such process.
+pub fn cpu_of_children(parent: u32) -> Duration {
+    // After the name: state ppid ... cutime cstime as the 14th and 15th (proc_pid_stat(5) counts from the pid: 16 and 17).
+    let stat = |pid: u32| -> Option<Vec<String>> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Some(stat.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
+    };
+    let of_parent = stat(parent).unwrap_or_else(|| panic!("no process {parent}"));
+    let ticks = |n: usize| of_parent.get(n).and_then(|ticks| ticks.parse().ok()).unwrap_or(0_u64);
+    let ended = Duration::from_millis((ticks(13) + ticks(14)) * 1000 / TICKS);
+    let pids = fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let child = |pid: &u32| stat(*pid).is_some_and(|stat| stat.get(1) == Some(&parent.to_string()));
+    let clock = |pid: u32| clock_getcpuclockid(Pid::from_raw(pid.try_into().ok()?)).ok()?.now().ok();
+    pids.filter(child).filter_map(clock).map(Duration::from).sum::<Duration>() + ended
 }
 
 /// Memory as it is.
@@ -38,6 +59,19 @@ pub fn memory(pid: u32) -> Memory {
         line.and_then(|rest| rest.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(f64::NAN)
     };
     Memory { peak: kilobytes("VmHWM:"), anonymous: kilobytes("RssAnon:") }
+}
+
+/// Kilobytes that are the process's own for certain, now: anonymous memory, and shared memory in its share.
+///
+/// # Panics
+/// As [`memory`].
+pub fn own_memory(pid: u32) -> u64 {
+    let rollup = read(pid, "smaps_rollup");
+    let kilobytes = |name: &str| -> u64 {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(0)
+    };
+    kilobytes("Anonymous:") + kilobytes("Pss_Shmem:")
 }
 
 /// Lets the peak begin anew.

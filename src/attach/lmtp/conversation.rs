@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::intake::Intake;
 use super::queue_id::queue_id;
-use super::record::Record;
 use super::{HandOver, HandedOver, Service};
 use crate::attach::smtp::{Event, Profile, Protocol, Session};
 use crate::mail::{Client, Connection, Envelope, Mail, Path, Reply};
+use crate::relay::Record;
 
 /// Octets read at a time.
 const READ_SIZE: usize = 64 * 1024;
@@ -120,8 +120,8 @@ impl<H: HandOver> Conversation<H> {
         if self.session.recipients().is_empty() {
             self.service = self.current.load_full();
         }
-        let connector = &self.service.connector;
-        if path.address().is_some_and(|address| connector.supports(&address)) {
+        let connector = Arc::clone(&self.service.connector);
+        if self.service.hand_over.takes(&connector, path) {
             self.session.take_recipient();
             return Reply::new(250, 1, 5, "recipient ok");
         }
@@ -142,12 +142,16 @@ impl<H: HandOver> Conversation<H> {
         let service = Arc::clone(&self.service);
         let (sender, recipients) = (envelope.sender.clone(), envelope.recipients.clone());
         let mut size = intake.size();
-        let (mut queue, mut message_id) = (None, None);
-        let outcome = match intake.finish().await {
-            Err(reply) => HandedOver::refused(&reply, recipients.len()),
+        let finished = intake.finish().await;
+        let headers = match &finished {
+            Ok((headers, _)) => headers,
+            Err(refused) => &refused.headers,
+        };
+        let queue = queue_id(headers);
+        let message_id = headers.first("Message-ID").map(crate::mail::Header::text);
+        let outcome = match finished {
+            Err(refused) => HandedOver::refused(&refused.reply, recipients.len()),
             Ok((headers, body)) => {
-                queue = queue_id(&headers);
-                message_id = headers.first("Message-ID").map(crate::mail::Header::text);
                 let connection = Connection {
                     client: Client::Local,
                     helo: self.session.client_name().map(str::to_owned),
@@ -187,6 +191,8 @@ impl<H: HandOver> Conversation<H> {
             trace: &outcome.delivery.trace,
             replies: &replies,
             delay: started.elapsed(),
+            note: None,
+            rejected_to: outcome.rejected_to.as_deref(),
         }
         .write();
         for reply in &replies {

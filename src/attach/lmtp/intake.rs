@@ -22,7 +22,15 @@ pub(super) struct Intake {
 enum State {
     Headers(HeadersBuilder),
     Body(Headers, BodyWriter),
-    Refused(Reply),
+    Refused(Refused),
+}
+
+/// A message that could not be kept.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) reply: Reply,
+    /// Its header fields, by which it is found in the logs; none when it was refused for them.
+    pub(super) headers: Headers,
 }
 
 impl Intake {
@@ -51,8 +59,8 @@ impl Intake {
     /// Ends the message.
     ///
     /// # Errors
-    /// The reply for a message that could not be kept.
-    pub(super) async fn finish(mut self) -> Result<(Headers, Body), Reply> {
+    /// The message could not be kept.
+    pub(super) async fn finish(mut self) -> Result<(Headers, Body), Refused> {
         let mut last = Vec::new();
         self.strays.finish(&mut last);
         self.keep(&last).await;
@@ -61,17 +69,18 @@ impl Intake {
                 let block = builder.finish();
                 Ok((block.headers, Body::from_octets(block.body)))
             }
-            State::Body(headers, writer) => {
-                Ok((headers, writer.finish().await.map_err(|error| spool_trouble(&error))?))
-            }
-            State::Refused(reply) => Err(reply),
+            State::Body(headers, writer) => match writer.finish().await {
+                Ok(body) => Ok((headers, body)),
+                Err(error) => Err(Refused { reply: spool_trouble(&error), headers }),
+            },
+            State::Refused(refused) => Err(refused),
         }
     }
 
     async fn keep(&mut self, octets: &[u8]) {
         self.size = self.size.saturating_add(octets.len() as u64);
         if self.size > self.message_size && !matches!(self.state, State::Refused(_)) {
-            self.state = State::Refused(too_large(self.message_size));
+            self.refuse(too_large(self.message_size));
         }
         let outcome = match &mut self.state {
             State::Refused(_) => return,
@@ -88,8 +97,16 @@ impl Intake {
             },
         };
         if let Err(reply) = outcome {
-            self.state = State::Refused(reply);
+            self.refuse(reply);
         }
+    }
+
+    fn refuse(&mut self, reply: Reply) {
+        let headers = match &mut self.state {
+            State::Body(headers, _) => std::mem::take(headers),
+            State::Headers(_) | State::Refused(_) => Headers::default(),
+        };
+        self.state = State::Refused(Refused { reply, headers });
     }
 }
 
@@ -112,6 +129,7 @@ mod tests {
             hops: 1,
             addresses_per_domain: 1,
             domains: 1,
+            inline_relays: 20,
         }
     }
 
@@ -120,7 +138,7 @@ mod tests {
         for chunk in chunks {
             intake.take(chunk).await;
         }
-        let (headers, body) = intake.finish().await.map_err(|reply| reply.to_string())?;
+        let (headers, body) = intake.finish().await.map_err(|refused| refused.reply.to_string())?;
         let mut wire = Vec::new();
         headers.write_to(&mut wire);
         body.append_to(&mut wire).await.unwrap();
@@ -148,5 +166,14 @@ mod tests {
         let chunks = [&b"A: b\r\n\r\n"[..], &big, &big, b"tail\r\n"];
         let outcome = intake(&Spool::new(room.path()), &chunks).await;
         assert_eq!(outcome, Err("552 5.3.4 message larger than 200000 octets".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_is_still_known_by_its_header_fields() {
+        let mut intake = Intake::new(&limits(), &Spool::new("/nonexistent"));
+        intake.take(b"Message-ID: <1@a.example>\r\n\r\n").await;
+        intake.take(&[b'x'; 150_000]).await;
+        let refused = intake.finish().await.unwrap_err();
+        assert_eq!(refused.headers.first("Message-ID").unwrap().text(), "<1@a.example>");
     }
 }

@@ -9,9 +9,12 @@
 //! destination dead.
 
 mod conversation;
+mod desk;
+#[cfg(any(test, fuzzing))]
+#[path = "../../../fuzz/targets/lmtp.rs"]
+pub(crate) mod fuzzing;
 mod intake;
 mod queue_id;
-mod record;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +26,11 @@ use tokio_util::task::TaskTracker;
 
 use super::slots::Slots;
 use crate::config::{Connector, Limits};
-use crate::mail::{Domain, Mail, Reply, Spool};
-use crate::pipeline::Pipeline;
-use crate::relay::{Delivery, Relay};
+use crate::mail::{Domain, Mail, Path, Reply, Spool};
+use crate::pipeline::{Pipeline, is_authenticated};
+use crate::relay::{Delivery, HandBack, Relay};
 
+pub use desk::Desk;
 pub use queue_id::queue_id;
 
 /// How long the listener rests after it could not accept a connection: out of file descriptors, say.
@@ -34,7 +38,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a listener works with. Immutable; a reload swaps in a new one, which counts from the next transaction on.
 #[derive(Debug)]
-pub struct Service<H = Route> {
+pub struct Service<H = Way> {
     /// The connector whose mail comes this way.
     pub connector: Arc<Connector>,
     /// Where complete messages go.
@@ -81,6 +85,11 @@ impl Default for Timeouts {
 pub trait HandOver: Send + Sync + 'static {
     /// Takes the message on. One reply per recipient of the envelope, in its order. Bounded in time.
     fn hand_over(&self, connector: &Connector, mail: Mail) -> impl Future<Output = HandedOver> + Send;
+
+    /// Whether the way is for `recipient`. Only support addresses are relayed unless told otherwise.
+    fn takes(&self, connector: &Connector, recipient: &Path) -> bool {
+        recipient.address().is_some_and(|address| connector.supports(&address))
+    }
 }
 
 /// What became of a message.
@@ -90,23 +99,66 @@ pub struct HandedOver {
     pub auth: Option<String>,
     /// The replies and the way.
     pub delivery: Delivery,
+    /// Where it was handed instead, because the endpoint refused it.
+    pub rejected_to: Option<String>,
 }
 
-/// The real way: through the pipeline to the ticket endpoint.
+/// Where the socket of a connector leads.
+#[derive(Debug)]
+pub enum Way {
+    /// On the company side: to the ticket endpoint.
+    Endpoint(Route),
+    /// On the desk side: to the company host.
+    Host(Arc<Desk>),
+}
+
+impl HandOver for Way {
+    async fn hand_over(&self, connector: &Connector, mail: Mail) -> HandedOver {
+        match self {
+            Self::Endpoint(route) => route.hand_over(connector, mail).await,
+            Self::Host(desk) => desk.hand_over(connector, mail).await,
+        }
+    }
+
+    fn takes(&self, connector: &Connector, recipient: &Path) -> bool {
+        match self {
+            Self::Endpoint(route) => route.takes(connector, recipient),
+            Self::Host(desk) => desk.takes(connector, recipient),
+        }
+    }
+}
+
+/// Through the pipeline to the ticket endpoint.
 #[derive(Debug)]
 pub struct Route {
     /// Makes the message ready.
     pub pipeline: Arc<Pipeline>,
     /// Sends it.
     pub relay: Arc<Relay>,
+    /// Takes what the endpoint refuses and must not be bounced.
+    pub hand_back: Option<Arc<HandBack>>,
 }
 
 impl HandOver for Route {
     async fn hand_over(&self, connector: &Connector, mut mail: Mail) -> HandedOver {
-        match self.pipeline.hand_over(connector, &mut mail).await {
-            Ok(auth) => HandedOver { auth: Some(auth), delivery: self.relay.send(&mail).await },
-            Err(reply) => HandedOver::refused(&reply, mail.envelope.recipients.len()),
+        let auth = match self.pipeline.hand_over(connector, &mut mail).await {
+            Ok(auth) => auth,
+            Err(reply) => {
+                // Without rejected_to we have handed nothing back, whatever the message says.
+                let reply = match &self.hand_back {
+                    Some(_) => HandBack::keep_what_came_back(&mail, reply),
+                    None => reply,
+                };
+                return HandedOver::refused(&reply, mail.envelope.recipients.len());
+            }
+        };
+        let mut delivery = self.relay.send(&mail).await;
+        let mut rejected_to = None;
+        // Without a proven sender a bounce would reach somebody who never wrote.
+        if let Some(hand_back) = self.hand_back.as_ref().filter(|_| !is_authenticated(&auth)) {
+            rejected_to = hand_back.instead_of_a_bounce(&connector.name, &mail, &mut delivery.replies).await;
         }
+        HandedOver { auth: Some(auth), delivery, rejected_to }
     }
 }
 
@@ -114,7 +166,7 @@ impl HandedOver {
     /// The same reply for each of `recipients`, nobody contacted.
     pub fn refused(reply: &Reply, recipients: usize) -> Self {
         let delivery = Delivery { replies: vec![reply.clone(); recipients], trace: crate::relay::Trace::default() };
-        Self { auth: None, delivery }
+        Self { auth: None, delivery, rejected_to: None }
     }
 }
 

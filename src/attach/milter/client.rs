@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::command::Peer;
 use super::macros::Macros;
-use crate::mail::{Client, Connection, TlsFacts};
+use crate::mail::{Client, Connection, Pass, TlsFacts};
 
 /// Octets kept of a name that the MTA sends, at most: domain names have 255 at most (RFC 5321 section 4.5.3.1.2), HELO
 /// can be whatever fits into a command line.
@@ -40,6 +40,7 @@ impl ClientFacts {
                 .map(|version| TlsFacts { version, cipher: macros.text("cipher").unwrap_or_default() }),
             login: macros.text("auth_authen"),
             mta_name: macros.text("j"),
+            pass: Pass::Only,
         }
     }
 

@@ -15,20 +15,25 @@ use tokio_util::codec::Decoder;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::Service;
 use super::command::{Command, Malformed};
 use super::frame::{FrameDecoder, FrameError};
 use super::intake::Intake;
 use super::response::Response;
 use super::session::{Complete, Session, SessionError, Step};
+use super::{SESSION_FREE, Service};
 use super::{edits, negotiate};
-use crate::mail::{Body, Disposition, Headers, Mail, Reply, Shortfall, Verdict};
-use crate::pipeline::Judge;
+use crate::mail::{Body, Disposition, Headers, Mail, Permit, Reply, Shortfall, Verdict};
+use crate::pipeline::{Judge, Terms};
 
 /// Octets asked for in one read while a message is under way (64 KiB): a body chunk.
 const READ_MESSAGE: usize = 64 * 1024;
 /// Octets asked for in one read between messages (4 KiB): all that an idle connection costs.
 const READ_IDLE: usize = 4 * 1024;
+
+/// Octets by which a session's share of [`LARGE_HEADERS`](super::LARGE_HEADERS) grows (64 KiB).
+const LARGE_STEP: u64 = 64 * 1024;
+/// How long a session waits before it asks for its share again (50 ms).
+const LARGE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a conversation ended otherwise than by QUIT or a close between commands.
 #[derive(Debug, thiserror::Error)]
@@ -84,17 +89,21 @@ where
         shutdown.cancelled().await;
         sleep(service.patience.drain).await;
     });
+    let judge = service.judge.load_full();
+    let session = Session::new(**service.limits.load()).asking_recipients(judge.asks_recipients());
     let conversation = Conversation {
         stream,
         peer,
-        judge: service.judge.load_full(),
+        judge,
         service,
         shutdown,
         drained,
-        session: Session::new(**service.limits.load()),
+        session,
         intake: None,
         incoming: BytesMut::new(),
         outgoing: BytesMut::new(),
+        large: None,
+        large_octets: 0,
     };
     conversation.run().await
 }
@@ -113,6 +122,9 @@ struct Conversation<'c, S, J, D> {
     intake: Option<Intake>,
     incoming: BytesMut,
     outgoing: BytesMut,
+    /// Our share of what all sessions may keep of large header sections and frames, and its size in octets.
+    large: Option<Permit>,
+    large_octets: u64,
 }
 
 impl<S, J, D> Conversation<'_, S, J, D>
@@ -131,11 +143,16 @@ where
                 if self.act(Command::parse(frame.code, &frame.payload)?).await? == Flow::End {
                     return self.flush().await;
                 }
+                if !self.has_room(0) {
+                    let text = "other messages with large header sections take all memory for them; try again later";
+                    self.session.refuse(Reply::new(451, 3, 1, text));
+                }
             }
             // All answers to what came together go out together.
             self.flush().await?;
             if !self.session.in_message() {
                 self.intake = None;
+                (self.large, self.large_octets) = (None, 0);
                 if self.shutdown.is_cancelled() {
                     return Ok(());
                 }
@@ -150,6 +167,13 @@ where
                 within_frame = true;
                 deadline = Instant::now() + self.service.patience.frame;
             }
+            // A frame that cannot be kept yet waits in the MTA's buffers, until others are done with theirs.
+            while !self.has_room(self.incoming.len()) {
+                if Instant::now() >= deadline {
+                    return Err(ConversationError::Truncated);
+                }
+                sleep(LARGE_PAUSE).await;
+            }
             match self.read(deadline).await? {
                 Some(0) if self.incoming.is_empty() => return Ok(()),
                 Some(0) => return Err(ConversationError::Truncated),
@@ -162,6 +186,25 @@ where
                 None => return Err(ConversationError::Truncated),
             }
         }
+    }
+
+    /// Whether the header section at hand and `frame` octets of the next frame may be kept. Takes a share of what all sessions may
+    /// keep where they are large.
+    fn has_room(&mut self, frame: usize) -> bool {
+        let kept = (self.session.header_octets() as u64).saturating_add(frame as u64);
+        let more = kept.saturating_sub(SESSION_FREE).saturating_sub(self.large_octets);
+        if more == 0 {
+            return true;
+        }
+        // In steps, not for each field anew.
+        let more = more.next_multiple_of(LARGE_STEP);
+        let Some(permit) = self.service.large_headers.try_acquire(more) else { return false };
+        self.large_octets = self.large_octets.saturating_add(more);
+        match &mut self.large {
+            Some(large) => large.merge(permit),
+            None => self.large = Some(permit),
+        }
+        true
     }
 
     /// Reads what there is; `None` when the deadline passed or we are to stop between messages.
@@ -198,6 +241,13 @@ where
             Step::Next if negotiating => self.log_agreement(),
             Step::Next => {}
             Step::Ignored => debug!(peer = self.peer, "a milter command out of place was passed over"),
+            Step::Recipient(path) => {
+                let refusal = self
+                    .session
+                    .envelope()
+                    .and_then(|(connection, envelope)| self.judge.recipient(&connection, envelope, &path));
+                self.session.recipient(path, refusal, &mut self.outgoing);
+            }
             Step::Store(chunk) => self.store(chunk).await,
             Step::Complete(chunk) => {
                 self.store(chunk).await;
@@ -258,6 +308,8 @@ where
             }
         }
         let leading_space = self.session.agreement().is_some_and(negotiate::Agreement::leading_space);
+        let edits_recipients = self.session.agreement().is_some_and(negotiate::Agreement::recipients);
+        let terms = Terms { complete: std::time::Instant::now(), edits_recipients };
         let outcome = match refusal {
             Some(reply) => {
                 warn!(
@@ -270,11 +322,11 @@ where
                 );
                 Err(reply)
             }
-            None => self.judge(Mail { connection, envelope, headers, body, shortfall, queue_id }).await?,
+            None => self.judge(Mail { connection, envelope, headers, body, shortfall, queue_id }, terms).await?,
         };
         match outcome {
             Ok((Verdict { disposition: Disposition::Continue, edits, recipients }, headers)) => {
-                if !recipients.is_empty() && !self.session.agreement().is_some_and(negotiate::Agreement::recipients) {
+                if !recipients.is_empty() && !edits_recipients {
                     self.refuse_recipient_edits();
                     return Ok(());
                 }
@@ -303,11 +355,16 @@ where
     ///
     /// Should the judge panic, this message is deferred and nothing else happens. It is not given a task of its own for that: to
     /// hand a message to another thread and back costs more than all our other work on it.
-    async fn judge(&mut self, mail: Mail) -> Result<Result<(Verdict, Headers), Reply>, ConversationError> {
+    async fn judge(
+        &mut self,
+        mail: Mail,
+        terms: Terms,
+    ) -> Result<Result<(Verdict, Headers), Reply>, ConversationError> {
         let queue_id = mail.queue_id.clone();
         let judge = Arc::clone(&self.judge);
         let mut verdict = pin!(unwound(async move {
             let verdict = judge.judge(&mail).await;
+            let verdict = judge.deliver(&mail, verdict, terms).await;
             (verdict, mail.headers)
         }));
         let patience = self.service.patience;

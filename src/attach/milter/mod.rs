@@ -17,10 +17,11 @@
 //! | judged | the verdict |
 //! | larger than `limits.message_size`, or not to be spooled (disk full) | the verdict, which knows that the body is missing |
 //! | header section larger than `limits.header_size` | 552 5.3.4 |
+//! | header section larger than 128 KiB while such ones take 32 MiB already | 451 4.3.1 |
 //! | judging failed or took too long | 451 4.7.1 |
 //! | we are shutting down and judging took too long for that | 451 4.3.2 |
 //!
-//! The last three concern the whole message, other recipients included: one SMTP transaction has one reply. A connection on
+//! The last four concern the whole message, other recipients included: one SMTP transaction has one reply. A connection on
 //! which no valid milter protocol is spoken is closed with one WARN line; the MTA then does as its default action says.
 
 pub mod client;
@@ -44,8 +45,15 @@ use arc_swap::ArcSwap;
 
 use super::slots::Slots;
 use crate::config::Limits;
-use crate::mail::Spool;
+use crate::mail::{Budget, Spool};
 use session::MessageLimits;
+
+/// Octets of header section, and of a frame that is not complete yet, that each session may keep (128 KiB): more than nearly all
+/// mail has.
+pub const SESSION_FREE: u64 = 128 * 1024;
+/// Octets that all sessions together may keep beyond that (32 MiB). Without it 1,000 connections could keep 4 GiB: a frame of
+/// [`frame::FRAME_MAX`] and a header section of `limits.header_size` each.
+pub const LARGE_HEADERS: u64 = 32 * 1024 * 1024;
 
 /// All that the sessions of a milter service share.
 #[derive(Debug)]
@@ -55,6 +63,8 @@ pub struct Service<J> {
     limits: ArcSwap<MessageLimits>,
     slots: Slots,
     patience: Patience,
+    /// [`LARGE_HEADERS`].
+    large_headers: Budget,
 }
 
 /// How long we wait for what.
@@ -92,12 +102,18 @@ impl<J> Service<J> {
     /// A service that asks the judge that `judge` holds when a message begins, and spools bodies into `spool`. Of `limits`,
     /// `message_size`, `header_size` and `milter_connections` count; the last is for all listeners together.
     pub fn new(judge: Arc<ArcSwap<J>>, spool: Spool, limits: &Limits) -> Self {
+        Self::bounded(judge, spool, message_limits(limits), limits.milter_connections)
+    }
+
+    /// As [`Self::new`], with bounds on one message and on the connections at a time.
+    pub fn bounded(judge: Arc<ArcSwap<J>>, spool: Spool, limits: MessageLimits, connections: usize) -> Self {
         Self {
             judge,
             spool,
-            limits: ArcSwap::from_pointee(message_limits(limits)),
-            slots: Slots::new(limits.milter_connections),
+            limits: ArcSwap::from_pointee(limits),
+            slots: Slots::new(connections),
             patience: Patience::default(),
+            large_headers: Budget::new(LARGE_HEADERS),
         }
     }
 

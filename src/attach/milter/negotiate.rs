@@ -136,6 +136,12 @@ impl Agreement {
         Ok(Self { version, actions, protocol: protocol & wanted })
     }
 
+    /// The same, but for RCPT: there we will answer. Not to ask for silence is always allowed.
+    #[must_use]
+    pub fn answering_recipients(self) -> Self {
+        Self { protocol: self.protocol & !NO_REPLY_RCPT, ..self }
+    }
+
     /// Whether the MTA awaits an answer to this event. An answer too many or one too few leaves the two sides out of step.
     pub fn answers(self, event: Event) -> bool {
         let flag = match event {

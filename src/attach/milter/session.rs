@@ -35,6 +35,7 @@ pub struct MessageLimits {
 #[derive(Debug)]
 pub struct Session {
     limits: MessageLimits,
+    asks_recipients: bool,
     agreement: Option<Agreement>,
     macros: Macros,
     client: ClientFacts,
@@ -50,6 +51,8 @@ pub enum Step<'a> {
     Next,
     /// The command had no meaning where it came; as `Next`.
     Ignored,
+    /// The MTA waits to hear whether this recipient can be in the message. Call [`Session::recipient`].
+    Recipient(Path),
     /// Append this to the body.
     Store(&'a [u8]),
     /// Append this to the body; then the message is complete. Call [`Session::complete`] and answer.
@@ -113,6 +116,7 @@ impl Session {
     pub fn new(limits: MessageLimits) -> Self {
         Self {
             limits,
+            asks_recipients: false,
             agreement: None,
             macros: Macros::default(),
             client: ClientFacts::default(),
@@ -124,6 +128,13 @@ impl Session {
     /// Other bounds, from the next message on. Between messages only.
     pub fn set_limits(&mut self, limits: MessageLimits) {
         self.limits = limits;
+    }
+
+    /// The same session, which lets the MTA wait for an answer to each recipient: [`Step::Recipient`].
+    #[must_use]
+    pub fn asking_recipients(mut self, asks: bool) -> Self {
+        self.asks_recipients = asks;
+        self
     }
 
     /// What was negotiated.
@@ -153,7 +164,10 @@ impl Session {
         replies: &mut BytesMut,
     ) -> Result<Step<'a>, SessionError> {
         if let Command::Negotiate(offer) = command {
-            let agreement = Agreement::reach(offer)?;
+            let mut agreement = Agreement::reach(offer)?;
+            if self.asks_recipients {
+                agreement = agreement.answering_recipients();
+            }
             self.reset();
             self.agreement = Some(agreement);
             Response::Agree(agreement).write(replies);
@@ -190,7 +204,12 @@ impl Session {
                 let Some(message) = self.message_within(Part::Envelope) else { return Ok(Step::Ignored) };
                 message.part = Part::Envelope;
                 self.macros.enter(Stage::Rcpt);
-                self.add_recipient(path);
+                if let Some(path) = self.new_recipient(path) {
+                    if self.asks_recipients && agreement.answers(Event::Rcpt) {
+                        return Ok(Step::Recipient(path));
+                    }
+                    self.add_recipient(path);
+                }
                 Event::Rcpt
             }
             Command::Data => {
@@ -260,6 +279,23 @@ impl Session {
         Ok(Step::Next)
     }
 
+    /// The client and the envelope so far of the message at hand.
+    pub fn envelope(&self) -> Option<(Connection, &Envelope)> {
+        let message = self.message.as_ref()?;
+        Some((self.client.connection(&self.macros), &message.envelope))
+    }
+
+    /// Answers a recipient, after [`Step::Recipient`]: with `refusal`, which concerns this recipient alone, or by taking it.
+    pub fn recipient(&mut self, path: Path, refusal: Option<Reply>, replies: &mut BytesMut) {
+        match refusal {
+            Some(reply) => Response::Refuse(&reply).write(replies),
+            None => {
+                self.add_recipient(path);
+                Response::Continue.write(replies);
+            }
+        }
+    }
+
     /// Takes the complete message out of the session, after [`Step::Complete`]. `None` when there is none.
     pub fn complete(&mut self) -> Option<Complete> {
         let message = self.message.take()?;
@@ -273,6 +309,19 @@ impl Session {
         };
         self.end_message();
         Some(complete)
+    }
+
+    /// Octets kept of the header section of the message at hand.
+    pub fn header_octets(&self) -> usize {
+        let kept = self.message.as_ref().filter(|message| message.refusal.is_none());
+        kept.map_or(0, |message| message.header_octets)
+    }
+
+    /// The message at hand cannot be kept; it is answered with `reply` at its end. The first reason counts.
+    pub fn refuse(&mut self, reply: Reply) {
+        if let Some(message) = &mut self.message {
+            message.refuse(reply);
+        }
     }
 
     /// The body of the message at hand cannot be taken whole. The first reason counts.
@@ -315,14 +364,15 @@ impl Session {
         response.write(replies);
     }
 
-    fn add_recipient(&mut self, path: command::Path<'_>) {
+    /// The path of one more recipient; `None` for one that the MTA has refused already.
+    fn new_recipient(&self, path: command::Path<'_>) -> Option<Path> {
         // Recipients that the MTA refuses are shown only on request, and then with this mailer.
-        if self.macros.get("rcpt_mailer") == Some(b"error") {
-            return;
-        }
-        let Some(message) = &mut self.message else { return };
-        // What is no path is no address of ours either.
-        if let Ok(path) = Path::parse(path.path)
+        let refused = self.macros.get("rcpt_mailer") == Some(b"error");
+        (!refused).then(|| Path::lenient(path.path))
+    }
+
+    fn add_recipient(&mut self, path: Path) {
+        if let Some(message) = &mut self.message
             && message.envelope.recipients.len() < RECIPIENTS_MAX
         {
             message.envelope.recipients.push(path);
@@ -368,8 +418,7 @@ impl Session {
 
 impl Message {
     fn from(mail: command::Path<'_>) -> Self {
-        // What is no path can be the domain of nobody: it is judged as the null reverse-path is, by the HELO name.
-        let sender = Path::parse(mail.path).unwrap_or_default();
+        let sender = Path::lenient(mail.path);
         let smtputf8 = mail.has("SMTPUTF8");
         let eight_bit = mail.has("BODY=8BITMIME");
         Self {
@@ -480,6 +529,77 @@ mod tests {
             talk.session.handle(Command::parse(code, payload).unwrap(), concerns, &mut talk.replies).unwrap();
         }
         assert_eq!(asked.into_inner(), [(Some("zendesk-support".to_owned()), true, 2)]);
+    }
+
+    #[test]
+    fn nothing_of_one_message_or_connection_is_left_for_the_next() {
+        let last = std::cell::RefCell::new(None);
+        let mut talk = Talk::new(u32::MAX);
+        let mut say = |code: u8, payload: &[u8]| {
+            let concerns = |connection: &Connection, envelope: &Envelope| {
+                let sender = envelope.sender.as_str().to_owned();
+                *last.borrow_mut() = Some((
+                    connection.login.clone(),
+                    connection.tls.is_some(),
+                    connection.client.ip().is_some(),
+                    sender,
+                ));
+                true
+            };
+            talk.session.handle(Command::parse(code, payload).unwrap(), concerns, &mut talk.replies).unwrap();
+            if code == b'E' {
+                talk.session.complete();
+            }
+        };
+        let rest: [(u8, &[u8]); 4] = [(b'R', b"<c@d.example>\0"), (b'T', b""), (b'N', b""), (b'E', b"")];
+        let first: [(u8, &[u8]); 6] = [
+            (b'D', b"C{tls_version}\0TLSv1.3\0j\0mx\0"),
+            (b'C', b"desk.example\x004\x12\x34192.0.2.7\0"),
+            (b'D', b"H{tls_version}\0TLSv1.3\0"),
+            (b'H', b"desk.example\0"),
+            (b'D', b"M{auth_authen}\0zendesk-support\0"),
+            (b'M', b"<a@b.example>\0"),
+        ];
+        for between in [&b""[..], b"A", b"K", b"C", b"H"] {
+            for (code, payload) in first.into_iter().chain(rest).chain(first) {
+                say(code, payload);
+            }
+            assert_eq!(last.borrow().as_ref().unwrap().0.as_deref(), Some("zendesk-support"));
+            for &code in between {
+                say(code, if code == b'C' { b"other.example\0U" } else { b"other.example\0" });
+            }
+            say(b'M', b"<>\0");
+            rest.into_iter().for_each(|(code, payload)| say(code, payload));
+            let (login, tls, address, sender) = last.borrow_mut().take().unwrap();
+            assert_eq!((login, sender.as_str()), (None, ""), "{between:?}");
+            // A client's TLS and address last as long as its connection.
+            assert_eq!((tls, address), (matches!(between, b"" | b"A" | b"H"), matches!(between, b"" | b"A" | b"H")));
+        }
+    }
+
+    #[test]
+    fn a_recipient_that_is_refused_is_none_of_the_message_and_the_mta_waits_for_each_answer() {
+        let mut talk = Talk::new(u32::MAX);
+        talk.session = Session::new(talk.session.limits).asking_recipients(true);
+        let offer = [&[0, 0, 0, 6, 0, 0, 0, 0x3f][..], &u32::MAX.to_be_bytes()].concat();
+        talk.say(b'O', &offer);
+        assert!(talk.session.agreement().unwrap().answers(Event::Rcpt));
+        talk.say(b'M', b"<a@b.example>\0");
+        talk.replies.clear();
+        for (to, refusal) in [("c@d.example", None), ("e@f.example", Some(Reply::new(452, 5, 3, "next time")))] {
+            let payload = format!("<{to}>\0");
+            let Step::Recipient(path) = talk.say(b'R', payload.as_bytes()) else { panic!("nobody asked") };
+            assert_eq!((path.as_str(), talk.replies.len()), (to, 0), "no answer before the question");
+            talk.session.recipient(path, refusal, &mut talk.replies);
+            talk.replies.clear();
+        }
+        // What the MTA refused itself needs no question, but its answer.
+        talk.say(b'D', b"R{rcpt_mailer}\0error\0");
+        assert_eq!(talk.say(b'R', b"<g@h.example>\0"), Step::Next);
+        assert_eq!(&talk.replies[..], b"\0\0\0\x01c");
+        talk.say(b'E', b"");
+        let recipients = talk.session.complete().unwrap().envelope.recipients;
+        assert_eq!(recipients, [Path::parse(b"c@d.example").unwrap()]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Installation, PostfixError, Service};
-use crate::config::{Config, Listen, Mode};
+use crate::config::{Config, Listen, Mode, RelayMode};
 
 /// The transport map's file name in Postfix's configuration directory.
 const MAP_NAME: &str = "deskmilter_transport";
@@ -20,6 +20,8 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long Postfix may wait at end of message beyond the DNS look-ups that judge it: turns for memory, disk.
 /// Postfix's default is 300 s in all, too long for mail that waits for a daemon that hangs.
 const CONTENT_SLACK: Duration = Duration::from_secs(40);
+/// How long Postfix may wait at end of message where the milter relays: longer than deskmilter gives itself (120 s).
+const CONTENT_TIMEOUT_INLINE: Duration = Duration::from_secs(150);
 
 /// What keeps Postfix from rewriting 8-bit text as quoted-printable for a next hop without 8BITMIME, which happens after the
 /// milters and breaks every signature. `force_mime_input_conversion` (Postfix 3.9) would rewrite it before them, and so break
@@ -43,6 +45,13 @@ pub struct Attachment {
     pub routes: Vec<(String, String)>,
     /// Whether mail is signed, which Postfix then must not rewrite any more.
     pub signs: bool,
+    /// The support addresses whose mail the milter relays.
+    pub inline: Vec<String>,
+    /// Those of them of which a copy stays: they must not lead to the transport, which would relay it once more.
+    pub copies: Vec<String>,
+    /// What Postfix does with mail while the milter is away: `accept`, but `tempfail` where mail that came past it would not be
+    /// relayed.
+    pub default_action: &'static str,
 }
 
 impl Attachment {
@@ -56,9 +65,15 @@ impl Attachment {
         let listen = config.milter.as_ref().map(|milter| milter.listen.as_slice()).unwrap_or_default();
         let callers = |service: &&Service| service.receives_smtp() || service.command == "cleanup";
         let endpoint = best_endpoint(listen, &queue_directory, services.iter().filter(callers))?;
-        let content = config.authentication.dns_timeout.saturating_add(CONTENT_SLACK);
+        let inline = addresses(config, |relay| relay != RelayMode::Transport)?;
+        let copies = addresses(config, |relay| relay == RelayMode::Inline { keep_copy: true })?;
+        let default_action = if inline.is_empty() { "accept" } else { "tempfail" };
+        let mut content = config.authentication.dns_timeout.saturating_add(CONTENT_SLACK);
+        if !inline.is_empty() {
+            content = content.max(CONTENT_TIMEOUT_INLINE);
+        }
         let milter_entry = format!(
-            "{{ {endpoint}, default_action=accept, connect_timeout={}s, command_timeout={}s, content_timeout={}s }}",
+            "{{ {endpoint}, default_action={default_action}, connect_timeout={}s, command_timeout={}s, content_timeout={}s }}",
             CONNECT_TIMEOUT.as_secs(),
             COMMAND_TIMEOUT.as_secs(),
             content.as_secs()
@@ -73,7 +88,8 @@ impl Attachment {
         let map = format!("texthash:{}", map_path.display());
         let clients: Vec<&Service> = services.iter().filter(|service| service.command == "lmtp").collect();
         let routes = routes(config, &queue_directory, &clients)?;
-        Ok(Self { endpoint, milter_entry, map_path, map, routes, signs: config.signs() })
+        let signs = config.signs();
+        Ok(Self { endpoint, milter_entry, map_path, map, routes, inline, copies, default_action, signs })
     }
 
     /// The transport map's text.
@@ -132,6 +148,12 @@ fn routes(
     let relayed =
         config.connectors.iter().filter(|connector| connector.mode == Mode::TwoWay && connector.endpoint.is_some());
     for connector in relayed {
+        match connector.endpoint.as_ref().map(|endpoint| endpoint.relay) {
+            // The milter is enough. Where there is a transport too, it takes what comes past the milter: by an alias, say.
+            Some(RelayMode::Inline { .. }) if config.transport.is_none() => continue,
+            Some(RelayMode::Inline { keep_copy: true }) => continue,
+            _ => {}
+        }
         let Some(transport) = &config.transport else {
             return Err(PostfixError::Configuration(format!(
                 "connector {} relays to an endpoint, but there is no [transport]; set transport.directory = \
@@ -159,6 +181,19 @@ fn routes(
         }
     }
     Ok(routes)
+}
+
+/// The table keys of all support addresses whose mail is relayed in such a way.
+fn addresses(config: &Config, wanted: impl Fn(RelayMode) -> bool) -> Result<Vec<String>, PostfixError> {
+    let mut found = Vec::new();
+    for connector in &config.connectors {
+        if connector.endpoint.as_ref().is_some_and(|endpoint| wanted(endpoint.relay)) {
+            for address in &connector.addresses {
+                found.extend(keys(address)?);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// The table keys of an address: as it is, and for an international domain also in its Unicode spelling, by which Postfix

@@ -31,7 +31,8 @@ pub struct Change {
     wanted: String,
     map_path: PathBuf,
     current_map: Option<String>,
-    wanted_map: String,
+    /// `None` where no address needs an entry.
+    wanted_map: Option<String>,
 }
 
 impl Change {
@@ -57,19 +58,20 @@ impl Change {
             wanted,
             map_path: attachment.map_path.clone(),
             current_map,
-            wanted_map: attachment.map_text(),
+            wanted_map: (!attachment.routes.is_empty()).then(|| attachment.map_text()),
         })
     }
 
     /// Whether everything is in place already.
     pub fn is_empty(&self) -> bool {
-        self.current == self.wanted && self.current_map.as_ref() == Some(&self.wanted_map)
+        self.current == self.wanted && (self.wanted_map.is_none() || self.current_map == self.wanted_map)
     }
 
     /// The change as a unified diff.
     pub fn diff(&self) -> String {
         let map = self.current_map.as_deref().unwrap_or_default();
-        diff(&self.main_cf, &self.current, &self.wanted) + &diff(&self.map_path, map, &self.wanted_map)
+        let wanted_map = self.wanted_map.as_deref().unwrap_or(map);
+        diff(&self.main_cf, &self.current, &self.wanted) + &diff(&self.map_path, map, wanted_map)
     }
 
     /// Makes it: carries out [`Self::writes`].
@@ -86,13 +88,14 @@ impl Change {
     pub fn writes(&self) -> Vec<(PathBuf, String)> {
         let directory = self.main_cf.parent().unwrap_or(Path::new("/"));
         let both = self.wanted.clone() + &main_cf::blocks(&self.current).concat();
-        vec![
-            (self.map_path.clone(), self.wanted_map.clone()),
+        let map = self.wanted_map.iter().map(|text| (self.map_path.clone(), text.clone()));
+        let main = [
             (directory.join(BEFORE), self.base.clone()),
             (directory.join(AFTER), both),
             (self.main_cf.clone(), self.wanted.clone()),
             (directory.join(AFTER), self.wanted.clone()),
-        ]
+        ];
+        map.chain(main).collect()
     }
 }
 

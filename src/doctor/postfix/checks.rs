@@ -54,6 +54,9 @@ pub fn check(config: &Config, installation: &Installation) -> Result<Vec<Finding
     findings.extend(view.reachable(config)?);
     findings.extend([view.default_action(), view.last(), view.transport(installation)?]);
     findings.extend(outgoing::check(config, installation, &view)?);
+    if !view.attachment.inline.is_empty() {
+        findings.push(view.no_filter_after(installation)?);
+    }
     Ok(findings)
 }
 
@@ -279,10 +282,11 @@ impl View {
 
     fn default_action(&self) -> Finding {
         const CHECK: &str = "default_action";
+        let wanted = self.attachment.default_action;
         for (who, list) in self.ours() {
             for entry in list.iter().filter(|entry| self.is_ours(entry)) {
                 let action = entry.settings.get("default_action").map_or("not set", String::as_str);
-                if self.must_not_pass_us(who) {
+                if self.must_not_pass_us(who) && wanted == "accept" {
                     if action != "tempfail" {
                         return warn(
                             CHECK,
@@ -290,19 +294,31 @@ impl View {
                             "write -o { smtpd_milters = { ADDRESS, default_action=tempfail } } for that service in master.cf",
                         );
                     }
-                } else if action != "accept" {
-                    return fail(
+                    continue;
+                }
+                if action == wanted {
+                    continue;
+                }
+                return if wanted == "accept" {
+                    fail(
                         CHECK,
                         format!("{action} for {who}: ordinary mail waits or is refused while deskmilter is down"),
                         "write { ADDRESS, default_action=accept }: mail that comes past a dead daemon is relayed and tagged none",
-                    );
-                }
+                    )
+                } else {
+                    fail(
+                        CHECK,
+                        format!("{action} for {who}: support mail that comes past a dead daemon is not relayed"),
+                        "write { ADDRESS, default_action=tempfail }, which relay = \"inline\" needs: clients come again",
+                    )
+                };
             }
         }
         if self.ours().next().is_none() {
             fail(CHECK, "not attached".to_owned(), "see above")
         } else {
-            ok(CHECK, "accept, and tempfail where mail must not leave unsigned".to_owned())
+            let and_signed = if wanted == "accept" { ", and tempfail where mail must not leave unsigned" } else { "" };
+            ok(CHECK, format!("{wanted}{and_signed}"))
         }
     }
 
@@ -335,10 +351,51 @@ impl View {
         }
     }
 
+    /// Whether a content filter after the queue would see mail only when the milter has relayed it already.
+    fn no_filter_after(&self, installation: &Installation) -> Result<Finding, PostfixError> {
+        const CHECK: &str = "no filter after inline relay";
+        let takes_mail = |service: &&Service| service.receives_smtp() || service.command == "pickup";
+        for service in self.services.iter().filter(takes_mail) {
+            let filter = match service.overrides.get("content_filter").map(String::as_str) {
+                None | Some("$content_filter") => self.content_filter.as_str(),
+                Some(own) => own,
+            };
+            if !filter.is_empty() {
+                return Ok(fail(
+                    CHECK,
+                    format!("content_filter = {filter} of {} sees mail when it is relayed already", service.label()),
+                    "filter before the queue (a milter before deskmilter), or write relay = \"transport\"",
+                ));
+            }
+        }
+        let proxy = installation.parameter("smtpd_proxy_filter")?;
+        if !proxy.is_empty() {
+            let found = format!("smtpd_proxy_filter = {proxy} shows the milter no client");
+            return Ok(warn(CHECK, found, "filter by a milter before deskmilter instead"));
+        }
+        Ok(ok(CHECK, "no content_filter".to_owned()))
+    }
+
     /// Whether Postfix would hand each support address to us: the first table that knows the whole address counts
     /// (transport(5): whole addresses are looked up in all tables before domains are).
     fn transport(&self, installation: &Installation) -> Result<Finding, PostfixError> {
         const CHECK: &str = "transport";
+        for address in &self.attachment.copies {
+            for table in &self.transport_maps {
+                if let Some(found) = installation.look_up(table, address)?
+                    && found.contains("deskmilter")
+                {
+                    return Ok(fail(
+                        CHECK,
+                        format!("{table} sends {address} to {found}, though the milter relays it and a copy stays"),
+                        "take the address out there, or remove keep_copy: each message would make two tickets",
+                    ));
+                }
+            }
+        }
+        if self.attachment.routes.is_empty() && !self.attachment.inline.is_empty() {
+            return Ok(ok(CHECK, format!("not needed: the milter relays {} addresses", self.attachment.inline.len())));
+        }
         for (address, next_hop) in &self.attachment.routes {
             let mut answer = None;
             for table in &self.transport_maps {

@@ -7,6 +7,9 @@
 mod attachment;
 mod change;
 mod checks;
+#[cfg(any(test, fuzzing))]
+#[path = "../../../fuzz/targets/postfix.rs"]
+pub(crate) mod fuzzing;
 mod main_cf;
 mod milter_list;
 mod outgoing;

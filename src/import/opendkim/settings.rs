@@ -5,6 +5,8 @@ use std::path::Path;
 
 /// Files included in each other, at most, as in OpenDKIM.
 const NESTING_MAX: usize = 5;
+/// Files read, at most: five levels of some hundred includes each would take for ever.
+const FILES_MAX: usize = 1_000;
 /// Lines in all, at most: an include of itself ends.
 const SETTINGS_MAX: usize = 100_000;
 
@@ -23,6 +25,8 @@ pub struct Setting {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     list: Vec<Setting>,
+    /// Files read so far.
+    files: usize,
 }
 
 impl Settings {
@@ -39,10 +43,11 @@ impl Settings {
             }
             let (name, value) = text
                 .split_once([' ', '\t'])
-                .ok_or_else(|| format!("line {line}: {text} has no value; OpenDKIM does not start with it"))?;
+                // It may be a line of a key, named by mistake: it is not printed.
+                .ok_or_else(|| format!("line {line}: a name without a value; OpenDKIM does not start with it"))?;
             list.push(Setting { name: name.to_owned(), value: value.trim_matches([' ', '\t']).to_owned(), line });
         }
-        Ok(Self { list })
+        Ok(Self { list, files: 0 })
     }
 
     /// Reads `path` and what it includes, each by `read`.
@@ -61,10 +66,15 @@ impl Settings {
         read: &mut dyn FnMut(&Path) -> Result<String, String>,
         level: usize,
     ) -> Result<(), String> {
-        if level > NESTING_MAX || self.list.len() > SETTINGS_MAX {
+        self.files = self.files.saturating_add(1);
+        if level > NESTING_MAX || self.files > FILES_MAX || self.list.len() > SETTINGS_MAX {
             return Err(format!("{}: Include goes too deep, or round in a circle", path.display()));
         }
-        let read_here = Self::parse(&read(path)?).map_err(|error| format!("{}: {error}", path.display()))?;
+        let text = read(path)?;
+        if text.contains("PRIVATE KEY-----") {
+            return Err(format!("{}: a private key, but opendkim.conf is needed", path.display()));
+        }
+        let read_here = Self::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?;
         for setting in read_here.list {
             if setting.name.eq_ignore_ascii_case("Include") {
                 self.include(Path::new(&setting.value), read, level.saturating_add(1))?;

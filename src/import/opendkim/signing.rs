@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::dataset::{Dataset, Entry, Matching, Pattern, Source};
 use super::settings::Settings;
 use super::tables::{Key, KeyData, KeyTable, SigningTable};
+use crate::config::SenderPattern;
 use crate::dkim::Selector;
 use crate::mail::Domain;
 
@@ -250,7 +251,7 @@ fn table_rules(keys: &KeyTable, senders: &SigningTable) -> (Vec<Rule>, Vec<Strin
     let mut seen = HashSet::new();
     for entry in entries {
         let place = format!("SigningTable line {}: {}", entry.line, entry.name);
-        let pattern = if exact { sender_pattern(&entry.name) } else { Ok(entry.name.clone()) };
+        let pattern = if exact { sender_pattern(&entry.name) } else { whole_pattern(&entry.name) };
         let pattern = match pattern {
             Ok(pattern) => pattern,
             Err(problem) => {
@@ -258,6 +259,10 @@ fn table_rules(keys: &KeyTable, senders: &SigningTable) -> (Vec<Rule>, Vec<Strin
                 continue;
             }
         };
+        if let Err(error) = SenderPattern::parse(&pattern) {
+            problems.push(format!("{place} names no sender: {error}; left out"));
+            continue;
+        }
         if exact && !seen.insert(pattern.to_ascii_lowercase()) {
             problems.push(format!("{place} stands there twice; OpenDKIM takes the first one alone"));
             continue;
@@ -321,6 +326,22 @@ fn sender_pattern(name: &str) -> Result<String, &'static str> {
         return Err("names no sender; left out");
     }
     Ok(if host.starts_with('.') { format!("{user}@*{host}") } else { format!("{user}@{host}") })
+}
+
+/// The senders that a pattern stands for: it describes the whole address. Here a pattern without `@` is for a domain, so of those
+/// only one that begins with its one asterisk means the same.
+fn whole_pattern(name: &str) -> Result<String, &'static str> {
+    let of_domains = name.strip_prefix('*').is_some_and(|rest| !rest.contains('*'));
+    if !name.contains('@') && !name.contains('*') {
+        return Err("has no @, so that OpenDKIM finds it for nobody; was *@ meant? left out");
+    }
+    if !name.contains('@') && !of_domains {
+        return Err("has no @; write it as LOCALPART@DOMAIN with asterisks in both");
+    }
+    match SenderPattern::parse(name) {
+        Ok(_) => Ok(name.to_owned()),
+        Err(_) => Err("is no pattern of addresses"),
+    }
 }
 
 impl Rule {

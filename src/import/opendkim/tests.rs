@@ -178,6 +178,11 @@ fn settings_are_read_as_opendkim_reads_them() {
     assert_eq!((settings.get("Mode"), settings.get("selector")), (Some("sv"), Some("x y")));
     assert_eq!(settings.iter().count(), 3);
     assert!(Settings::load(Path::new("/circle"), &mut read).unwrap_err().contains("circle"));
+    let mut many = |path: &Path| match path.to_str() {
+        Some("/5") => Ok(String::new()),
+        level => Ok(format!("Include /{}\n", level.map_or(1, |p| p[1..].parse::<u8>().unwrap() + 1)).repeat(40)),
+    };
+    assert!(Settings::load(Path::new("/1"), &mut many).unwrap_err().contains("too deep"));
     assert!(Settings::parse("Mode\n").unwrap_err().contains("line 1"));
     for (value, expected) in [
         ("file:x", Source::File("x".into())),
@@ -190,6 +195,35 @@ fn settings_are_read_as_opendkim_reads_them() {
     ] {
         assert_eq!(Source::parse(value), expected, "{value}");
     }
+}
+
+#[test]
+fn a_pattern_that_would_mean_other_senders_here_is_a_problem_and_not_a_rule() {
+    use crate::config::SenderPattern;
+    let senders = "acme.example one\nann* two\n*acme.example one\nb b@acme.example two\na\"b@acme.example two\n*@acme..example three\n* three\n";
+    let import = import(PATTERNS, KEYS, senders);
+    let (rules, problems) = import.signing.rules();
+    for sender in ["ann@acme.example", "eve@acme.example", "eve@ann.example", "ann@ann.example", "x@y.example"] {
+        let address = crate::mail::Address::parse(sender).unwrap();
+        for rule in &rules {
+            let here = SenderPattern::parse(&rule.senders).unwrap();
+            assert_eq!(here.matches(&address), rule.matches(sender), "{} for {sender}", rule.senders);
+        }
+    }
+    for line in [1, 2, 4, 5, 6] {
+        assert!(problems.iter().any(|problem| problem.contains(&format!("line {line}:"))), "{line}: {problems:?}");
+    }
+    assert_eq!(rules.len(), 2, "{rules:?}");
+}
+
+#[test]
+fn a_private_key_named_by_mistake_is_not_printed() {
+    let key = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n";
+    let error = Settings::load(Path::new("/key.pem"), &mut |_: &Path| Ok(key.to_owned())).unwrap_err();
+    assert!(error.contains("/key.pem") && !error.contains("MIIE"), "{error}");
+    // Nor one without its first line.
+    let error = Settings::parse("Mode s\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n").unwrap_err();
+    assert!(error.contains("line 2") && !error.contains("MIIE"), "{error}");
 }
 
 /// A table's name of each form, over few letters, so that they meet.

@@ -1,5 +1,6 @@
 //! The outbound side from outside: a message with its client goes in, the message as the MTA would have it comes out.
 
+mod hostile;
 mod own_people;
 
 use std::net::IpAddr;

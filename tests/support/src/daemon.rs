@@ -1,6 +1,8 @@
 //! deskmilter's own programs as processes.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
@@ -8,8 +10,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::free_port;
 use crate::process::{PATIENCE, Process, folder};
+use crate::{SmtpSession, free_port};
 
 /// The deskmilter program under test: built beside the test that runs, or the one that `DESKMILTER` names.
 ///
@@ -33,6 +35,7 @@ pub struct Daemon {
     configuration: PathBuf,
     sockets: Vec<PathBuf>,
     log: PathBuf,
+    prefix: Vec<String>,
     _folder: TempDir,
 }
 
@@ -48,6 +51,7 @@ impl Daemon {
             configuration: configuration.to_owned(),
             sockets: sockets.to_vec(),
             log: folder.path().join("log"),
+            prefix: Vec::new(),
             _folder: folder,
         };
         daemon.resume();
@@ -59,8 +63,9 @@ impl Daemon {
     /// # Panics
     /// As [`Self::start`].
     pub fn resume(&mut self) {
-        let mut command = Command::new(deskmilter());
-        command.arg("serve").arg("-c").arg(&self.configuration);
+        let mut words = self.prefix.iter().map(PathBuf::from).chain([deskmilter()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).arg("serve").arg("-c").arg(&self.configuration);
         let mut process = Process::start("deskmilter serve", &mut command, &self.log);
         let sockets = &self.sockets;
         process.wait_until("listening sockets", || {
@@ -106,6 +111,27 @@ impl Daemon {
         status
     }
 
+    /// SIGSTOP: it is there and does nothing, until [`Self::thaw`].
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn freeze(&mut self) {
+        self.running().signal(Signal::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn thaw(&mut self) {
+        self.running().signal(Signal::SIGCONT);
+    }
+
+    /// Lets another program start it from now on: `prefix` and then its own command line. That program must become it (exec).
+    pub fn start_by(&mut self, prefix: &[&str]) {
+        self.prefix = prefix.iter().map(|&word| word.to_owned()).collect();
+    }
+
     /// SIGHUP: read the configuration again.
     ///
     /// # Panics
@@ -125,6 +151,11 @@ impl Daemon {
     /// Everything it logged, over all its starts.
     pub fn log(&self) -> String {
         crate::process::read(&self.log)
+    }
+
+    /// The file with everything it logged.
+    pub fn log_file(&self) -> &Path {
+        &self.log
     }
 
     /// Waits until its log holds `text`, and returns the first line with it.
@@ -158,6 +189,15 @@ pub struct Ticket {
     pub folder: PathBuf,
     /// `ticket.json`.
     pub facts: Value,
+}
+
+/// What a program said, and its exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// The exit code.
+    pub code: i32,
+    /// What it printed.
+    pub told: String,
 }
 
 impl Ticket {
@@ -227,9 +267,66 @@ impl SandboxEndpoint {
         self.process = None;
     }
 
+    /// `kill -9`: the endpoint is down, and its connections break wherever they are.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Ends it and starts it again with another password, which replaces that in [`Self::password_file`].
+    ///
+    /// # Panics
+    /// As [`Self::start`], or when the password cannot be written.
+    pub fn change_password(&mut self, password: &str) {
+        self.stop();
+        let aside = self.password_file().with_extension("new");
+        std::fs::write(&aside, format!("{password}\n")).expect("a password file");
+        std::fs::set_permissions(&aside, PermissionsExt::from_mode(0o600)).expect("its mode");
+        std::fs::rename(&aside, self.password_file()).expect("its place");
+        // Only hashes are kept there; without them the sandbox takes the password from the file.
+        std::fs::remove_file(self.directory().join("credentials.json")).expect("the old password's hash");
+        self.resume();
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A session over TLS, not logged in.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn session(&self) -> SmtpSession {
+        let authority = crate::process::read(&self.directory().join("ca.pem"));
+        let mut session = SmtpSession::connect(self.address);
+        session.expect(250, "EHLO client.example");
+        session.start_tls_trusting("localhost", &authority);
+        session
+    }
+
+    /// A session over TLS, logged in with the domain's credentials.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn session_logged_in(&self) -> SmtpSession {
+        let mut session = self.session();
+        let reply = session.login(&self.domain, crate::process::read(&self.password_file()).trim_end());
+        assert_eq!(reply.code, 235, "{reply}");
+        session
+    }
+
+    /// Runs a subcommand of `deskmilter sandbox` with the state folder and further arguments.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn run<S: AsRef<OsStr>>(&self, subcommand: &str, arguments: &[S]) -> Ran {
+        let mut command = Command::new(deskmilter());
+        command.args(["sandbox", subcommand, "--directory"]).arg(self.directory()).args(arguments);
+        let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+        Ran { code: output.status.code().unwrap_or(-1), told: text(&output.stdout) + &text(&output.stderr) }
     }
 
     /// The folder with its authority (`ca.pem`) and its tickets.

@@ -1,6 +1,7 @@
 //! A scripted ticket endpoint: a real SMTP service with real TLS that misbehaves where its rules say so, and records
 //! everything that it was told.
 
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +12,11 @@ use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
+
+/// A name that its certificates are good for besides `localhost`.
+pub const ENDPOINT_NAME: &str = "endpoint.desk.example";
 
 /// What the endpoint does instead of its duty.
 #[derive(Debug, Clone)]
@@ -22,6 +27,8 @@ pub enum Action {
     SayAndClose(&'static str),
     /// Closes without a word.
     Close,
+    /// After the final dot: takes the message, and closes without a word.
+    TakeAndClose,
     /// Says nothing more and keeps the connection.
     Hang,
     /// Does its duty, late.
@@ -55,6 +62,8 @@ pub enum Certificate {
 
 #[derive(Debug, Clone)]
 pub struct Script {
+    /// Nobody listens.
+    pub down: bool,
     pub implicit: bool,
     pub tls12_only: bool,
     pub certificate: Certificate,
@@ -62,7 +71,7 @@ pub struct Script {
     pub plain: Vec<&'static str>,
     /// Extensions inside TLS.
     pub secure: Vec<&'static str>,
-    /// Passwords that are taken.
+    /// Passwords and tokens that are taken at first.
     pub passwords: Vec<&'static str>,
     pub rules: Vec<Rule>,
 }
@@ -70,6 +79,7 @@ pub struct Script {
 impl Default for Script {
     fn default() -> Self {
         Self {
+            down: false,
             implicit: false,
             tls12_only: false,
             certificate: Certificate::Good,
@@ -83,6 +93,8 @@ impl Default for Script {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
+    /// `user/password` of the session that it came by.
+    pub login: String,
     pub envelope: Vec<String>,
     pub content: Vec<u8>,
 }
@@ -110,7 +122,20 @@ pub struct Endpoint {
     pub port: u16,
     pub ca: String,
     record: Arc<Mutex<Record>>,
+    passwords: Arc<Mutex<Vec<String>>>,
+    duty: Arc<Mutex<Duty>>,
+    authority: CertifiedIssuer<'static, KeyPair>,
+    /// Rung for the listener, and for the sessions that are open.
+    up: Arc<Notify>,
+    mended: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// What each new connection meets.
+#[derive(Clone)]
+struct Duty {
+    script: Script,
+    tls: TlsAcceptor,
 }
 
 impl Drop for Endpoint {
@@ -121,14 +146,34 @@ impl Drop for Endpoint {
 
 impl Endpoint {
     pub async fn start(script: Script) -> Self {
-        let (tls, ca) = tls(&script);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        // A port that nobody else takes while it is down; otherwise any.
+        let port = if script.down { crate::free_port() } else { 0 };
+        Self::start_at(Ipv4Addr::LOCALHOST, port, script).await
+    }
+
+    /// At a place of the caller's choice; port 0 is any.
+    pub async fn start_at(ip: Ipv4Addr, port: u16, script: Script) -> Self {
+        let authority = authority("Test CA");
         let record: Arc<Mutex<Record>> = Arc::default();
         let shared = Arc::clone(&record);
+        let passwords: Vec<String> = script.passwords.iter().map(|&password| password.to_owned()).collect();
+        let passwords = Arc::new(Mutex::new(passwords));
+        let known = Arc::clone(&passwords);
+        let tls = tls(&script, &authority);
+        let mut listener = if script.down { None } else { Some(TcpListener::bind((ip, port)).await.unwrap()) };
+        let port = listener.as_ref().map_or(port, |open| open.local_addr().unwrap().port());
+        let duty = Arc::new(Mutex::new(Duty { script, tls }));
+        let at_hand = Arc::clone(&duty);
+        let (up, mended) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (waiting, over) = (Arc::clone(&up), Arc::clone(&mended));
         let task = tokio::spawn(async move {
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
+                let Some(open) = &listener else {
+                    waiting.notified().await;
+                    listener = Some(TcpListener::bind((ip, port)).await.unwrap());
+                    continue;
+                };
+                let (stream, _) = open.accept().await.unwrap();
                 stream.set_nodelay(true).unwrap();
                 let number = {
                     let mut record = shared.lock().unwrap();
@@ -137,15 +182,42 @@ impl Endpoint {
                     record.most_open = record.most_open.max(record.open);
                     record.connections
                 };
-                let session = Peer { script: script.clone(), record: Arc::clone(&shared), number };
-                let tls = tls.clone();
+                let Duty { script, tls } = at_hand.lock().unwrap().clone();
+                let (record, passwords) = (Arc::clone(&shared), Arc::clone(&known));
+                let session = Peer { script, record, passwords, number, login: Mutex::default() };
+                let over = Arc::clone(&over);
                 tokio::spawn(async move {
-                    session.serve(stream, tls).await;
+                    tokio::select! {
+                        _ = session.serve(stream, tls) => {}
+                        () = over.notified() => {}
+                    }
                     session.record.lock().unwrap().open -= 1;
                 });
             }
         });
-        Self { port, ca, record, task }
+        Self { port, ca: authority.pem(), record, passwords, duty, authority, up, mended, task }
+    }
+
+    /// Begins anew: closes all connections, and does its duty on every one that comes from now on, with a good certificate of
+    /// the same authority.
+    pub fn mend(&self) {
+        let script = Script::default();
+        self.set_passwords(&script.passwords);
+        let was_down = {
+            let mut duty = self.duty.lock().unwrap();
+            let was_down = duty.script.down;
+            *duty = Duty { tls: tls(&script, &self.authority), script };
+            was_down
+        };
+        if was_down {
+            self.up.notify_one();
+        }
+        self.mended.notify_waiters();
+    }
+
+    /// Takes these passwords and tokens from now on, and no others.
+    pub fn set_passwords(&self, passwords: &[&str]) {
+        *self.passwords.lock().unwrap() = passwords.iter().map(|&password| password.to_owned()).collect();
     }
 
     pub fn see<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
@@ -153,16 +225,19 @@ impl Endpoint {
     }
 }
 
-fn tls(script: &Script) -> (TlsAcceptor, String) {
-    let authority = |name: &str| {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn tls(script: &Script, ca: &CertifiedIssuer<'static, KeyPair>) -> TlsAcceptor {
+    let names = match script.certificate {
+        Certificate::OtherName => vec!["other.example".to_owned()],
+        _ => vec!["localhost".to_owned(), ENDPOINT_NAME.to_owned()],
     };
-    let ca = authority("Test CA");
-    let name = if script.certificate == Certificate::OtherName { "other.example" } else { "localhost" };
-    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let mut params = CertificateParams::new(names).unwrap();
     match script.certificate {
         Certificate::Expired => {
             params.not_before = date_time_ymd(2019, 1, 1);
@@ -178,7 +253,7 @@ fn tls(script: &Script) -> (TlsAcceptor, String) {
     let leaf = match script.certificate {
         Certificate::SelfSigned => params.self_signed(&key).unwrap(),
         Certificate::OtherCa => params.signed_by(&key, &authority("Other CA")).unwrap(),
-        _ => params.signed_by(&key, &ca).unwrap(),
+        _ => params.signed_by(&key, ca).unwrap(),
     };
     let versions: &[&rustls::SupportedProtocolVersion] =
         if script.tls12_only { &[&rustls::version::TLS12] } else { rustls::ALL_VERSIONS };
@@ -188,13 +263,15 @@ fn tls(script: &Script) -> (TlsAcceptor, String) {
         .with_no_client_auth()
         .with_single_cert(vec![leaf.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
         .unwrap();
-    (TlsAcceptor::from(Arc::new(config)), ca.pem())
+    TlsAcceptor::from(Arc::new(config))
 }
 
 struct Peer {
     script: Script,
     record: Arc<Mutex<Record>>,
+    passwords: Arc<Mutex<Vec<String>>>,
     number: usize,
+    login: Mutex<String>,
 }
 
 /// The session goes on, or is over.
@@ -202,7 +279,7 @@ type Going = Option<()>;
 
 impl Peer {
     async fn serve(&self, stream: TcpStream, tls: TlsAcceptor) -> Going {
-        let stream = if self.script.implicit {
+        let mut stream = if self.script.implicit {
             stream
         } else {
             let mut plain = BufReader::new(stream);
@@ -222,6 +299,8 @@ impl Peer {
             plain.into_inner()
         };
         if self.rule("HANDSHAKE").is_some() {
+            // After the client's first words: before them it would be plain text after the reply to STARTTLS.
+            tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1024]).await.ok()?;
             return self.say(&mut BufReader::new(stream), "HANDSHAKE", "").await.map(|_| ());
         }
         let stream = tls.accept(stream).await.ok()?;
@@ -305,9 +384,10 @@ impl Peer {
             record.read += 1;
             format!("DOT {}", record.read)
         };
-        let taken = self.rule(&dot).is_none_or(|rule| matches!(rule, Action::Late(_)));
+        let taken = self.rule(&dot).is_none_or(|rule| matches!(rule, Action::Late(_) | Action::TakeAndClose));
         if taken {
-            self.record.lock().unwrap().taken.push(Message { envelope: envelope.to_vec(), content });
+            let login = self.login.lock().unwrap().clone();
+            self.record.lock().unwrap().taken.push(Message { login, envelope: envelope.to_vec(), content });
         }
         self.say(stream, &dot, "250 2.0.0 ticket 4711\r\n").await.map(|_| ())
     }
@@ -320,6 +400,11 @@ impl Peer {
                 self.say(stream, "CHALLENGE", "334 \r\n").await?;
                 plain(&read_line(stream).await?)
             }
+            ("XOAUTH2", Some(response)) => bearer(response),
+            ("XOAUTH2", None) => {
+                self.say(stream, "CHALLENGE", "334 \r\n").await?;
+                bearer(&read_line(stream).await?)
+            }
             _ => {
                 self.say(stream, "CHALLENGE", "334 VXNlcm5hbWU6\r\n").await?;
                 let user = decode(&read_line(stream).await?);
@@ -327,8 +412,17 @@ impl Peer {
                 format!("{user}/{}", decode(&read_line(stream).await?))
             }
         };
-        let good = self.script.passwords.iter().any(|password| login.ends_with(&format!("/{password}")));
+        let good = self.passwords.lock().unwrap().iter().any(|password| login.ends_with(&format!("/{password}")));
+        *self.login.lock().unwrap() = login.clone();
         self.record.lock().unwrap().logins.push(login);
+        if !good && line.starts_with("AUTH XOAUTH2") && self.rule(line).is_none() {
+            let explanation =
+                STANDARD.encode(r#"{"status":"400","schemes":"Bearer","scope":"https://mail.google.com/"}"#);
+            self.say(stream, "CHALLENGE", &format!("334 {explanation}\r\n")).await?;
+            if !read_line(stream).await?.is_empty() {
+                return self.say(stream, line, "501 5.5.2 an empty line, please\r\n").await;
+            }
+        }
         let duty = if good { "235 2.7.0 welcome\r\n" } else { "535 5.7.8 bad credentials\r\n" };
         self.say(stream, line, duty).await
     }
@@ -360,7 +454,7 @@ impl Peer {
                 let _ = stream.shutdown().await;
                 None
             }
-            Some(Action::Close) => None,
+            Some(Action::Close | Action::TakeAndClose) => None,
             Some(Action::Hang) => {
                 tokio::time::sleep(Duration::from_secs(60)).await;
                 None
@@ -392,6 +486,12 @@ async fn read_line<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Option<St
 
 fn decode(text: &str) -> String {
     String::from_utf8(STANDARD.decode(text).unwrap()).unwrap()
+}
+
+fn bearer(text: &str) -> String {
+    let text = decode(text);
+    let text = text.strip_prefix("user=").and_then(|text| text.strip_suffix("\u{1}\u{1}")).unwrap();
+    text.replace("\u{1}auth=Bearer ", "/")
 }
 
 fn plain(text: &str) -> String {

@@ -1,4 +1,4 @@
-//! The world around deskmilter, real: a private Postfix, a private Sendmail, a name server, mail clients and LMTP sinks,
+//! The world around deskmilter, real: a private Postfix, a private Sendmail, a private Exim, a name server, mail clients and LMTP sinks,
 //! and deskmilter's own programs as processes.
 //!
 //! Everything lives in a temporary folder, listens on loopback at ports of its own, so that any number of tests run side
@@ -6,11 +6,17 @@
 //! a failure says what was waited for and shows the end of the log that explains it. The programs come from
 //! `tests/peers/install.sh`.
 
+mod circle;
 mod daemon;
+mod desk_site;
 mod dovecot;
+mod dovecot_submission;
 pub mod endpoint;
+mod exim;
+mod lmtp_client;
 mod lmtp_sink;
 mod message;
+mod milter_client;
 mod name_server;
 mod outbound_site;
 mod ports;
@@ -28,10 +34,16 @@ mod submission;
 mod tls_identity;
 mod verifiers;
 
-pub use daemon::{Daemon, SandboxEndpoint, Ticket, deskmilter};
+pub use circle::{COMPANY, Circle, circle_records};
+pub use daemon::{Daemon, Ran, SandboxEndpoint, Ticket, deskmilter};
+pub use desk_site::{CREDENTIALS, DeskSite};
 pub use dovecot::Dovecot;
+pub use dovecot_submission::DovecotSubmission;
+pub use exim::{EximSite, EximTerms, PrivateExim, exim_program};
+pub use lmtp_client::LmtpClient;
 pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, fields, received_as_sent};
+pub use milter_client::{MilterClient, Verdict as MilterVerdict};
 pub use name_server::{NameServer, Zone};
 pub use outbound_site::{
     BILLING_LOGIN, EMPLOYEE_LOGIN, Filter, OutboundSite, PreparedSite, SUPPORT_LOGIN, Terms, notification,
@@ -40,7 +52,7 @@ pub use ports::{free_address, free_port};
 pub use postfix::{Mailbox, PrivatePostfix, Queued, postfix_program, write_settled};
 pub use postgres::PrivatePostgres;
 pub use private_key::PrivateKey;
-pub use process::{PATIENCE, Process, folder, tail, wait_until, wait_within};
+pub use process::{PATIENCE, Process, descriptors, folder, own_memory, tail, wait_until, wait_within};
 pub use sasl_client::{SaslClient, SaslReply};
 pub use sendmail::PrivateSendmail;
 pub use signer::Signer;

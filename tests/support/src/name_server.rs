@@ -93,7 +93,7 @@ impl Zone {
 /// A running name server. Ends when dropped.
 #[derive(Debug)]
 pub struct NameServer {
-    process: Process,
+    process: Option<Process>,
     address: SocketAddr,
     // Takes the questions that stay unanswered, and says nothing.
     _silence: UdpSocket,
@@ -108,8 +108,15 @@ impl NameServer {
     /// # Panics
     /// When dnsmasq does not start or does not like a record; shows what it said.
     pub fn start(zone: &Zone) -> Self {
+        Self::start_at(free_address(), zone)
+    }
+
+    /// As [`Self::start`], at a place of the caller's choice: port 53 for a resolv.conf, which knows no other.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_at(address: SocketAddr, zone: &Zone) -> Self {
         let folder = folder("dns");
-        let address = free_address();
         let silence = UdpSocket::bind("127.0.0.1:0").expect("a port");
         let failure = Failure::start();
         let silence_port = silence.local_addr().expect("its address").port();
@@ -127,11 +134,27 @@ impl NameServer {
         lines.extend(zone.silent.iter().map(|domain| format!("server=/{domain}/127.0.0.1#{silence_port}")));
         let configuration = folder.path().join("dnsmasq.conf");
         std::fs::write(&configuration, lines.join("\n") + "\n").expect("dnsmasq.conf");
+        let mut server = Self { process: None, address, _silence: silence, _failure: failure, folder };
+        server.resume();
+        server
+    }
+
+    /// Ends it: nobody answers.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it again after [`Self::stop`].
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn resume(&mut self) {
         let mut command = Command::new("/usr/sbin/dnsmasq");
-        command.arg("--keep-in-foreground").arg(format!("--conf-file={}", configuration.display()));
-        let mut process = Process::start("dnsmasq", &mut command, &folder.path().join("log"));
+        command.arg("--keep-in-foreground").arg(format!("--conf-file={}", self.configuration().display()));
+        let mut process = Process::start("dnsmasq", &mut command, &self.folder.path().join("log"));
+        let address = self.address;
         process.wait_until("an open port", || std::net::TcpStream::connect(address).is_ok());
-        Self { process, address, _silence: silence, _failure: failure, folder }
+        self.process = Some(process);
     }
 
     /// Where it listens, UDP and TCP.
@@ -141,7 +164,7 @@ impl NameServer {
 
     /// The questions it was asked and its answers.
     pub fn log(&self) -> String {
-        self.process.log()
+        crate::process::read(&self.folder.path().join("log"))
     }
 
     /// The folder of its configuration.

@@ -42,6 +42,8 @@ pub struct Terms {
     pub service: &'static [&'static str],
     /// More lines of main.cf.
     pub main_cf: &'static str,
+    /// The world's records in place of the ordinary ones; the signer is Zendesk's.
+    pub records: Option<fn(&Signer) -> Zone>,
 }
 
 /// What stands between two passes of the milter.
@@ -100,7 +102,7 @@ impl OutboundSite {
     pub fn prepare(terms: &Terms) -> PreparedSite {
         let folder = folder("outbound");
         let zendesk = Signer::zendesk("acme.example");
-        let names = NameServer::start(&world(&zendesk));
+        let names = NameServer::start(&terms.records.unwrap_or(world)(&zendesk));
         let desk = SandboxEndpoint::start("acme.example", &[]);
         let (customer, old) = (SmtpSink::modern(), SmtpSink::start(&[]));
         let main_cf = format!("{}{}\n", main_cf(&customer, &old), terms.main_cf);
@@ -202,10 +204,10 @@ impl OutboundSite {
 /// A site whose daemon and Postfix are not started yet.
 #[derive(Debug)]
 pub struct PreparedSite {
-    postfix: PrivatePostfix,
+    pub(crate) postfix: PrivatePostfix,
     submission: Submission,
-    desk: SandboxEndpoint,
-    names: NameServer,
+    pub(crate) desk: SandboxEndpoint,
+    pub(crate) names: NameServer,
     customer: SmtpSink,
     old: SmtpSink,
     zendesk: Signer,

@@ -15,6 +15,9 @@ use crate::{Client, Reply, SmtpSession, free_address};
 /// The user that mailboxes belong to: any but root and Postfix's own.
 const MAILBOX_USER: &str = "nobody";
 
+/// How often a Postfix is started at most until it speaks.
+const STARTS_MAX: usize = 4;
+
 /// `main.cf` of every private Postfix: short retries, no look-ups, no way out of the machine.
 const MAIN_CF: &str = "\
 compatibility_level = 3.6
@@ -170,7 +173,7 @@ impl PrivatePostfix {
         let owner = nix::unistd::User::from_name("postfix").ok().flatten().expect("the user postfix; run install.sh");
         chown(postfix.path("data"), Some(owner.uid.as_raw()), Some(owner.gid.as_raw())).expect("chown of data");
         chown(postfix.path("mail"), Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("chown of mail");
-        write_settled(&postfix.path("config/main.cf"), &main);
+        write_settled(&postfix.path("config/main.cf"), &last_words(&main));
         fs::write(postfix.path("config/master.cf"), master).expect("master.cf");
         fs::write(postfix.path("config/dynamicmaps.cf"), "").expect("dynamicmaps.cf");
         postfix.socket_folder("deskmilter");
@@ -231,11 +234,19 @@ impl PrivatePostfix {
         if peers().join("bin/postfix").exists() {
             master.env("LD_LIBRARY_PATH", peers().join("postfix/usr/lib/postfix"));
         }
-        let mut process = Process::start("Postfix", &mut master, &self.path("log"));
-        for address in self.services() {
-            process.wait_until("a greeting", || std::net::TcpStream::connect(address).is_ok());
-        }
-        self.master = Some(process);
+        let mut starts = 0;
+        self.master = loop {
+            let mut process = Process::start("Postfix", &mut master, &self.path("log"));
+            for address in self.services() {
+                process.wait_until("an open port", || std::net::TcpStream::connect(address).is_ok());
+            }
+            starts += 1;
+            // Now and then a master opens its ports and sleeps for ever: another one is started in its place.
+            if starts == STARTS_MAX || speaks(self.address) {
+                break Some(process);
+            }
+            process.kill();
+        };
     }
 
     /// Where its services of master.cf listen, its first smtpd among them.
@@ -257,7 +268,7 @@ impl PrivatePostfix {
     /// Appends to main.cf. Counts after [`Self::reload`], or from the start for one that is not started yet.
     pub fn configure(&self, lines: &str) {
         let path = self.path("config/main.cf");
-        write_settled(&path, &format!("{}{lines}\n", read(&path)));
+        write_settled(&path, &last_words(&format!("{}{lines}\n", read(&path))));
     }
 
     /// Appends to master.cf.
@@ -310,6 +321,11 @@ impl PrivatePostfix {
     /// Everything it logged.
     pub fn log(&self) -> String {
         read(&self.path("log"))
+    }
+
+    /// The file with everything it logged.
+    pub fn log_file(&self) -> PathBuf {
+        self.path("log")
     }
 
     /// The queue.
@@ -409,6 +425,28 @@ impl PrivatePostfix {
     }
 }
 
+/// A main.cf in which each parameter stands once, with its last value, which is the one that counts.
+///
+/// Postfix warns of repeated ones, in every program that it starts. postlogd then waits for ever, now and then: it sends its own
+/// warning to itself, while those of the others have filled up its socket.
+fn last_words(main: &str) -> String {
+    let mut entries: Vec<String> = Vec::new();
+    for line in main.lines() {
+        match entries.last_mut() {
+            Some(entry) if line.starts_with([' ', '\t']) => *entry += &format!("\n{line}"),
+            _ => entries.push(line.to_owned()),
+        }
+    }
+    let name = |entry: &String| {
+        let name = entry.split_once('=').map(|(name, _)| name.trim().to_owned());
+        name.filter(|name| !name.starts_with('#'))
+    };
+    let names: Vec<Option<String>> = entries.iter().map(name).collect();
+    let is_last = |n: usize| names[n].is_none() || !names[n + 1..].contains(&names[n]);
+    let kept = entries.iter().enumerate().filter(|(n, _)| is_last(*n));
+    kept.map(|(_, entry)| format!("{entry}\n")).collect()
+}
+
 /// Writes a file and dates it back: Postfix waits for a main.cf to be older than a moment, lest somebody is still writing it.
 pub fn write_settled(path: &Path, text: &str) {
     let write = || {
@@ -417,6 +455,15 @@ pub fn write_settled(path: &Path, text: &str) {
         file.set_modified(std::time::SystemTime::UNIX_EPOCH)
     };
     write().unwrap_or_else(|e| panic!("{path:?}: {e}"));
+}
+
+/// Whether an smtpd says anything soon.
+fn speaks(address: SocketAddr) -> bool {
+    let heard = std::net::TcpStream::connect(address).and_then(|mut stream| {
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(6)))?;
+        std::io::Read::read(&mut stream, &mut [0; 4])
+    });
+    heard.is_ok_and(|octets| octets > 0)
 }
 
 fn queued(line: &str) -> Queued {

@@ -19,7 +19,12 @@ impl PrivateKey {
     /// RSA-2048, PKCS #8; the same one for the whole process.
     pub fn rsa() -> Self {
         static KEY: OnceLock<PrivateKey> = OnceLock::new();
-        KEY.get_or_init(|| Self::make("rsa", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"])).clone()
+        KEY.get_or_init(Self::another_rsa).clone()
+    }
+
+    /// RSA-2048, PKCS #8; another one each time.
+    pub fn another_rsa() -> Self {
+        Self::make("rsa", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"])
     }
 
     /// Ed25519, PKCS #8 (RFC 8410); the same one for the whole process.
@@ -52,7 +57,15 @@ impl PrivateKey {
     /// # Panics
     /// When it cannot be written.
     pub fn write(&self, path: &Path) {
-        fs::write(path, &self.pem).expect("a key file");
+        Self::write_secret(path, &self.pem);
+    }
+
+    /// Writes any secret so.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write_secret(path: &Path, text: &str) {
+        fs::write(path, text).expect("a secret file");
         fs::set_permissions(path, PermissionsExt::from_mode(0o600)).expect("its mode");
     }
 }

@@ -177,6 +177,27 @@ pub fn folder(name: &str) -> TempDir {
     folder
 }
 
+/// Kilobytes that are the process's own: anonymous memory, and shared memory in its share (proc_pid_smaps(5)).
+///
+/// # Panics
+/// When there is no such process.
+pub fn own_memory(pid: u32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("a running process");
+    let kilobytes = |name: &str| -> u64 {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    };
+    kilobytes("Anonymous:") + kilobytes("Pss_Shmem:")
+}
+
+/// Open file descriptors of a process.
+///
+/// # Panics
+/// When there is no such process.
+pub fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a running process").count()
+}
+
 /// A text file, or nothing when it is not there yet.
 pub(crate) fn read(path: &Path) -> String {
     std::fs::read(path).map(|octets| String::from_utf8_lossy(&octets).into_owned()).unwrap_or_default()

@@ -1,5 +1,8 @@
 //! Signs messages as a sender's own mail server does (RFC 6376).
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -62,6 +65,15 @@ impl Signer {
         let mut signed = signature.to_header().into_bytes();
         signed.extend_from_slice(message);
         signed
+    }
+
+    /// Writes the private key into a file that only its owner reads.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write_key(&self, path: &Path) {
+        fs::write(path, &key().0).expect("a key file");
+        fs::set_permissions(path, PermissionsExt::from_mode(0o600)).expect("its mode");
     }
 
     /// Where the public key is published.

@@ -2,14 +2,16 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 
 use crate::TlsIdentity;
 use crate::process::PATIENCE;
+use crate::tls_identity::client_trusting;
 
 /// Who an SMTP client claims to be, told to Postfix by XCLIENT.
 #[derive(Debug, Clone)]
@@ -88,12 +90,29 @@ impl SmtpSession {
     /// # Panics
     /// When there is no connection or no 220.
     pub fn connect(address: SocketAddr) -> Self {
+        Self::after(address, "")
+    }
+
+    /// Connects to an Exim that expects the PROXY protocol, as `client`, and reads the greeting.
+    ///
+    /// # Panics
+    /// As [`Self::connect`].
+    pub fn connect_through(address: SocketAddr, client: &Client) -> Self {
+        let (family, to) = match client.ip {
+            IpAddr::V4(_) => ("TCP4", "127.0.0.1"),
+            IpAddr::V6(_) => ("TCP6", "::1"),
+        };
+        Self::after(address, &format!("PROXY {family} {} {to} 40000 25\r\n", client.ip))
+    }
+
+    fn after(address: SocketAddr, first: &str) -> Self {
         let stream =
             TcpStream::connect_timeout(&address, PATIENCE).unwrap_or_else(|e| panic!("connect {address}: {e}"));
         stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
         stream.set_nodelay(true).expect("no delay");
         let mut session = Self { stream: BufReader::new(Channel { tcp: stream, tls: None }) };
+        session.write(first.as_bytes());
         let greeting = session.reply();
         assert_eq!(greeting.code, 220, "greeting of {address}: {greeting}");
         session
@@ -136,10 +155,22 @@ impl SmtpSession {
     /// # Panics
     /// When the server refuses or is somebody else.
     pub fn start_tls(&mut self, server: &TlsIdentity) {
+        self.start_tls_with(server.name(), server.client());
+    }
+
+    /// STARTTLS, with a server that must be `name` by the word of the authority in this PEM text; then EHLO again.
+    ///
+    /// # Panics
+    /// As [`Self::start_tls`].
+    pub fn start_tls_trusting(&mut self, name: &str, authority: &str) {
+        self.start_tls_with(name, client_trusting(authority));
+    }
+
+    fn start_tls_with(&mut self, name: &str, config: Arc<ClientConfig>) {
         self.expect(220, "STARTTLS");
         assert!(self.stream.buffer().is_empty(), "the server spoke before the handshake");
-        let name = ServerName::try_from(server.name().to_owned()).expect("a host name");
-        let connection = ClientConnection::new(server.client(), name).expect("a TLS client");
+        let name = ServerName::try_from(name.to_owned()).expect("a host name");
+        let connection = ClientConnection::new(config, name).expect("a TLS client");
         self.stream.get_mut().tls = Some(Box::new(connection));
         self.expect(250, "EHLO client.example");
     }

@@ -38,7 +38,8 @@ impl Submission {
             users.iter().map(|&name| (name.to_owned(), name.chars().rev().collect())).collect();
         let pairs: Vec<(&str, &str)> = users.iter().map(|(name, word)| (name.as_str(), word.as_str())).collect();
         let dovecot = Dovecot::start(&pairs, &socket);
-        let (address, identity) = (free_address(), TlsIdentity::new("mx.acme.example"));
+        let address = free_address();
+        let identity = TlsIdentity::for_names(&["mx.acme.example", &address.ip().to_string()]);
         let chain = postfix.configuration().join("chain.pem");
         identity.write_chain(&chain);
         let mut service = format!("{address} inet n - n - - smtpd\n  -o smtpd_tls_chain_files={}\n", chain.display());

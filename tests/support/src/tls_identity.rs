@@ -25,15 +25,25 @@ impl TlsIdentity {
     /// # Panics
     /// When `name` is no host name.
     pub fn new(name: &str) -> Self {
+        Self::for_names(&[name])
+    }
+
+    /// An identity for a host of several names or addresses; the first is [`Self::name`].
+    ///
+    /// # Panics
+    /// When there is none, or one is no host name and no address.
+    pub fn for_names(names: &[&str]) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "Test CA");
         let authority =
             CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
         let key = KeyPair::generate().expect("a key");
-        let leaf = CertificateParams::new(vec![name.to_owned()]).expect("a host name");
+        let leaf =
+            CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).expect("host names");
         let leaf = leaf.signed_by(&key, &authority).expect("a certificate");
-        Self { name: name.to_owned(), key: key.serialize_pem(), certificate: leaf.pem(), authority: authority.pem() }
+        let name = names.first().expect("a name");
+        Self { name: (*name).to_owned(), key: key.serialize_pem(), certificate: leaf.pem(), authority: authority.pem() }
     }
 
     /// The host's name.
@@ -57,11 +67,16 @@ impl TlsIdentity {
 
     /// What a client needs that trusts this authority and no other.
     pub(crate) fn client(&self) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        let authority = CertificateDer::from_pem_slice(self.authority.as_bytes()).expect("our own PEM");
-        roots.add(authority).expect("our own certificate");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        Arc::new(config.expect("TLS 1.2 and 1.3").with_root_certificates(roots).with_no_client_auth())
+        client_trusting(&self.authority)
     }
+}
+
+/// What a client needs that trusts the authority in this PEM text and no other.
+pub(crate) fn client_trusting(authority: &str) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_slice(authority.as_bytes()).expect("a certificate in PEM");
+    roots.add(authority).expect("an authority's certificate");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Arc::new(config.expect("TLS 1.2 and 1.3").with_root_certificates(roots).with_no_client_auth())
 }

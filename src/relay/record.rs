@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::Trace;
 use crate::mail::{Path, Reply};
-use crate::relay::Trace;
 
 /// Characters of a Message-ID shown at most; a sender may have put anything there.
 const MESSAGE_ID_MAX: usize = 200;
@@ -12,22 +12,36 @@ const REPLIES_MAX: usize = 20;
 
 /// What is told of a message.
 #[derive(Debug)]
-pub(super) struct Record<'a> {
-    pub(super) connector: &'a str,
-    pub(super) queue_id: Option<&'a str>,
-    pub(super) message_id: Option<&'a str>,
-    pub(super) sender: &'a Path,
-    pub(super) recipients: &'a [Path],
-    pub(super) size: u64,
-    pub(super) auth: Option<&'a str>,
-    pub(super) trace: &'a Trace,
-    pub(super) replies: &'a [Reply],
-    pub(super) delay: Duration,
+pub struct Record<'a> {
+    /// The connector.
+    pub connector: &'a str,
+    /// The MTA's queue id.
+    pub queue_id: Option<&'a str>,
+    /// The Message-ID.
+    pub message_id: Option<&'a str>,
+    /// The reverse-path.
+    pub sender: &'a Path,
+    /// The forward-paths.
+    pub recipients: &'a [Path],
+    /// Octets of the message.
+    pub size: u64,
+    /// The auth status of its sender.
+    pub auth: Option<&'a str>,
+    /// The way it took.
+    pub trace: &'a Trace,
+    /// One reply per recipient, in order.
+    pub replies: &'a [Reply],
+    /// How long it took.
+    pub delay: Duration,
+    /// What else there is to say of it: `inline`, `journal`.
+    pub note: Option<&'a str>,
+    /// Where it was handed instead, because the endpoint refused it.
+    pub rejected_to: Option<&'a str>,
 }
 
 impl Record<'_> {
     /// Writes the line.
-    pub(super) fn write(&self) {
+    pub fn write(&self) {
         let known = |text: Option<&str>| text.unwrap_or("-").to_owned();
         tracing::info!(
             queue_id = known(self.queue_id),
@@ -42,6 +56,8 @@ impl Record<'_> {
             tls = known(self.trace.tls.as_deref()),
             credential = known(self.trace.credential.as_deref()),
             reply = reply(self.recipients, self.replies),
+            note = self.note,
+            rejected_to = self.rejected_to,
             delay_ms = u64::try_from(self.delay.as_millis()).unwrap_or(u64::MAX),
             "relay"
         );

@@ -1,0 +1,133 @@
+//! The line that Exim reads: `v=accept add=base64 remove=base64 ...`, taken apart there by `${extract}`.
+//!
+//! A name without a value is left out: after `add=` the extraction would take the next word for the value.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::edits;
+use crate::mail::{Disposition, Headers, Path, RecipientEdit, Reply, Verdict};
+use crate::pipeline::SEAL_FIELD;
+
+/// What is said of a message that nobody asks more about.
+pub const PASS: &[u8] = b"v=pass\n";
+/// What is said of a message that is to be judged.
+pub const LOOK: &[u8] = b"v=look\n";
+
+/// A verdict on the message with these headers.
+pub fn verdict(verdict: &Verdict, headers: &Headers) -> Vec<u8> {
+    match &verdict.disposition {
+        Disposition::Refuse(reply) => refusal(reply),
+        Disposition::Continue if verdict.recipients.iter().any(|edit| matches!(edit, RecipientEdit::Add(_))) => {
+            // Half a verdict is none.
+            refusal(&Reply::new(451, 3, 5, "recipients cannot be added to a message in Exim"))
+        }
+        Disposition::Continue => {
+            let change = edits::change(&verdict.edits, headers);
+            let taken: Vec<&str> = verdict.recipients.iter().filter_map(taken).map(Path::as_str).collect();
+            let mut line = b"v=accept".to_vec();
+            word(&mut line, "remove", change.remove.join(":").as_bytes());
+            word(&mut line, "add", &change.add);
+            // A list of Exim: a colon in an item is doubled.
+            word(
+                &mut line,
+                "taken",
+                taken.iter().map(|path| path.replace(':', "::")).collect::<Vec<_>>().join(":").as_bytes(),
+            );
+            if change.adds(SEAL_FIELD) {
+                line.extend_from_slice(b" sealed=1");
+            }
+            line.push(b'\n');
+            line
+        }
+    }
+}
+
+/// A refusal: `defer` for 4xx, `deny` for 5xx. Exim sends the first word as the code and each line as a line.
+pub fn refusal(reply: &Reply) -> Vec<u8> {
+    let enhanced = reply.enhanced().map(|enhanced| enhanced + " ").unwrap_or_default();
+    let text = format!("{} {enhanced}{}", reply.code(), reply.lines().join("\n"));
+    let mut line = if reply.is_permanent() { b"v=deny".to_vec() } else { b"v=defer".to_vec() };
+    word(&mut line, "text", text.as_bytes());
+    line.push(b'\n');
+    line
+}
+
+/// What is said to who asks nothing that we know.
+pub fn error(reason: &str) -> Vec<u8> {
+    let mut line = b"v=error".to_vec();
+    word(&mut line, "text", reason.as_bytes());
+    line.push(b'\n');
+    line
+}
+
+/// The header section for a message on its last hop follows this line, `size` octets.
+pub fn signed(size: usize) -> Vec<u8> {
+    format!("v=signed size={size}\n").into_bytes()
+}
+
+fn taken(edit: &RecipientEdit) -> Option<&Path> {
+    match edit {
+        RecipientEdit::Remove(path) => Some(path),
+        RecipientEdit::Add(_) => None,
+    }
+}
+
+fn word(line: &mut Vec<u8>, name: &str, value: &[u8]) {
+    if !value.is_empty() {
+        line.extend_from_slice(format!(" {name}={}", STANDARD.encode(value)).as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::{Header, HeaderEdit};
+
+    fn decoded(line: &[u8]) -> Vec<(String, String)> {
+        let text = std::str::from_utf8(line).unwrap().strip_suffix('\n').unwrap();
+        let pairs = text.split(' ').map(|word| word.split_once('=').unwrap());
+        let plain = |value: &str| match STANDARD.decode(value) {
+            Ok(octets) if value.len() > 8 => String::from_utf8(octets).unwrap(),
+            _ => value.to_owned(),
+        };
+        pairs.map(|(name, value)| (name.to_owned(), plain(value))).collect()
+    }
+
+    fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_verdict_without_edits_is_one_word() {
+        assert_eq!(verdict(&Verdict::pass(), &Headers::default()), b"v=accept\n");
+    }
+
+    #[test]
+    fn a_refusal_carries_code_and_lines() {
+        let reply = Reply::from_remote(550, ["5.7.1 no", "5.7.1 and no"]);
+        assert_eq!(decoded(&refusal(&reply)), pairs(&[("v", "deny"), ("text", "550 5.7.1 no\nand no")]));
+        let reply = Reply::new(451, 3, 0, "later");
+        assert_eq!(decoded(&refusal(&reply)), pairs(&[("v", "defer"), ("text", "451 4.3.0 later")]));
+    }
+
+    #[test]
+    fn a_seal_and_taken_recipients_are_told() {
+        let taken = |path: &str| RecipientEdit::Remove(Path::parse(path.as_bytes()).unwrap());
+        let edits = vec![HeaderEdit::Prepend(Header::written(SEAL_FIELD, "x"))];
+        let answer =
+            Verdict { edits, recipients: vec![taken("a@[IPv6:::1]"), taken("b@c.example")], ..Verdict::pass() };
+        let told = decoded(&verdict(&answer, &Headers::default()));
+        assert_eq!(
+            told,
+            pairs(&[
+                ("v", "accept"),
+                ("add", ":at_start:X-Deskmilter-Seal: x"),
+                ("taken", "a@[IPv6::::::1]:b@c.example"),
+                ("sealed", "1")
+            ])
+        );
+        let added = Verdict { recipients: vec![RecipientEdit::Add(Path::null())], ..Verdict::pass() };
+        assert!(verdict(&added, &Headers::default()).starts_with(b"v=defer "));
+    }
+}

@@ -1,0 +1,145 @@
+//! Notifications on their way out: signed on the last hop, whatever Exim's configuration does to their fields.
+
+use support::{
+    BILLING_LOGIN, Client, EMPLOYEE_LOGIN, EximSite, EximTerms, Message, SUPPORT_LOGIN, Verdicts, fields, notification,
+    received_as_sent,
+};
+
+const SUPPORT: &str = "support@acme.example";
+const JANE: &str = "jane@customer.example";
+/// The fields that must reach the end user as they were sent.
+const KEPT: [&str; 12] = [
+    "Auto-Submitted",
+    "X-Auto-Response-Suppress",
+    "X-Mailer",
+    "X-Zendesk-From-Account-Id",
+    "X-Zendesk-Email-Id",
+    "To",
+    "From",
+    "Cc",
+    "Reply-To",
+    "Message-ID",
+    "In-Reply-To",
+    "References",
+];
+
+fn assert_signed(site: &EximSite, message: &[u8]) -> Verdicts {
+    let forwarder = Client::new("198.51.100.66", "forwarder.example");
+    let verdicts = Verdicts::of(message, &forwarder, SUPPORT, &site.names);
+    let shown = String::from_utf8_lossy(message);
+    assert!(verdicts.all_valid("acme.example", "desk2026"), "{verdicts:?}\n{shown}\n{}", site.logs());
+    assert!(verdicts.dmarc_passes(), "{verdicts:?}\n{shown}");
+    assert!(!shown.to_lowercase().contains("x-deskmilter"), "nothing internal leaves: {shown}");
+    verdicts
+}
+
+fn assert_kept(sent: &[u8], received: &[u8]) {
+    for name in KEPT {
+        assert_eq!(fields(received, name), fields(sent, name), "{name}:\n{}", String::from_utf8_lossy(received));
+    }
+}
+
+#[test]
+fn a_notification_arrives_as_it_was_sent_with_a_signature_that_every_verifier_finds_valid() {
+    let site = EximSite::start(EximTerms::default());
+    let sent = site.notification();
+    let received = site.deliver(&sent);
+    assert!(received_as_sent(&received, &sent), "{}", String::from_utf8_lossy(&received));
+    assert_kept(&sent, &received);
+    let verdicts = assert_signed(&site, &received);
+    assert!(verdicts.all_valid("acme.example", "zendesk2"), "{verdicts:?}");
+    site.exim.wait_for_empty_queue();
+}
+
+#[test]
+fn what_routers_transports_and_rewriting_do_to_preserved_fields_is_undone_before_signing() {
+    let site = EximSite::start(EximTerms {
+        router: "  headers_remove = X-Mailer : Auto-Submitted : Reply-To\n  headers_add = X-Mailer: Exim\n",
+        transport: "  headers_remove = X-Zendesk-Email-Id : Message-ID : References\n  headers_add = Message-ID: <other@acme.example>\n  \
+                    headers_rewrite = support@acme.example mangled@acme.example fsr\n  return_path_add\n",
+        ..EximTerms::default()
+    });
+    let sent = notification().octets();
+    let received = site.deliver(&sent);
+    assert_kept(&sent, &received);
+    assert_signed(&site, &received);
+    assert!(site.daemon.log().contains("preserved fields were changed or missing: put back"), "{}", site.daemon.log());
+}
+
+#[test]
+fn messages_of_every_shape_are_signed_over_what_arrives() {
+    let site = EximSite::start(EximTerms::default());
+    let line = [b"z".repeat(900), b"\r\n".to_vec()].concat();
+    for body in [&b"caf\xc3\xa9 \xff\r\n"[..], b".\r\n..\r\nFrom x\r\n \r\n\r\n", b"", &line.repeat(3_000)] {
+        let head = notification().body("").octets();
+        let sent = [&head[..], body].concat();
+        let received = site.deliver(&sent);
+        assert!(received_as_sent(&received, &sent));
+        assert_signed(&site, &received);
+    }
+}
+
+#[test]
+fn exims_own_dkim_stands_beside_ours() {
+    let site = EximSite::start(EximTerms {
+        transport: "  dkim_domain = acme.example\n  dkim_selector = own\n  dkim_private_key = OWNKEY\n",
+        ..EximTerms::default()
+    });
+    let received = site.deliver(&notification().octets());
+    assert!(assert_signed(&site, &received).all_valid("acme.example", "own"));
+}
+
+#[test]
+fn what_breaks_the_rules_is_refused_at_once_and_other_mail_is_left_alone() {
+    let site = EximSite::start(EximTerms::default());
+    let sent = notification().octets();
+    let reply = site.login(BILLING_LOGIN).send(SUPPORT, &[JANE], &sent);
+    assert!(reply.code == 550 && reply.text.contains("may not use"), "{reply}");
+    let native = Message::zendesk_notification("support@acme.zendesk.com", JANE, "x").octets();
+    let reply = site.login(SUPPORT_LOGIN).send(SUPPORT, &[JANE], &native);
+    assert!(reply.code == 550 && reply.text.contains("native address"), "{reply}");
+
+    let ordinary = Message::new("boss@acme.example", JANE, "lunch")
+        .field("X-Deskmilter-Seal", "v=1; p=AAAA;\r\n\tmac=AAAA")
+        .octets();
+    assert_eq!(site.login(EMPLOYEE_LOGIN).send("boss@acme.example", &[JANE], &ordinary).code, 250);
+    let received = site.customer.wait_for(1, || site.logs()).remove(0).message;
+    assert!(fields(&received, "DKIM-Signature").is_empty());
+    assert!(received_as_sent(&received, &ordinary), "{}", String::from_utf8_lossy(&received));
+}
+
+#[test]
+fn while_the_daemon_is_down_notifications_are_deferred_and_what_was_taken_waits_unsigned_for_nobody() {
+    let mut site = EximSite::start(EximTerms { main: "queue_only = true", ..EximTerms::default() });
+    let sent = notification().octets();
+    let taken = site.login(SUPPORT_LOGIN).send(SUPPORT, &[JANE], &sent);
+    assert_eq!(taken.code, 250, "{taken}");
+    site.daemon.kill();
+    let reply = site.login(SUPPORT_LOGIN).send(SUPPORT, &[JANE], &sent);
+    assert!(reply.code == 451 && reply.text.starts_with("4.3.0"), "{reply}\n{}", site.logs());
+    let ordinary = Message::new("boss@acme.example", JANE, "lunch").octets();
+    assert_eq!(site.login(EMPLOYEE_LOGIN).send("boss@acme.example", &[JANE], &ordinary).code, 250);
+    site.customer.wait_for(1, || site.logs());
+    site.exim.wait_for("a deferred notification", || site.exim.log().contains(" == jane@customer.example"));
+    assert_eq!(site.customer.transactions().len(), 1, "the ordinary message alone");
+    site.daemon.resume();
+    let received = site.customer.wait_for(2, || site.logs()).remove(1).message;
+    assert_kept(&sent, &received);
+    assert_signed(&site, &received);
+    site.exim.wait_for_empty_queue();
+}
+
+#[test]
+fn a_seal_of_one_message_is_worth_nothing_on_another() {
+    let site = EximSite::start(EximTerms { main: "queue_only = true", ..EximTerms::default() });
+    let sent = notification().octets();
+    // Delivered on this host, where no filter takes the seal away.
+    assert_eq!(site.login(SUPPORT_LOGIN).send(SUPPORT, &["boss@acme.example"], &sent).code, 250);
+    let mut with_seal = site.exim.wait_for_mail("boss@acme.example", 1).remove(0);
+    assert!(String::from_utf8_lossy(&with_seal).contains("X-Deskmilter-Seal"), "what this test is about");
+    with_seal = String::from_utf8(with_seal).unwrap().replace('\n', "\r\n").into_bytes();
+    let reply = site.login(EMPLOYEE_LOGIN).send(SUPPORT, &[JANE], &with_seal);
+    assert_eq!(reply.code, 250, "{reply}");
+    let received = site.customer.wait_for(1, || site.logs()).remove(0).message;
+    assert!(fields(&received, "DKIM-Signature").is_empty(), "{}", String::from_utf8_lossy(&received));
+}
