@@ -23,9 +23,10 @@ test: peers toolchain ## Run all tests, with real mail servers
 	fi
 
 bench: peers toolchain ## Measure deskmilter beside OpenDKIM and Postfix, and Postfix with and without filters
-	cargo build --release $(CARGO_FLAGS) --package deskmilter --package milter-bench --package transport-bench
+	cargo build --release $(CARGO_FLAGS) --package deskmilter --package milter-bench --package transport-bench --package auth-bench
 	$${CARGO_TARGET_DIR:-target}/release/milter-bench
 	$${CARGO_TARGET_DIR:-target}/release/transport-bench
+	$${CARGO_TARGET_DIR:-target}/release/auth-bench
 
 fuzz: peers toolchain ## Fuzz each parser for FUZZ_SECONDS (600)
 	fuzz/run

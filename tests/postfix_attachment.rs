@@ -493,6 +493,14 @@ mod fixture {
             })],
             outbound: Outbound::default(),
             signing: Vec::new(),
+            store: deskmilter::config::StoreConfig {
+                url: deskmilter::config::StoreUrl::Sqlite("/var/lib/deskmilter/deskmilter.db".into()),
+                password_file: None,
+                ca_file: None,
+            },
+            credentials: deskmilter::config::Credentials { overlap_warning: Duration::from_secs(7 * 86_400) },
+            auth: None,
+            lookup: None,
         }
     }
 }

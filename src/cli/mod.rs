@@ -2,6 +2,7 @@
 
 mod audit;
 mod check;
+mod credential;
 mod exim;
 mod exim_filter;
 mod import;
@@ -60,6 +61,8 @@ enum Command {
     Sandbox(Box<sandbox::SandboxArgs>),
     /// Make a DKIM key, print the DNS record that publishes it, or check what DNS has.
     Key(key::KeyArgs),
+    /// Issue, list, rotate and revoke what a company's mail server logs in with.
+    Credential(credential::CredentialArgs),
     /// Print the configuration that does what another program was configured to do.
     Import(import::ImportArgs),
 }
@@ -120,6 +123,7 @@ pub fn run() -> ExitCode {
         Command::Exim(arguments) => exim::run(&arguments),
         Command::EximFilter(arguments) => exim_filter::run(&arguments),
         Command::Key(arguments) => key::run(&arguments),
+        Command::Credential(arguments) => credential::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
     }
 }

@@ -12,7 +12,7 @@ pub(super) fn run(file: &ConfigFile) -> ExitCode {
     };
     if !config.serves() {
         eprintln!(
-            "{}: none of [milter], [transport] and [exim]: there is nothing to serve; add at least one",
+            "{}: none of [milter], [transport], [exim], [auth] and [lookup]: there is nothing to serve; add at least one",
             file.config.display()
         );
         return ExitCode::from(EX_CONFIG);

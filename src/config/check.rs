@@ -45,6 +45,10 @@ pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut R
     let signing = check.signing(raw.signing);
     let submissions = connectors.iter().any(|connector| connector.submission.is_some());
     check.outbound_effect(&spans, &outbound, submissions, signs);
+    let store = daemon.as_ref().and_then(|daemon| check.store(raw.store, &daemon.state_directory));
+    let credentials = check.credentials(raw.credentials);
+    let auth = raw.auth.and_then(|auth| check.auth(auth));
+    let lookup = raw.lookup.and_then(|lookup| check.lookup(lookup));
     Some(Config {
         daemon: daemon?,
         log: log?,
@@ -56,6 +60,10 @@ pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut R
         connectors,
         outbound,
         signing,
+        store: store?,
+        credentials,
+        auth,
+        lookup,
     })
 }
 
@@ -222,7 +230,7 @@ impl Check<'_, '_> {
         }
     }
 
-    fn socket_access(
+    pub(super) fn socket_access(
         &mut self,
         section: &str,
         group: Option<Spanned<String>>,

@@ -5,6 +5,7 @@ mod check;
 mod check_endpoint;
 mod check_host;
 mod check_outbound;
+mod check_store;
 mod credential;
 mod host;
 mod key_files;
@@ -19,6 +20,7 @@ mod secret;
 mod show;
 mod show_host;
 mod stamp;
+mod store;
 mod submission_socket;
 
 #[cfg(test)]
@@ -34,6 +36,7 @@ pub use outbound::{
 pub use problem::{Problem, Problems};
 pub use secret::{Secret, SecretError, SecretFile};
 pub use stamp::Stamp;
+pub use store::{Auth, Credentials, Lookup, PostgresServer, StoreConfig, StoreUrl};
 pub use submission_socket::SubmissionSocket;
 
 use std::net::SocketAddr;
@@ -66,12 +69,21 @@ pub struct Config {
     pub outbound: Outbound,
     /// What is signed besides notifications.
     pub signing: Vec<Signing>,
+    /// Where issued credentials are kept.
+    pub store: StoreConfig,
+    /// What holds for issued credentials.
+    pub credentials: Credentials,
+    /// The service that checks logins; `None` when not configured.
+    pub auth: Option<Auth>,
+    /// The tables for the MTA; `None` when not configured.
+    pub lookup: Option<Lookup>,
 }
 
 impl Config {
     /// Whether there is anything to serve.
     pub fn serves(&self) -> bool {
-        self.milter.is_some() || self.transport.is_some() || self.exim.is_some()
+        let mail = self.milter.is_some() || self.transport.is_some() || self.exim.is_some();
+        mail || self.auth.is_some() || self.lookup.is_some()
     }
 
     /// Whether any mail is signed.

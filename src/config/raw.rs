@@ -26,6 +26,12 @@ pub(super) struct Raw {
     pub(super) outbound: Outbound,
     #[serde(default)]
     pub(super) signing: Vec<Signing>,
+    #[serde(default)]
+    pub(super) store: Store,
+    #[serde(default)]
+    pub(super) credentials: Credentials,
+    pub(super) auth: Option<Auth>,
+    pub(super) lookup: Option<Lookup>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -204,4 +210,31 @@ pub(super) struct Signing {
     pub(super) key_file: Text,
     pub(super) sign_for: Option<Spanned<Vec<Text>>>,
     pub(super) sign: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Store {
+    pub(super) url: Option<Text>,
+    pub(super) password_file: Option<Text>,
+    pub(super) ca_file: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Credentials {
+    pub(super) overlap_warning: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Auth {
+    pub(super) listen: Spanned<Vec<Text>>,
+    pub(super) socket_group: Option<Text>,
+    pub(super) socket_mode: Option<Text>,
+    pub(super) computations: Option<Spanned<u64>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Lookup {
+    pub(super) listen: Spanned<Vec<Text>>,
+    pub(super) socket_group: Option<Text>,
+    pub(super) socket_mode: Option<Text>,
 }

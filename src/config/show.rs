@@ -113,6 +113,7 @@ impl Config {
         };
         writeln!(f, "sign_with = {sign_with:?}")?;
 
+        write_store(f, self)?;
         for signing in &self.signing {
             writeln!(f, "\n[[signing]]\ndomain = {:?}", signing.domain.as_str())?;
             writeln!(f, "selector = {:?}\nkey_file = {:?}", signing.selector.as_str(), signing.key_file.path())?;
@@ -124,6 +125,27 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn write_store(f: &mut fmt::Formatter<'_>, config: &Config) -> fmt::Result {
+    writeln!(f, "\n[store]\nurl = {:?}", config.store.url.to_string())?;
+    if let Some(file) = &config.store.password_file {
+        writeln!(f, "password_file = {:?}", file.path())?;
+    }
+    if let Some(file) = &config.store.ca_file {
+        writeln!(f, "ca_file = {file:?}")?;
+    }
+    let overlap_warning = quantity::write_duration(config.credentials.overlap_warning);
+    writeln!(f, "\n[credentials]\noverlap_warning = {overlap_warning:?}")?;
+    if let Some(auth) = &config.auth {
+        writeln!(f, "\n[auth]\nlisten = {:?}\ncomputations = {}", texts(&auth.listen), auth.computations)?;
+        write_access(f, &auth.access)?;
+    }
+    if let Some(lookup) = &config.lookup {
+        writeln!(f, "\n[lookup]\nlisten = {:?}", texts(&lookup.listen))?;
+        write_access(f, &lookup.access)?;
+    }
+    Ok(())
 }
 
 fn texts<T: ToString>(list: &[T]) -> Vec<String> {

@@ -59,6 +59,10 @@ impl Difference {
             ("limits", old.limits != new.limits),
             ("outbound", old.outbound != new.outbound),
             ("signing", old.signing != new.signing),
+            ("store", old.store != new.store),
+            ("credentials", old.credentials != new.credentials),
+            ("auth", old.auth != new.auth),
+            ("lookup", old.lookup != new.lookup),
         ];
         sections.into_iter().filter(|(_, differs)| *differs).for_each(|(name, _)| difference.sections.push(name));
         difference.restart = needs_restart(old, new);
@@ -95,6 +99,8 @@ fn needs_restart(old: &Config, new: &Config) -> Names {
     let access = |service: &Option<crate::config::Milter>| service.as_ref().map(|service| service.access.clone());
     let exim_access = |config: &Config| config.exim.as_ref().map(|service| service.access.clone());
     let transport_access = |config: &Config| config.transport.as_ref().map(|service| service.access.clone());
+    let auth_access = |config: &Config| config.auth.as_ref().map(|service| service.access.clone());
+    let lookup_access = |config: &Config| config.lookup.as_ref().map(|service| service.access.clone());
     let differs_in_both = |old: Option<_>, new: Option<_>| old.is_some() && new.is_some() && old != new;
     let settings = [
         ("daemon.user", old.daemon.user != new.daemon.user),
@@ -108,6 +114,14 @@ fn needs_restart(old: &Config, new: &Config) -> Names {
         (
             "transport.socket_group or socket_mode (of sockets that are open)",
             differs_in_both(transport_access(old), transport_access(new)),
+        ),
+        (
+            "auth.socket_group or socket_mode (of sockets that are open)",
+            differs_in_both(auth_access(old), auth_access(new)),
+        ),
+        (
+            "lookup.socket_group or socket_mode (of sockets that are open)",
+            differs_in_both(lookup_access(old), lookup_access(new)),
         ),
         (
             "exim.socket_group or socket_mode (of sockets that are open)",
@@ -127,6 +141,12 @@ pub(super) fn keep_what_needs_restart(old: &Config, new: &mut Config) {
         new.access.clone_from(&old.access);
     }
     if let (Some(old), Some(new)) = (&old.transport, &mut new.transport) {
+        new.access.clone_from(&old.access);
+    }
+    if let (Some(old), Some(new)) = (&old.auth, &mut new.auth) {
+        new.access.clone_from(&old.access);
+    }
+    if let (Some(old), Some(new)) = (&old.lookup, &mut new.lookup) {
         new.access.clone_from(&old.access);
     }
     if let (Some(old), Some(new)) = (&old.exim, &mut new.exim) {

@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::bind::{Access, Name, Socket};
-use super::parts::Parts;
+use super::parts::{Credentials, Parts};
 use super::passed::Passed;
 use crate::attach::slots::Slots;
-use crate::attach::{exim, lmtp, milter};
+use crate::attach::{accept, exim, lmtp, lookup, milter, sasl};
 use crate::config::{Config, Connector, Listen};
+use crate::credential::Logins;
 use crate::inline::Inline;
 use crate::pipeline::Pipeline;
 
@@ -42,6 +43,8 @@ enum Purpose {
     Exim,
     /// LMTP for the connector of that name.
     Transport(String),
+    Auth,
+    Lookup,
 }
 
 /// Bound sockets that nobody serves yet. Dropping them takes them back.
@@ -59,7 +62,9 @@ impl Sockets {
         let milter = config.milter.iter().flat_map(|service| service.listen.iter().cloned());
         let exim = config.exim.iter().flat_map(|service| service.listen.iter().cloned());
         let transport = config.connectors.iter().filter_map(|connector| transport_socket(config, connector));
-        milter.chain(exim).chain(transport.map(Listen::Unix))
+        let logins = config.auth.iter().flat_map(|service| service.listen.iter().cloned());
+        let tables = config.lookup.iter().flat_map(|service| service.listen.iter().cloned());
+        milter.chain(exim).chain(logins).chain(tables).chain(transport.map(Listen::Unix))
     }
 
     /// Binds everything that `config` names and that is not among `open`; what was `passed` to us is bound already.
@@ -87,6 +92,14 @@ impl Sockets {
                 let path = transport_socket(config, connector)?;
                 Some((Listen::Unix(path), Purpose::Transport(connector.name.clone()), access))
             }));
+        }
+        if let Some(service) = &config.auth {
+            let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
+            wanted.extend(service.listen.iter().map(|listen| (listen.clone(), Purpose::Auth, access)));
+        }
+        if let Some(service) = &config.lookup {
+            let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
+            wanted.extend(service.listen.iter().map(|listen| (listen.clone(), Purpose::Lookup, access)));
         }
         wanted.retain(|(listen, ..)| !open.contains(listen));
         let (mut sockets, mut problems) = (Vec::with_capacity(wanted.len()), Vec::new());
@@ -197,6 +210,47 @@ struct TransportDoor {
     door: Door,
 }
 
+/// The sockets of `[auth]` and `[lookup]`, and what they serve.
+#[derive(Debug)]
+struct CredentialDoors {
+    logins: Arc<ArcSwap<Logins>>,
+    tables: Arc<ArcSwap<lookup::Tables>>,
+    auth: HashMap<Listen, Door>,
+    lookup: HashMap<Listen, Door>,
+    auth_slots: Slots,
+    lookup_slots: Slots,
+}
+
+impl CredentialDoors {
+    fn new(credentials: &Credentials) -> Self {
+        Self {
+            logins: Arc::new(ArcSwap::new(Arc::clone(&credentials.logins))),
+            tables: Arc::new(ArcSwap::new(Arc::clone(&credentials.tables))),
+            auth: HashMap::new(),
+            lookup: HashMap::new(),
+            auth_slots: Slots::new(sasl::CONNECTIONS_MAX),
+            lookup_slots: Slots::new(lookup::CONNECTIONS_MAX),
+        }
+    }
+
+    /// Serves `credentials` from here on, and closes what `config` does not name.
+    fn swap(&mut self, credentials: &Credentials, config: &Config) {
+        self.logins.store(Arc::clone(&credentials.logins));
+        self.tables.store(Arc::clone(&credentials.tables));
+        let auth: HashSet<&Listen> = config.auth.iter().flat_map(|service| &service.listen).collect();
+        let lookup: HashSet<&Listen> = config.lookup.iter().flat_map(|service| &service.listen).collect();
+        for (doors, listen, what) in [(&mut self.auth, auth, "auth"), (&mut self.lookup, lookup, "lookup")] {
+            doors.retain(|address, _| {
+                let stays = listen.contains(address);
+                if !stays {
+                    tracing::info!(socket = %address, "{what} closed");
+                }
+                stays
+            });
+        }
+    }
+}
+
 /// Everything that is served. Dropping it closes everything.
 #[derive(Debug)]
 pub(super) struct Listeners {
@@ -208,6 +262,7 @@ pub(super) struct Listeners {
     exim_service: Arc<exim::Service<Pipeline>>,
     exim: HashMap<Listen, Door>,
     transport: HashMap<PathBuf, TransportDoor>,
+    credentials: Option<CredentialDoors>,
     tasks: TaskTracker,
 }
 
@@ -226,13 +281,15 @@ impl Listeners {
             exim_service: Arc::new(exim_service),
             exim: HashMap::new(),
             transport: HashMap::new(),
+            credentials: None,
             tasks,
         }
     }
 
     /// What is open, as configured. A socket whose name was removed is not: a reload makes it anew.
     pub(super) fn open(&self) -> HashSet<Listen> {
-        let others = self.milter.iter().chain(&self.exim).filter(|(_, door)| door.can_be_found());
+        let credentials = self.credentials.iter().flat_map(|doors| doors.auth.iter().chain(&doors.lookup));
+        let others = self.milter.iter().chain(&self.exim).chain(credentials).filter(|(_, door)| door.can_be_found());
         let transport = self.transport.iter().filter(|(_, transport)| transport.door.can_be_found());
         let transport = transport.map(|(path, _)| Listen::Unix(path.clone()));
         others.map(|(listen, _)| listen.clone()).chain(transport).collect()
@@ -272,6 +329,13 @@ impl Listeners {
         self.exim_service.set(parts.exim.clone());
         self.pipeline.store(Arc::clone(&parts.pipeline));
         self.judge.store(Arc::clone(&parts.judge));
+        match &parts.credentials {
+            None => self.credentials = None,
+            Some(credentials) => {
+                let doors = self.credentials.get_or_insert_with(|| CredentialDoors::new(credentials));
+                doors.swap(credentials, &parts.config);
+            }
+        }
         let each = new.0.len() <= TOLD_MAX;
         let before = self.transport.len();
         for ready in new.0 {
@@ -317,8 +381,29 @@ impl Listeners {
                 self.tasks.spawn(serving);
                 self.transport.insert(path, TransportDoor { connector, service, slots, door });
             }
+            (Purpose::Auth, listen, listener) => {
+                let Some(doors) = &mut self.credentials else { return };
+                tracing::info!(socket = %address, "auth listening");
+                let (slots, logins) = (doors.auth_slots.clone(), Arc::clone(&doors.logins));
+                self.tasks.spawn(sasl::serve(plain(listener), slots, logins, close, tasks));
+                doors.auth.insert(listen, door);
+            }
+            (Purpose::Lookup, listen, listener) => {
+                let Some(doors) = &mut self.credentials else { return };
+                tracing::info!(socket = %address, "lookup listening");
+                let (slots, tables) = (doors.lookup_slots.clone(), Arc::clone(&doors.tables));
+                self.tasks.spawn(lookup::serve(plain(listener), slots, tables, close, tasks));
+                doors.lookup.insert(listen, door);
+            }
             // These have unix sockets only.
             (Purpose::Transport(_) | Purpose::Exim, ..) => {}
         }
+    }
+}
+
+fn plain(listener: milter::Listener) -> accept::Listener {
+    match listener {
+        milter::Listener::Unix(listener) => accept::Listener::Unix(listener),
+        milter::Listener::Tcp(listener) => accept::Listener::Tcp(listener),
     }
 }

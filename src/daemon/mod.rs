@@ -82,6 +82,17 @@ pub fn run(config: Config, file: &Path) -> Result<(), String> {
     ended
 }
 
+/// Makes this process what the daemon is: its user, its state directory, no core dumps. For commands that share its files.
+///
+/// # Errors
+/// It may not, and what would help.
+pub fn act_as_daemon(config: &Config) -> Result<(), String> {
+    privileges::forbid_core_dumps()?;
+    let user = config.daemon.user.as_deref().map(privileges::find_user).transpose()?;
+    state::prepare(&config.daemon.state_directory, user.as_ref())?;
+    user.as_ref().map_or(Ok(()), privileges::become_user)
+}
+
 async fn serve(config: Config, file: &Path, sockets: Sockets, passed: Passed) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("signals cannot be heard: {error}");
     let mut stop = Stop {

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use super::listeners::transport_socket;
 use super::{privileges, state, watch};
-use crate::attach::{exim, lmtp};
+use crate::attach::{exim, lmtp, lookup};
 use crate::config::{Config, Connector};
+use crate::credential::Logins;
 use crate::inline::{Inline, Standing};
 use crate::mail::{Budget, Spool};
 use crate::pipeline::{Pipeline, SiteKey};
 use crate::relay::{Authorities, HandBack, Relay, RelayError};
+use crate::store::Store;
 
 /// The parts, put together.
 #[derive(Debug)]
@@ -27,9 +29,18 @@ pub(super) struct Parts {
     pub(super) exim: exim::Settings,
     pub(super) spool: Spool,
     pub(super) site_key: SiteKey,
+    /// Where `[auth]` or `[lookup]` is configured.
+    pub(super) credentials: Option<Credentials>,
     budget: Budget,
     standing: Arc<Standing>,
     remotes: Remotes,
+}
+
+/// What is served of issued credentials.
+#[derive(Debug, Clone)]
+pub(super) struct Credentials {
+    pub(super) logins: Arc<Logins>,
+    pub(super) tables: Arc<lookup::Tables>,
 }
 
 /// The servers that connectors lead to, with their connections, by the connectors' names.
@@ -63,8 +74,10 @@ impl Parts {
         let budget = Budget::new(config.limits.memory);
         let spool = Spool::new(state::spool_directory(&config.daemon.state_directory));
         let pipeline = Pipeline::new(&config, site_key.clone(), &budget).map_err(|problem| vec![problem])?;
+        let credentials = credentials(&config, None, &HashSet::new()).map_err(|problem| vec![problem])?;
         let standing = Standing::open(&config.daemon.state_directory);
-        Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, spool, remotes)
+        let parts = Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, spool, remotes)?;
+        Ok(Self { credentials, ..parts })
     }
 
     /// The parts of the next configuration; `changed` are the files whose content is another than when `self` was made.
@@ -92,8 +105,10 @@ impl Parts {
             .pipeline
             .successor(&config, site_key.clone(), &budget, same_resolver)
             .map_err(|problem| vec![problem])?;
-        let standing = Arc::clone(&self.standing);
-        Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, self.spool.clone(), remotes)
+        let credentials = credentials(&config, Some(self), changed).map_err(|problem| vec![problem])?;
+        let (standing, spool) = (Arc::clone(&self.standing), self.spool.clone());
+        let parts = Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, spool, remotes)?;
+        Ok(Self { credentials, ..parts })
     }
 
     /// The remote servers for `config`; see [`Remotes::new`].
@@ -118,6 +133,7 @@ impl Parts {
             || differ(now.hosts.get(connector), remotes.hosts.get(connector))
     }
 
+    /// All but the issued credentials, which depend on nothing here.
     fn assemble(
         config: Config,
         pipeline: Arc<Pipeline>,
@@ -152,7 +168,19 @@ impl Parts {
         });
         let services = services.collect();
         let judge = Arc::new(Inline::new(&config, Arc::clone(&pipeline), &remotes.endpoints, Arc::clone(&standing)));
-        Ok(Self { pipeline, judge, services, exim, spool, site_key, budget, standing, remotes, config })
+        Ok(Self {
+            pipeline,
+            judge,
+            services,
+            exim,
+            spool,
+            site_key,
+            credentials: None,
+            budget,
+            standing,
+            remotes,
+            config,
+        })
     }
 }
 
@@ -162,6 +190,43 @@ fn uids<'n>(key: &str, names: impl Iterator<Item = &'n String>) -> Result<Vec<u3
         .map(|name| privileges::find_user(name).map(|user| user.uid.as_raw()))
         .collect::<Result<_, _>>()
         .map_err(|problem| vec![format!("{key}: {problem}")])
+}
+
+/// The check of logins and the tables, where they are configured. Those of `earlier` who use the same store are kept, with what they
+/// remember.
+fn credentials(
+    config: &Config,
+    earlier: Option<&Parts>,
+    changed: &HashSet<PathBuf>,
+) -> Result<Option<Credentials>, String> {
+    if config.auth.is_none() && config.lookup.is_none() {
+        return Ok(None);
+    }
+    let computations = |config: &Config| config.auth.as_ref().map_or(1, |auth| auth.computations);
+    let kept = earlier.and_then(|earlier| Some((&earlier.config, earlier.credentials.as_ref()?)));
+    let trust_changed = config.store.ca_file.as_ref().is_some_and(|file| changed.contains(file));
+    let store = match kept {
+        Some((before, kept)) if before.store == config.store && !trust_changed => Arc::clone(kept.logins.store()),
+        _ => Arc::new(Store::new(&config.store)?),
+    };
+    let logins = match kept {
+        Some((before, kept))
+            if Arc::ptr_eq(kept.logins.store(), &store)
+                && before.credentials == config.credentials
+                && computations(before) == computations(config) =>
+        {
+            Arc::clone(&kept.logins)
+        }
+        _ => Logins::start(Arc::clone(&store), computations(config), config.credentials.overlap_warning)?,
+    };
+    // A ticket system's mail goes out by the sockets of the desk side alone.
+    let desks = config.connectors.iter().filter(|connector| connector.host.is_some());
+    let transports = desks.filter_map(|connector| {
+        let transport = format!("lmtp:unix:{}", transport_socket(config, connector)?.display());
+        Some(connector.addresses.iter().map(move |address| (address.clone(), transport.clone())))
+    });
+    let tables = lookup::Tables { store, transports: transports.flatten().collect() };
+    Ok(Some(Credentials { logins, tables: Arc::new(tables) }))
 }
 
 impl Remotes {

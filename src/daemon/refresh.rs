@@ -50,6 +50,8 @@ pub(super) fn refresh(parts: &Parts, changed: &HashSet<PathBuf>) -> Refreshed {
     authorities.sort();
     authorities.dedup();
     refreshed.replaced.extend(authorities.into_iter().cloned());
+    // A new password counts with the next connection, new authorities with a new store.
+    refreshed.replaced.extend(config.store.ca_file.iter().filter(|file| changed.contains(*file)).cloned());
     let system = system_roots().into_iter().chain([PathBuf::from(RESOLV_CONF)]);
     refreshed.replaced.extend(system.filter(|path| changed.contains(path)));
     if refreshed.replaced.is_empty() {
@@ -94,6 +96,7 @@ impl Refreshed {
     /// Passwords are read when they are needed; that one is not usable is better told before.
     fn passwords(&mut self, config: &Config, changed: &HashSet<PathBuf>) {
         let files = config.connectors.iter().flat_map(|connector| connector.password_files());
+        let files = files.chain(&config.store.password_file);
         for file in files.filter(|file| changed.contains(file.path())) {
             match file.read_password() {
                 Ok(_) => self.replaced(file),

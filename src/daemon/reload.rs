@@ -178,7 +178,9 @@ fn prepare(
         .map_err(|problems| problems.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
     let in_file = |problem: String| format!("{}: {problem}", file.display());
     if !config.serves() {
-        return Err(vec![in_file("none of [milter], [transport] and [exim]: nothing would be served".to_owned())]);
+        return Err(vec![in_file(
+            "none of [milter], [transport], [exim], [auth] and [lookup]: nothing would be served".to_owned(),
+        )]);
     }
     let difference = Difference::between(&parts.config, &config);
     keep_what_needs_restart(&parts.config, &mut config);

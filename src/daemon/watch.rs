@@ -93,6 +93,8 @@ fn files(config: &Config) -> HashSet<PathBuf> {
         add(Path::new(RESOLV_CONF));
     }
     config.signing.iter().for_each(|signing| add(signing.key_file.path()));
+    config.store.password_file.iter().for_each(|file| add(file.path()));
+    config.store.ca_file.iter().for_each(|file| add(file));
     let mut system = false;
     for connector in &config.connectors {
         connector.dkim.iter().for_each(|key| add(key.key_file.path()));

@@ -35,7 +35,7 @@ pub use clock::Bounds;
 pub use lmtp::send_lmtp;
 pub use record::Record;
 pub use rejected::{FIELD as REFUSED_FIELD, HandBack, refused_field};
-pub use route::{Authorities, RelayError};
+pub use route::{Authorities, RelayError, client_tls};
 
 use std::time::Duration;
 

@@ -124,16 +124,7 @@ impl Authorities {
         if let Some(tls) = self.read.get(&ca_file) {
             return Ok(Arc::clone(tls));
         }
-        let roots = match &ca_file {
-            Some(path) => roots_from(path).map_err(|error| RelayError::CaFile { path: path.clone(), error })?,
-            None => system_roots()?,
-        };
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let tls = Arc::new(tls);
+        let tls = client_tls(ca_file.as_deref())?;
         self.read.insert(ca_file, Arc::clone(&tls));
         Ok(tls)
     }
@@ -198,6 +189,23 @@ impl Route {
             remote: target.remote,
         })
     }
+}
+
+/// TLS 1.2 or newer as a client that trusts the authorities in `ca_file`, or the system's.
+///
+/// # Errors
+/// There are none that can be used.
+pub fn client_tls(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, RelayError> {
+    let roots = match ca_file {
+        Some(path) => roots_from(path).map_err(|error| RelayError::CaFile { path: path.to_owned(), error })?,
+        None => system_roots()?,
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(tls))
 }
 
 fn roots_from(path: &Path) -> Result<RootCertStore, String> {

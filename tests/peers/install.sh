@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what the tests, the demo and the benchmark run against: real mail servers, filters and a name server, all from
 # Debian's own packages. Does nothing where everything is there. Leaves the machine's own mail service alone: nothing is started,
-# no file under /etc is edited, and an MTA that Postfix would push out stays (Postfix is then unpacked under target/peers).
+# no file under /etc is changed for good, and an MTA that Postfix would push out stays (Postfix is then unpacked under target/peers).
 #
 #   tests/peers/install.sh            install
 #   tests/peers/install.sh --unpack   unpack Postfix under target/peers even where it could be installed
@@ -146,12 +146,28 @@ install_postfix() {
     unpack_postfix
 }
 
+# PostgreSQL's programs. Its package would make a cluster for the whole machine, unless it is told not to.
+install_postgres() {
+    local settings=/etc/postgresql-common/createcluster.conf saved failed
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null && return
+    installed postgresql-common || install_packages postgresql-common
+    saved=$(mktemp)
+    cp -p "$settings" "$saved"
+    printf 'create_main_cluster = false\n' | as_root tee -a "$settings" >/dev/null
+    # In a shell of its own, so that the settings are put back when it fails, too.
+    if (install_packages postgresql); then failed=; else failed=yes; fi
+    as_root cp -p "$saved" "$settings"
+    rm -f "$saved"
+    [ -z "$failed" ] || fail "PostgreSQL is missing"
+}
+
 command -v dpkg >/dev/null && command -v apt-get >/dev/null ||
     fail "this is no Debian: install Postfix, Dovecot, dnsmasq, OpenDKIM, OpenDMARC, dkimpy, pyspf, swaks, m4 by hand"
 
 mapfile -t wanted < <(missing "${packages[@]}")
 [ ${#wanted[@]} -eq 0 ] || install_packages "${wanted[@]}"
 install_postfix "$@"
+install_postgres
 # Sendmail conflicts with Postfix, but runs from a folder of its own.
 [ -x "$peers/sendmail/usr/libexec/sendmail/sendmail" ] || unpack "$peers/sendmail" "${unpacked_sendmail[@]}"
 # Exim conflicts as well. It insists on the user that Debian's package makes.

@@ -1,0 +1,363 @@
+//! The store as a PostgreSQL: for several hosts.
+//!
+//! One connection answers all questions, and hears of changes by NOTIFY. One that does not answer in time is given up, and the next
+//! question makes a new one. What writes has a connection of its own, for its transaction's sake; only commands write.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
+use tokio::sync::{Mutex, Notify};
+use tokio::time::timeout;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{AsyncMessage, Client, NoTls, Transaction};
+
+use super::tls::Verified;
+use super::{Event, NewCredential, Row, StoreError, Which, foreign, name_taken, sql, too_many, too_new};
+use crate::config::{PostgresServer, SecretFile, StoreConfig};
+use crate::credential::{Binding, Credential, LIVE_SETS_MAX, UserName};
+use crate::mail::Address;
+use crate::relay::{RelayError, client_tls};
+
+/// How long a connection with all that belongs to it, and an answer, may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// After a connection has failed the others hear of that for so long, instead of each trying for itself.
+const REST: Duration = Duration::from_millis(250);
+/// The channel of NOTIFY.
+const LISTEN: &str = "LISTEN deskmilter";
+const NOTIFY: &str = "NOTIFY deskmilter";
+/// One process at a time makes tables. The number is any: it is ours.
+const MIGRATION_LOCK: &str = "SELECT pg_advisory_xact_lock(7281103314)";
+
+/// The server, connected to when it is needed.
+pub(super) struct Postgres {
+    config: tokio_postgres::Config,
+    password_file: Option<SecretFile>,
+    tls: Option<Arc<ClientConfig>>,
+    /// For the log.
+    name: String,
+    connection: Mutex<Connection>,
+    changed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Connection {
+    client: Option<Arc<Client>>,
+    failed: Option<(Instant, String)>,
+}
+
+type Values<'v> = &'v [&'v (dyn ToSql + Sync)];
+
+impl Postgres {
+    pub(super) fn new(config: &StoreConfig, server: &PostgresServer) -> Result<Self, String> {
+        let tls = match server.config.get_ssl_mode() {
+            SslMode::Disable => None,
+            _ => Some(client_tls(config.ca_file.as_deref()).map_err(|error| match error {
+                RelayError::CaFile { path, error } => format!("store.ca_file: {}: {error}", path.display()),
+                other => format!("store: {other}"),
+            })?),
+        };
+        Ok(Self {
+            config: (*server.config).clone(),
+            password_file: config.password_file.clone(),
+            tls,
+            name: server.to_string(),
+            connection: Mutex::default(),
+            changed: Arc::default(),
+        })
+    }
+
+    pub(super) async fn issue(&self, new: NewCredential, who: String, now: i64) -> Result<Credential, StoreError> {
+        let work = async {
+            let mut client = self.ready().await?;
+            let transaction = client.transaction().await.map_err(|error| self.failed(&error))?;
+            let issued = self.issue_in(&transaction, new, &who, now).await?;
+            transaction.commit().await.map_err(|error| self.failed(&error))?;
+            Ok(issued)
+        };
+        self.in_time(work).await
+    }
+
+    async fn issue_in(
+        &self,
+        transaction: &Transaction<'_>,
+        new: NewCredential,
+        who: &str,
+        now: i64,
+    ) -> Result<Credential, StoreError> {
+        let NewCredential { binding, user, hash } = new;
+        let (domain, address) = binding.columns();
+        let failed = |error: tokio_postgres::Error| self.failed(&error);
+        // Of two that issue at once the second one sees what the first one did.
+        transaction.batch_execute("LOCK TABLE credential IN SHARE ROW EXCLUSIVE MODE").await.map_err(failed)?;
+        for owner in transaction.query(sql::OWNERS_OF_NAME, &[&user.as_str()]).await.map_err(failed)? {
+            let (other_domain, other_address) = (self.get::<String>(&owner, 0)?, self.get::<String>(&owner, 1)?);
+            if (&other_domain, &other_address) != (&domain, &address) {
+                return Err(name_taken(&user, &other_domain, &other_address));
+            }
+        }
+        let live = transaction.query_one(sql::COUNT_LIVE, &[&domain, &address]).await.map_err(failed)?;
+        if usize::try_from(self.get::<i64>(&live, 0)?).unwrap_or(0) >= LIVE_SETS_MAX {
+            return Err(too_many(&binding));
+        }
+        let values: Values<'_> = &[&domain, &address, &user.as_str(), &hash, &now];
+        let id: i64 = self.get(&transaction.query_one(sql::INSERT, values).await.map_err(failed)?, 0)?;
+        transaction.execute(sql::AUDIT, &[&now, &who, &"issued", &id]).await.map_err(failed)?;
+        transaction.execute(sql::CHANGE, &[]).await.map_err(failed)?;
+        transaction.batch_execute(NOTIFY).await.map_err(failed)?;
+        Ok(Credential { id, binding, user, issued_at: now, revoked_at: None })
+    }
+
+    pub(super) async fn revoke(&self, which: Which, who: String, now: i64) -> Result<Vec<Credential>, StoreError> {
+        let work = async {
+            let failed = |error: tokio_postgres::Error| self.failed(&error);
+            let mut client = self.ready().await?;
+            let transaction = client.transaction().await.map_err(failed)?;
+            let rows = match &which {
+                Which::Id(id) => transaction.query(sql::REVOKE_ID, &[&now, id]).await,
+                Which::User(user) => transaction.query(sql::REVOKE_USER, &[&now, &user.as_str()]).await,
+                Which::Binding(binding) => {
+                    let (domain, address) = binding.columns();
+                    transaction.query(sql::REVOKE_BINDING, &[&now, &domain, &address]).await
+                }
+            };
+            let revoked = self.credentials(&rows.map_err(failed)?)?;
+            for set in &revoked {
+                transaction.execute(sql::AUDIT, &[&now, &who, &"revoked", &set.id]).await.map_err(failed)?;
+            }
+            transaction.execute(sql::CHANGE, &[]).await.map_err(failed)?;
+            transaction.batch_execute(NOTIFY).await.map_err(failed)?;
+            transaction.commit().await.map_err(failed)?;
+            Ok(revoked)
+        };
+        self.in_time(work).await
+    }
+
+    pub(super) async fn list(&self, all: bool) -> Result<Vec<Credential>, StoreError> {
+        let rows = self.query(if all { sql::LIST_ALL } else { sql::LIST_LIVE }, &[]).await?;
+        self.credentials(&rows)
+    }
+
+    pub(super) async fn sets_of(&self, user: String) -> Result<Vec<(Credential, String)>, StoreError> {
+        let rows = self.query(sql::SETS_OF, &[&user]).await?;
+        rows.iter().map(|row| Ok((self.row(row)?.try_into()?, self.get(row, 6)?))).collect()
+    }
+
+    pub(super) async fn logins_for(&self, address: Address) -> Result<Vec<UserName>, StoreError> {
+        let rows = self.query(sql::LOGINS_FOR, &[&address.domain().as_str(), &address.to_string()]).await?;
+        let name = |row| UserName::parse(&self.get::<String>(row, 0)?).map_err(|error| foreign(&error));
+        rows.iter().map(name).collect()
+    }
+
+    pub(super) async fn events(&self, count: u32) -> Result<Vec<Event>, StoreError> {
+        let rows = self.query(sql::EVENTS, &[&i64::from(count)]).await?;
+        let event = |row| {
+            let (domain, address): (String, String) = (self.get(row, 4)?, self.get(row, 5)?);
+            Ok(Event {
+                at: self.get(row, 0)?,
+                who: self.get(row, 1)?,
+                what: self.get(row, 2)?,
+                credential: self.get(row, 3)?,
+                binding: Binding::from_columns(&domain, &address).map_err(|error| foreign(&error))?,
+                user: UserName::parse(&self.get::<String>(row, 6)?).map_err(|error| foreign(&error))?,
+            })
+        };
+        rows.iter().rev().map(event).collect()
+    }
+
+    pub(super) async fn revision(&self) -> Result<i64, StoreError> {
+        let rows = self.query(sql::REVISION, &[]).await?;
+        rows.first().map_or_else(|| Err(foreign(&"no revision")), |row| self.get(row, 0))
+    }
+
+    /// Waits until somebody tells of a change, or a new connection is made.
+    pub(super) async fn changed_within(&self, limit: Duration) {
+        // Either way it is time to look.
+        let _ = timeout(limit, self.changed.notified()).await;
+    }
+
+    /// Asks. A connection that fails or does not answer in time is given up.
+    async fn query(&self, statement: &str, values: Values<'_>) -> Result<Vec<tokio_postgres::Row>, StoreError> {
+        let client = self.client().await?;
+        match self.in_time(async { client.query(statement, values).await.map_err(|error| self.failed(&error)) }).await {
+            Ok(rows) => Ok(rows),
+            Err(error) => {
+                let mut connection = self.connection.lock().await;
+                if connection.client.as_ref().is_some_and(|current| Arc::ptr_eq(current, &client)) {
+                    connection.client = None;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn client(&self) -> Result<Arc<Client>, StoreError> {
+        let mut connection = self.connection.lock().await;
+        if let Some(client) = connection.client.as_ref().filter(|client| !client.is_closed()) {
+            return Ok(Arc::clone(client));
+        }
+        connection.client = None;
+        if let Some((at, error)) = &connection.failed
+            && at.elapsed() < REST
+        {
+            return Err(StoreError::Away(error.clone()));
+        }
+        let connect = async {
+            let client = self.ready().await?;
+            client.batch_execute(LISTEN).await.map_err(|error| self.failed(&error))?;
+            Ok(client)
+        };
+        match self.in_time(connect).await {
+            Ok(client) => {
+                let client = Arc::new(client);
+                *connection = Connection { client: Some(Arc::clone(&client)), failed: None };
+                // What was told while nobody listened is not told again.
+                self.changed.notify_one();
+                Ok(client)
+            }
+            Err(error) => {
+                connection.failed = Some((Instant::now(), error.to_string()));
+                Err(error)
+            }
+        }
+    }
+
+    /// A new connection to tables that are as we know them.
+    async fn ready(&self) -> Result<Client, StoreError> {
+        let mut client = self.dial().await?;
+        self.migrate(&mut client).await?;
+        Ok(client)
+    }
+
+    /// A new connection. It ends when the client is dropped.
+    async fn dial(&self) -> Result<Client, StoreError> {
+        let mut config = self.config.clone();
+        config.connect_timeout(PATIENCE).application_name("deskmilter");
+        if let Some(file) = &self.password_file {
+            let password =
+                file.read_password().map_err(|error| StoreError::Away(format!("store.password_file: {error}")))?;
+            config.password(password.expose());
+        }
+        match &self.tls {
+            None => {
+                let (client, connection) = config.connect(NoTls).await.map_err(|error| self.failed(&error))?;
+                self.drive(connection);
+                Ok(client)
+            }
+            Some(tls) => {
+                let tls = Verified(Arc::clone(tls));
+                let (client, connection) = config.connect(tls).await.map_err(|error| self.failed(&error))?;
+                self.drive(connection);
+                Ok(client)
+            }
+        }
+    }
+
+    /// Moves the octets of a connection, in a task of its own.
+    fn drive<S, T>(&self, mut connection: tokio_postgres::Connection<S, T>)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let changed = Arc::clone(&self.changed);
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if matches!(message, AsyncMessage::Notification(_)) {
+                    changed.notify_one();
+                }
+            }
+        });
+    }
+
+    async fn migrate(&self, client: &mut Client) -> Result<(), StoreError> {
+        let failed = |error: tokio_postgres::Error| self.failed(&error);
+        if self.version(client).await? == Some(sql::VERSION) {
+            return Ok(());
+        }
+        let transaction = client.transaction().await.map_err(failed)?;
+        transaction.batch_execute(MIGRATION_LOCK).await.map_err(failed)?;
+        let make = "CREATE TABLE IF NOT EXISTS deskmilter_version (version BIGINT NOT NULL)";
+        transaction.batch_execute(make).await.map_err(failed)?;
+        let row = transaction.query_opt("SELECT version FROM deskmilter_version", &[]).await.map_err(failed)?;
+        let from = row.map_or(Ok(0), |row| self.get::<i64>(&row, 0))?;
+        if from > sql::VERSION {
+            return Err(too_new(from));
+        }
+        for migration in sql::POSTGRES_MIGRATIONS.iter().skip(usize::try_from(from).unwrap_or(0)) {
+            transaction.batch_execute(migration).await.map_err(failed)?;
+        }
+        transaction.execute("DELETE FROM deskmilter_version", &[]).await.map_err(failed)?;
+        transaction
+            .execute("INSERT INTO deskmilter_version (version) VALUES ($1)", &[&sql::VERSION])
+            .await
+            .map_err(failed)?;
+        transaction.commit().await.map_err(failed)
+    }
+
+    /// The version of the tables; `None` where there are none.
+    async fn version(&self, client: &Client) -> Result<Option<i64>, StoreError> {
+        let failed = |error: tokio_postgres::Error| self.failed(&error);
+        let there =
+            client.query_one("SELECT to_regclass('deskmilter_version') IS NOT NULL", &[]).await.map_err(failed)?;
+        if !self.get::<bool>(&there, 0)? {
+            return Ok(None);
+        }
+        let row = client.query_opt("SELECT version FROM deskmilter_version", &[]).await.map_err(failed)?;
+        row.map(|row| self.get(&row, 0)).transpose()
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let late = |_| StoreError::Away(format!("{self}: no answer within {} s", PATIENCE.as_secs()));
+        timeout(PATIENCE, work).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
+    }
+
+    fn credentials(&self, rows: &[tokio_postgres::Row]) -> Result<Vec<Credential>, StoreError> {
+        rows.iter().map(|row| self.row(row)?.try_into()).collect()
+    }
+
+    fn row(&self, row: &tokio_postgres::Row) -> Result<Row, StoreError> {
+        Ok(Row {
+            id: self.get(row, 0)?,
+            domain: self.get(row, 1)?,
+            address: self.get(row, 2)?,
+            user: self.get(row, 3)?,
+            issued_at: self.get(row, 4)?,
+            revoked_at: self.get(row, 5)?,
+        })
+    }
+
+    fn get<'r, T: tokio_postgres::types::FromSql<'r>>(
+        &self,
+        row: &'r tokio_postgres::Row,
+        column: usize,
+    ) -> Result<T, StoreError> {
+        row.try_get(column).map_err(|error| self.failed(&error))
+    }
+
+    /// What the server said, or why it said nothing: the library's own word is only "db error".
+    fn failed(&self, error: &tokio_postgres::Error) -> StoreError {
+        let reason = match error.as_db_error() {
+            Some(said) => said.message().to_owned(),
+            None => {
+                let source = std::error::Error::source(error);
+                source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+            }
+        };
+        StoreError::Away(format!("{self}: {reason}"))
+    }
+}
+
+impl fmt::Display for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres").field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,12 @@
+//! Issued credentials, from the command that issues them to the mail server that has them checked; every test on both stores where
+//! the store matters.
+
+#![cfg(test)]
+
+mod both;
+mod desk;
+mod postfix;
+mod restarts;
+mod secrets;
+mod service;
+mod store;

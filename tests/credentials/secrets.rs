@@ -1,0 +1,103 @@
+//! Passwords are nowhere but where they are shown.
+
+use std::path::Path;
+
+use support::SaslReply;
+
+use crate::both::Place;
+use crate::desk::{Desk, issued};
+
+const CLIENT: &str = "198.51.100.7";
+
+/// The command lines of all processes and what they have in their environments, as far as we may look.
+fn processes() -> String {
+    let read = |path: &Path| std::fs::read(path).map(|octets| String::from_utf8_lossy(&octets).into_owned());
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok).map(|entry| entry.path());
+    processes.flat_map(|process| [read(&process.join("cmdline")), read(&process.join("environ"))]).flatten().collect()
+}
+
+fn no_trace_of_a_password_is_left(place: Place) {
+    let desk = Desk::start(&place.url());
+    let set = desk.issue("--domain acme.example --address support@acme.example --user support");
+    let second = issued(&desk.json("rotate --domain acme.example --address support@acme.example"));
+    let guess = "planted-guess-4711";
+    let mut client = desk.client();
+    for password in [&set.password, &second.password] {
+        assert_eq!(client.plain("support", password, CLIENT), SaslReply::Ok("support".to_owned()));
+        assert_eq!(client.login("support", password, CLIENT), SaslReply::Ok("support".to_owned()));
+        // Typed where the name belongs, sent in the clear, and in a line that is none.
+        assert!(matches!(client.plain(password, password, "192.0.2.9"), SaslReply::Fail(_)));
+        client.auth(&format!("PLAIN\trip={CLIENT}\tresp={password}"));
+        let mut other = desk.client();
+        other.write(&format!("{password}\n"));
+        while other.line().is_some() {}
+        let mut other = desk.client();
+        other.write(&format!("AUTH\t{password}\tPLAIN\tsecured\n"));
+        while other.line().is_some() {}
+    }
+    assert!(matches!(client.plain("support", guess, "192.0.2.10"), SaslReply::Fail(_)));
+    let running = processes();
+    let told: String = [
+        "list",
+        "list --all",
+        "log",
+        "rotate --domain acme.example --address support@acme.example",
+        "revoke --user support",
+    ]
+    .into_iter()
+    .map(|words| desk.run(words))
+    .map(|output| format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+    .collect();
+    let store = String::from_utf8_lossy(&place.content()).into_owned();
+    let state = desk.configuration().with_file_name("state");
+    let state: String = std::fs::read_dir(state)
+        .unwrap()
+        .filter_map(|file| std::fs::read(file.unwrap().path()).ok())
+        .map(|octets| String::from_utf8_lossy(&octets).into_owned())
+        .collect();
+    for secret in [&set.password, &second.password, guess] {
+        for (what, text) in [
+            ("log", desk.daemon.log()),
+            ("processes", running.clone()),
+            ("output", told.clone()),
+            ("store", store.clone()),
+            ("state directory", state.clone()),
+        ] {
+            assert!(!text.contains(secret), "{secret} in {what}");
+        }
+    }
+    assert!(store.contains("$argon2id$"));
+}
+
+#[test]
+fn no_trace_of_a_password_is_left_with_a_file_of_sqlite() {
+    no_trace_of_a_password_is_left(Place::sqlite());
+}
+
+#[test]
+fn no_trace_of_a_password_is_left_with_a_postgresql() {
+    no_trace_of_a_password_is_left(Place::postgres());
+}
+
+#[test]
+fn root_issues_into_files_of_the_daemons_user_and_nobody_else_looks_into_its_memory() {
+    use std::os::unix::fs::MetadataExt;
+    let mut desk = Desk::start_as("nobody");
+    let set = desk.issue("--domain acme.example");
+    assert_eq!(desk.client().plain(&set.user, &set.password, CLIENT), SaslReply::Ok(set.user.clone()));
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap().uid.as_raw();
+    for entry in std::fs::read_dir(desk.configuration().with_file_name("state")).unwrap() {
+        let entry = entry.unwrap();
+        let facts = entry.metadata().unwrap();
+        assert_eq!((facts.uid(), facts.mode() & 0o077), (nobody, 0), "{:?}", entry.path());
+    }
+    let pid = desk.daemon.pid();
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains(&format!("Uid:\t{nobody}\t{nobody}")), "{status}");
+    // What an undumpable process has in /proc belongs to root, whoever it runs as.
+    assert_eq!(std::fs::metadata(format!("/proc/{pid}/mem")).unwrap().uid(), 0);
+    assert!(desk.daemon.stop().success());
+}
