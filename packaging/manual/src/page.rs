@@ -176,7 +176,8 @@ impl Writer {
             }
             TagEnd::TableCell => self.cells.push(std::mem::take(&mut self.text)),
             TagEnd::TableHead | TagEnd::TableRow => {
-                let cells: Vec<_> = self.cells.drain(..).map(|cell| format!("T{{\n.ad l\n{}\nT}}", lines(&cell))).collect();
+                let cells: Vec<_> =
+                    self.cells.drain(..).map(|cell| format!("T{{\n.ad l\n{}\nT}}", lines(&cell))).collect();
                 let _ = writeln!(self.out, "{}", cells.join("\t"));
             }
             TagEnd::Table => {
