@@ -56,7 +56,7 @@ impl Company {
                 }
             });
             let threads: Vec<_> = (0..count).map(|_| scope.spawn(|| act(&self.socket, &barrier))).collect();
-            let all_well = threads.into_iter().fold(true, |well, thread| thread.join().is_ok() && well);
+            let all_well = threads.into_iter().filter_map(|thread| thread.join().err()).count() == 0;
             done.store(true, Ordering::Relaxed);
             all_well
         });

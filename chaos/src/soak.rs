@@ -86,7 +86,7 @@ pub fn soak(messages: usize) -> Soak {
             }
             samples
         });
-        let all_well = senders.into_iter().fold(true, |well, sender| sender.join().is_ok() && well);
+        let all_well = senders.into_iter().filter_map(|sender| sender.join().err()).count() == 0;
         done.store(true, Ordering::Release);
         samples = watch.join().unwrap_or_default();
         all_well

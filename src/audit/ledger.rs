@@ -127,7 +127,9 @@ impl Ledger {
             own::Event::Judged { id, message_id, recipients } => {
                 let supported: Vec<String> = recipients.into_iter().filter(|name| (scope.supports)(name)).collect();
                 let Some(own) = self.own_entry(id, message_id, !supported.is_empty()) else { return };
-                supported.iter().for_each(|name| drop(own.recipient(name)));
+                for name in &supported {
+                    own.recipient(name);
+                }
             }
             own::Event::Relay(relay) => self.relay(at, relay),
         }
