@@ -56,9 +56,9 @@ impl Company {
                 }
             });
             let threads: Vec<_> = (0..count).map(|_| scope.spawn(|| act(&self.socket, &barrier))).collect();
-            let ended: Vec<bool> = threads.into_iter().map(|thread| thread.join().is_ok()).collect();
+            let all_well = threads.into_iter().filter_map(|thread| thread.join().err()).count() == 0;
             done.store(true, Ordering::Relaxed);
-            ended.into_iter().all(|well| well)
+            all_well
         });
         assert!(all_well, "{}", support::tail(&self.daemon.log()));
         peak.into_inner()

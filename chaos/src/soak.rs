@@ -86,10 +86,10 @@ pub fn soak(messages: usize) -> Soak {
             }
             samples
         });
-        let ended: Vec<bool> = senders.into_iter().map(|sender| sender.join().is_ok()).collect();
+        let all_well = senders.into_iter().filter_map(|sender| sender.join().err()).count() == 0;
         done.store(true, Ordering::Release);
         samples = watch.join().unwrap_or_default();
-        ended.into_iter().all(|well| well)
+        all_well
     });
     assert!(all_well, "{}", support::tail(&daemon.log()));
     Soak { messages, took: begun.elapsed(), samples }

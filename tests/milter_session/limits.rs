@@ -90,3 +90,39 @@ async fn beyond_the_connection_limit_one_waits_for_another_to_end() {
     second.message().await;
     second.expect('c').await;
 }
+
+#[tokio::test]
+async fn large_header_sections_share_what_there_is_for_them_and_the_next_message_passes() {
+    let mut daemon = Daemon::new(Act::Pass);
+    let value = "x".repeat(1_000_000);
+    let mut connections = Vec::new();
+    // Each keeps 1 MB of header section that does not end, and 32 MiB are there for all.
+    for _ in 0..40 {
+        let mut mta = daemon.unix().await;
+        mta.begin().await;
+        mta.support().await;
+        connections.push(mta);
+    }
+    let sends = connections.into_iter().map(|mut mta| {
+        let field = format!("Subject\0{value}\0");
+        tokio::spawn(async move {
+            let sent = tokio::time::timeout(std::time::Duration::from_secs(3), mta.send(b'L', field.as_bytes())).await;
+            (mta, sent.is_ok())
+        })
+    });
+    let mut waiting = 0;
+    let mut kept = Vec::new();
+    for send in sends.collect::<Vec<_>>() {
+        let (mta, sent) = send.await.unwrap();
+        waiting += usize::from(!sent);
+        kept.push(mta);
+    }
+    assert!((1..40).contains(&waiting), "{waiting} of 40 wait in the MTA's buffers");
+    drop(kept);
+    let mut mta = daemon.unix().await;
+    mta.begin().await;
+    mta.support().await;
+    mta.content(&[("Subject", &value)], b"body\r\n").await;
+    mta.expect('c').await;
+    assert_eq!(daemon.seen().await.mail.headers.len(), 1);
+}

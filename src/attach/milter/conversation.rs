@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::command::{Command, Malformed};
-use super::frame::{FrameDecoder, FrameError};
+use super::frame::{FrameDecoder, FrameError, announced};
 use super::intake::Intake;
 use super::response::Response;
 use super::session::{Complete, Session, SessionError, Step};
@@ -167,8 +167,8 @@ where
                 within_frame = true;
                 deadline = Instant::now() + self.service.patience.frame;
             }
-            // A frame that cannot be kept yet waits in the MTA's buffers, until others are done with theirs.
-            while !self.has_room(self.incoming.len()) {
+            // A frame that cannot be kept whole waits in the MTA's buffers, until others are done with theirs.
+            while !self.has_room(announced(&self.incoming)) {
                 if Instant::now() >= deadline {
                     return Err(ConversationError::Truncated);
                 }

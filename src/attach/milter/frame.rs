@@ -34,6 +34,11 @@ pub enum FrameError {
     Io(#[from] std::io::Error),
 }
 
+/// Octets of the frame that begins in `buffer`, 0 where its length is not there yet.
+pub fn announced(buffer: &[u8]) -> usize {
+    buffer.first_chunk::<4>().map_or(0, |length| usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX))
+}
+
 /// Takes frames off a buffer. The announced length is checked before anything is kept for it.
 #[derive(Debug, Default)]
 pub struct FrameDecoder;
