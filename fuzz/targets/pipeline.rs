@@ -152,8 +152,10 @@ pub(crate) fn seal(octets: &[u8]) {
     assert!(field.raw().split(|&b| b == b'\n').all(|line| line.len() <= 80));
     let sealed = with(&before, HeaderEdit::Prepend(field.clone()));
 
-    // On the message itself, however folded, it opens, where there is something to know the message by.
-    let known = before.first("From").is_some() || before.first("Message-ID").is_some();
+    // On the message itself, however folded, it opens, where there is something to know the message by: without a Date that is
+    // the Message-ID alone.
+    let has = |name: &str| before.first(name).is_some();
+    let known = has("Message-ID") || has("From") && has("Date");
     for section in [&sealed, &refolded(&sealed)] {
         match seals::open(key(), section, seals::Bound::Sender(&sender), NOW + 60, HOUR) {
             Some(Ok(opened)) => {
