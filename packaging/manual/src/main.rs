@@ -145,7 +145,11 @@ mod tests {
         let main = of("deskmilter.8");
         for sub in program.get_subcommands().filter(|sub| sub.get_name() != "help") {
             assert!(of(&format!("deskmilter-{}.8", sub.get_name())).contains(".SH NAME"));
-            assert!(main.contains(&format!("deskmilter\\-{}(8)", sub.get_name())), "{}", sub.get_name());
+            assert!(
+                main.contains(&format!("deskmilter\\-{}(8)", sub.get_name().replace('-', "\\-"))),
+                "{}",
+                sub.get_name()
+            );
         }
     }
 
