@@ -172,7 +172,7 @@ fn a_wrong_configuration_changes_nothing_and_says_why() {
             vec!["connector.other.endpoint.port", "connector.other.addresses", "problems=2"],
         ),
         (format!("{missing}{another}"), vec!["connector.acme.endpoint", "/nonexistent", "ca_file"]),
-        (String::new(), vec!["neither [milter] nor [transport]"]),
+        (String::new(), vec!["none of [milter], [transport]"]),
         ("[daemon\n".to_owned(), vec!["deskmilter.toml:1"]),
     ] {
         std::fs::write(site.configuration(), &wrong).unwrap();
