@@ -5,7 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use deskmilter::doctor::postfix::{Attachment, Change, Installation, Outcome, PostfixError, Undo, check};
+use deskmilter::doctor::Outcome;
+use deskmilter::doctor::postfix::{Attachment, Change, Installation, PostfixError, Undo, check};
 use fixture::{Site, apply, config, undo};
 use support::{LmtpSink, Message, PrivatePostfix, received_as_sent};
 

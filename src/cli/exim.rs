@@ -4,9 +4,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{ConfigFile, EX_CONFIG, say};
+use super::{ConfigFile, EX_CONFIG, say, tell};
 use crate::config::Config;
-use crate::doctor::exim::{Change, Exim, EximError, Outcome, check};
+use crate::doctor::exim::{Change, Exim, EximError, check};
 
 /// Arguments of `deskmilter exim`.
 #[derive(Debug, Clone, clap::Args)]
@@ -61,11 +61,7 @@ fn act(args: &EximArgs, config: &Config) -> Result<ExitCode, EximError> {
     if args.check {
         let exim = Exim::find(args.exim.as_deref(), args.generated.as_deref())?;
         let findings = check(config, &exim)?;
-        for finding in &findings {
-            say(&format!("{finding}\n"));
-        }
-        let failed = findings.iter().any(|finding| finding.outcome == Outcome::Fail);
-        return Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        return Ok(tell(&findings));
     }
     let program = std::env::current_exe().map_err(|error| EximError::Program(error.to_string()))?;
     make(args, &Change::attach(config, &args.config_file, &program)?, args.apply)

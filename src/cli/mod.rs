@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
+use crate::doctor::{Finding, Outcome};
 
 /// Exit code for wrong arguments (EX_USAGE).
 pub const EX_USAGE: u8 = 64;
@@ -126,6 +127,14 @@ pub fn run() -> ExitCode {
         Command::Credential(arguments) => credential::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
     }
+}
+
+/// Prints what checks found. Exits with 1 when one failed.
+fn tell(findings: &[Finding]) -> ExitCode {
+    for finding in findings {
+        say(&format!("{finding}\n"));
+    }
+    if findings.iter().any(|finding| finding.outcome == Outcome::Fail) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Writes to standard output.

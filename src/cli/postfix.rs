@@ -4,9 +4,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{ConfigFile, EX_CONFIG, say};
+use super::{ConfigFile, EX_CONFIG, say, tell};
 use crate::config::Config;
-use crate::doctor::postfix::{Attachment, Change, Installation, Outcome, PostfixError, Undo, check};
+use crate::doctor::postfix::{Attachment, Change, Installation, PostfixError, Undo, check};
 
 /// Arguments of `deskmilter postfix`.
 #[derive(Debug, Clone, clap::Args)]
@@ -71,11 +71,7 @@ fn act(args: &PostfixArgs, config: &Config) -> Result<ExitCode, PostfixError> {
     let installation = Installation::open(&args.config_directory)?;
     if args.check {
         let findings = check(config, &installation)?;
-        for finding in &findings {
-            say(&format!("{finding}\n"));
-        }
-        let failed = findings.iter().any(|finding| finding.outcome == Outcome::Fail);
-        return Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        return Ok(tell(&findings));
     }
     let attachment = Attachment::of(config, &installation)?;
     let change = Change::plan(&installation, &attachment)?;

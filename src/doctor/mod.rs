@@ -5,4 +5,7 @@
 
 pub mod dkim;
 pub mod exim;
+mod finding;
 pub mod postfix;
+
+pub use finding::{Finding, Outcome};

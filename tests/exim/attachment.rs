@@ -113,16 +113,16 @@ fn a_single_file_is_attached_checked_and_given_back_byte_for_byte() {
     let output = site.run("--check", &file);
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(
-        output.status.code() == Some(1) && told.contains("FAIL routes: support@acme.example is not routed"),
+        output.status.code() == Some(1) && told.contains("fail  routes: support@acme.example is not routed"),
         "{told}"
     );
-    assert!(told.contains("FAIL last hop: transport remote_smtp"), "{told}");
+    assert!(told.contains("fail  last hop: transport remote_smtp"), "{told}");
 
     site.succeeds("--apply", &file);
     assert!(site.succeeds("--apply", &file).starts_with("nothing to change"), "once is enough");
     let output = site.run("--check", &file);
     let told = String::from_utf8_lossy(&output.stdout);
-    let failed: Vec<&str> = told.lines().filter(|line| line.starts_with("FAIL")).collect();
+    let failed: Vec<&str> = told.lines().filter(|line| line.starts_with("fail")).collect();
     assert!(failed.len() == 1 && failed[0].contains("nobody answers"), "{told}{output:?}");
     assert!(told.contains("ok   last hop: transport remote_smtp runs the filter"), "{told}");
 

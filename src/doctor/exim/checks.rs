@@ -1,45 +1,8 @@
 //! Is deskmilter attached to this Exim as it should be? Each check says what was found and, where it matters, what to do.
 
-use std::fmt;
-
 use super::{Exim, EximError, fragments};
 use crate::config::{Config, Connector, Listen};
-
-/// How a check ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// As it should be.
-    Ok,
-    /// Works, but not as well as it could.
-    Warn,
-    /// Does not work.
-    Fail,
-}
-
-/// One check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// How it ended.
-    pub outcome: Outcome,
-    /// What was looked at.
-    pub check: &'static str,
-    /// What was found.
-    pub found: String,
-    /// What to do about it.
-    pub remedy: &'static str,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = match self.outcome {
-            Outcome::Ok => "ok  ",
-            Outcome::Warn => "warn",
-            Outcome::Fail => "FAIL",
-        };
-        write!(f, "{word} {}: {}", self.check, self.found)?;
-        if self.remedy.is_empty() { Ok(()) } else { write!(f, "; {}", self.remedy) }
-    }
-}
+use crate::doctor::Finding;
 
 /// Runs all checks.
 ///
@@ -163,7 +126,7 @@ fn rewriting(exim: &Exim, config: &Config) -> Result<Vec<Finding>, EximError> {
 
 fn judge(good: bool, check: &'static str, ok: String, fail: String, remedy: &'static str) -> Finding {
     match good {
-        true => Finding { outcome: Outcome::Ok, check, found: ok, remedy: "" },
-        false => Finding { outcome: Outcome::Fail, check, found: fail, remedy },
+        true => Finding::ok(check, ok),
+        false => Finding::fail(check, fail, remedy),
     }
 }

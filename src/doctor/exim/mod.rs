@@ -10,7 +10,7 @@ mod fragments;
 mod section;
 
 pub use change::{Change, FileChange};
-pub use checks::{Finding, Outcome, check};
+pub use checks::check;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

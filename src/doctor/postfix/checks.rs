@@ -1,48 +1,12 @@
 //! The checks of a Postfix that deskmilter should be attached to: attached, attached once, sockets reachable,
 //! `default_action`, last in order; and that the support addresses end at our transport.
 
-use std::fmt;
 use std::path::Path;
 
 use super::{Attachment, Installation, MilterEntry, PostfixError, Service, outgoing};
 use crate::config::{Config, Listen};
+use crate::doctor::Finding;
 use crate::doctor::postfix::reach::{self, Caller};
-
-/// How a check ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
-    /// As it should be.
-    Ok,
-    /// Works, but somebody should look at it.
-    Warn,
-    /// Does not work.
-    Fail,
-}
-
-/// What one check found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// How it ended.
-    pub outcome: Outcome,
-    /// What was checked.
-    pub check: &'static str,
-    /// What was found.
-    pub found: String,
-    /// What to do about it; empty when all is well.
-    pub remedy: String,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let outcome = match self.outcome {
-            Outcome::Ok => "ok  ",
-            Outcome::Warn => "warn",
-            Outcome::Fail => "fail",
-        };
-        write!(f, "{outcome}  {}: {}", self.check, self.found)?;
-        if self.remedy.is_empty() { Ok(()) } else { write!(f, "; {}", self.remedy) }
-    }
-}
 
 /// Runs every check. Sockets are connected to and closed again; nothing is sent.
 ///
@@ -168,10 +132,14 @@ impl View {
         if with.iter().all(|who| *who == NON_SMTPD) {
             let overridden = self.services.iter().any(|service| service.overrides.contains_key("smtpd_milters"));
             let hint = if overridden { "; an -o smtpd_milters= in master.cf counts before main.cf" } else { "" };
-            return fail(CHECK, format!("no SMTP service asks {endpoint}{hint}"), "run: deskmilter postfix --apply");
+            return Finding::fail(
+                CHECK,
+                format!("no SMTP service asks {endpoint}{hint}"),
+                "run: deskmilter postfix --apply",
+            );
         }
         if !without.is_empty() {
-            return warn(
+            return Finding::warn(
                 CHECK,
                 format!("{} ask {endpoint}, but not {}", with.join(", "), without.join(", ")),
                 "mail that comes in there is tagged none; add the entry to its -o smtpd_milters= in master.cf (or to \
@@ -179,13 +147,13 @@ impl View {
             );
         }
         if !self.milter_maps.is_empty() {
-            return warn(
+            return Finding::warn(
                 CHECK,
                 format!("{} ask {endpoint}, but smtpd_milter_maps = {}", with.join(", "), self.milter_maps),
                 "clients found there have other milters; see that deskmilter is among them",
             );
         }
-        ok(CHECK, format!("{} ask {endpoint}", with.join(", ")))
+        Finding::ok(CHECK, format!("{} ask {endpoint}", with.join(", ")))
     }
 
     /// Whether `who` is a service on loopback, as a content filter hands mail back to.
@@ -198,7 +166,7 @@ impl View {
         for (who, list) in &self.lists {
             let count = list.iter().filter(|entry| self.is_ours(entry)).count();
             if count > 1 {
-                return fail(
+                return Finding::fail(
                     CHECK,
                     format!("{who} asks it {count} times"),
                     "leave the last entry, take out the others",
@@ -212,7 +180,7 @@ impl View {
         if let Some(filter) = filtered {
             let again = self.services.iter().find(|service| service.is_on_loopback() && self.asks_us(service));
             if let Some(service) = again {
-                return fail(
+                return Finding::fail(
                     CHECK,
                     format!(
                         "mail comes back from content_filter = {filter} to {}, where it is judged again as sent by this machine",
@@ -223,7 +191,7 @@ impl View {
                 );
             }
         }
-        ok(CHECK, "no list names it twice, no filter brings mail past it again".to_owned())
+        Finding::ok(CHECK, "no list names it twice, no filter brings mail past it again".to_owned())
     }
 
     fn reachable(&self, config: &Config) -> Result<Vec<Finding>, PostfixError> {
@@ -245,11 +213,11 @@ impl View {
                 .collect();
             let group = config.milter.as_ref().and_then(|milter| milter.access.group.as_deref()).unwrap_or("postfix");
             findings.push(match reach::reach(&endpoint, &self.queue_directory, &callers) {
-                Ok(()) => ok(CHECK, format!("{endpoint}, as user {}", self.mail_owner)),
+                Ok(()) => Finding::ok(CHECK, format!("{endpoint}, as user {}", self.mail_owner)),
                 Err(reach::Obstacle::Absent(what)) => {
-                    fail(CHECK, what, "start deskmilter, and see that it listens there")
+                    Finding::fail(CHECK, what, "start deskmilter, and see that it listens there")
                 }
-                Err(reach::Obstacle::Forbidden(what)) => fail(
+                Err(reach::Obstacle::Forbidden(what)) => Finding::fail(
                     CHECK,
                     what,
                     &format!(
@@ -257,13 +225,13 @@ impl View {
                         self.mail_owner
                     ),
                 ),
-                Err(reach::Obstacle::Unknown(what)) => warn(CHECK, what, "run this check as root"),
+                Err(reach::Obstacle::Unknown(what)) => Finding::warn(CHECK, what, "run this check as root"),
             });
         }
         if let Some(milter) = &config.milter
             && !milter.listen.iter().any(|listen| self.listens_at_endpoint(listen))
         {
-            findings.push(warn(
+            findings.push(Finding::warn(
                 CHECK,
                 format!("deskmilter does not listen at {}", self.attachment.endpoint),
                 "compare milter.listen",
@@ -288,7 +256,7 @@ impl View {
                 let action = entry.settings.get("default_action").map_or("not set", String::as_str);
                 if self.must_not_pass_us(who) && wanted == "accept" {
                     if action != "tempfail" {
-                        return warn(
+                        return Finding::warn(
                             CHECK,
                             format!("{action} for {who}: notifications leave unsigned while deskmilter is down"),
                             "write -o { smtpd_milters = { ADDRESS, default_action=tempfail } } for that service in master.cf",
@@ -300,13 +268,13 @@ impl View {
                     continue;
                 }
                 return if wanted == "accept" {
-                    fail(
+                    Finding::fail(
                         CHECK,
                         format!("{action} for {who}: ordinary mail waits or is refused while deskmilter is down"),
                         "write { ADDRESS, default_action=accept }: mail that comes past a dead daemon is relayed and tagged none",
                     )
                 } else {
-                    fail(
+                    Finding::fail(
                         CHECK,
                         format!("{action} for {who}: support mail that comes past a dead daemon is not relayed"),
                         "write { ADDRESS, default_action=tempfail }, which relay = \"inline\" needs: clients come again",
@@ -315,10 +283,10 @@ impl View {
             }
         }
         if self.ours().next().is_none() {
-            fail(CHECK, "not attached".to_owned(), "see above")
+            Finding::fail(CHECK, "not attached".to_owned(), "see above")
         } else {
             let and_signed = if wanted == "accept" { ", and tempfail where mail must not leave unsigned" } else { "" };
-            ok(CHECK, format!("{wanted}{and_signed}"))
+            Finding::ok(CHECK, format!("{wanted}{and_signed}"))
         }
     }
 
@@ -337,7 +305,7 @@ impl View {
         const CHECK: &str = "last in order";
         for (who, list) in self.ours() {
             if let Some(last) = list.last().filter(|last| !self.is_ours(last)) {
-                return fail(
+                return Finding::fail(
                     CHECK,
                     format!("{} comes after it for {who}, and may change or refuse what was judged", last.endpoint),
                     "move deskmilter's entry to the end",
@@ -345,9 +313,9 @@ impl View {
             }
         }
         if self.ours().next().is_none() {
-            fail(CHECK, "not attached".to_owned(), "see above")
+            Finding::fail(CHECK, "not attached".to_owned(), "see above")
         } else {
-            ok(CHECK, "no milter comes after it".to_owned())
+            Finding::ok(CHECK, "no milter comes after it".to_owned())
         }
     }
 
@@ -361,7 +329,7 @@ impl View {
                 Some(own) => own,
             };
             if !filter.is_empty() {
-                return Ok(fail(
+                return Ok(Finding::fail(
                     CHECK,
                     format!("content_filter = {filter} of {} sees mail when it is relayed already", service.label()),
                     "filter before the queue (a milter before deskmilter), or write relay = \"transport\"",
@@ -371,9 +339,9 @@ impl View {
         let proxy = installation.parameter("smtpd_proxy_filter")?;
         if !proxy.is_empty() {
             let found = format!("smtpd_proxy_filter = {proxy} shows the milter no client");
-            return Ok(warn(CHECK, found, "filter by a milter before deskmilter instead"));
+            return Ok(Finding::warn(CHECK, found, "filter by a milter before deskmilter instead"));
         }
-        Ok(ok(CHECK, "no content_filter".to_owned()))
+        Ok(Finding::ok(CHECK, "no content_filter".to_owned()))
     }
 
     /// Whether Postfix would hand each support address to us: the first table that knows the whole address counts
@@ -385,7 +353,7 @@ impl View {
                 if let Some(found) = installation.look_up(table, address)?
                     && found.contains("deskmilter")
                 {
-                    return Ok(fail(
+                    return Ok(Finding::fail(
                         CHECK,
                         format!("{table} sends {address} to {found}, though the milter relays it and a copy stays"),
                         "take the address out there, or remove keep_copy: each message would make two tickets",
@@ -394,7 +362,10 @@ impl View {
             }
         }
         if self.attachment.routes.is_empty() && !self.attachment.inline.is_empty() {
-            return Ok(ok(CHECK, format!("not needed: the milter relays {} addresses", self.attachment.inline.len())));
+            return Ok(Finding::ok(
+                CHECK,
+                format!("not needed: the milter relays {} addresses", self.attachment.inline.len()),
+            ));
         }
         for (address, next_hop) in &self.attachment.routes {
             let mut answer = None;
@@ -407,7 +378,7 @@ impl View {
             match answer {
                 Some((_, found)) if found == *next_hop => {}
                 Some((table, found)) => {
-                    return Ok(fail(
+                    return Ok(Finding::fail(
                         CHECK,
                         format!("{table} sends {address} to {found}"),
                         &format!(
@@ -417,22 +388,14 @@ impl View {
                     ));
                 }
                 None => {
-                    return Ok(fail(CHECK, format!("no table knows {address}"), "run: deskmilter postfix --apply"));
+                    return Ok(Finding::fail(
+                        CHECK,
+                        format!("no table knows {address}"),
+                        "run: deskmilter postfix --apply",
+                    ));
                 }
             }
         }
-        Ok(ok(CHECK, format!("{} table entries lead to deskmilter", self.attachment.routes.len())))
+        Ok(Finding::ok(CHECK, format!("{} table entries lead to deskmilter", self.attachment.routes.len())))
     }
-}
-
-pub(super) fn ok(check: &'static str, found: String) -> Finding {
-    Finding { outcome: Outcome::Ok, check, found, remedy: String::new() }
-}
-
-pub(super) fn warn(check: &'static str, found: String, remedy: &str) -> Finding {
-    Finding { outcome: Outcome::Warn, check, found, remedy: remedy.to_owned() }
-}
-
-pub(super) fn fail(check: &'static str, found: String, remedy: &str) -> Finding {
-    Finding { outcome: Outcome::Fail, check, found, remedy: remedy.to_owned() }
 }

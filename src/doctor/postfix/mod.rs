@@ -18,7 +18,7 @@ mod service;
 
 pub use attachment::Attachment;
 pub use change::{Change, Undo};
-pub use checks::{Finding, Outcome, check};
+pub use checks::check;
 pub use main_cf::ParameterEdit;
 pub use milter_list::MilterEntry;
 pub use service::Service;

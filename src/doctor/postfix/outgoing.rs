@@ -2,9 +2,10 @@
 //! content filter hands back comes past us again.
 
 use super::attachment::KEEPS_EIGHT_BIT;
-use super::checks::{Finding, View, fail, ok, warn};
+use super::checks::View;
 use super::{Installation, PostfixError, Service};
 use crate::config::Config;
+use crate::doctor::Finding;
 
 /// By these Postfix's SMTP client changes header fields and bodies as it delivers, after all milters (smtp(8)).
 const REWRITERS: [&str; 5] = [
@@ -52,7 +53,7 @@ fn eight_bit(config: &Config, installation: &Installation, view: &View) -> Resul
     let converts_before =
         has_input_conversion(&installation.parameter("mail_version")?) && installation.parameter(BEFORE_US)? == "yes";
     if converts_before && config.takes_notifications() {
-        return Ok(warn(
+        return Ok(Finding::warn(
             CHECK,
             format!(
                 "{BEFORE_US} = yes rewrites it before deskmilter: the ticket system's own signature does not survive"
@@ -63,9 +64,11 @@ fn eight_bit(config: &Config, installation: &Installation, view: &View) -> Resul
     let values = of_clients(installation, view, KEEPS_EIGHT_BIT)?;
     let rewrites = values.iter().find(|(_, value)| value != "yes");
     Ok(match rewrites {
-        None => ok(CHECK, format!("{KEEPS_EIGHT_BIT} = yes: it leaves as it was signed")),
-        Some(_) if converts_before => ok(CHECK, format!("{BEFORE_US} = yes: it is rewritten before it is signed")),
-        Some((what, _)) => fail(
+        None => Finding::ok(CHECK, format!("{KEEPS_EIGHT_BIT} = yes: it leaves as it was signed")),
+        Some(_) if converts_before => {
+            Finding::ok(CHECK, format!("{BEFORE_US} = yes: it is rewritten before it is signed"))
+        }
+        Some((what, _)) => Finding::fail(
             CHECK,
             format!(
                 "{what}: rewritten for a next hop without 8BITMIME after it was signed, which breaks the signature"
@@ -95,24 +98,24 @@ fn rewriters(config: &Config, installation: &Installation, view: &View) -> Resul
             "see that it touches no signed field and no body, or give the mail a service of its own without it; \
              {LINE_LIMIT} must be 0 or at least {LINE_MAX}"
         );
-        return Ok(warn(CHECK, format!("{} changes mail as it is delivered", found.join("; ")), &remedy));
+        return Ok(Finding::warn(CHECK, format!("{} changes mail as it is delivered", found.join("; ")), &remedy));
     }
     let masquerade = installation.parameter("masquerade_domains")?;
     if config.takes_notifications() && !masquerade.is_empty() {
-        return Ok(warn(
+        return Ok(Finding::warn(
             CHECK,
             format!("masquerade_domains = {masquerade} rewrites addresses of the ticket system's header fields"),
             "leave header_sender and header_recipient out of masquerade_classes, or the connector's domain out of it (!DOMAIN)",
         ));
     }
-    Ok(ok(CHECK, "no setting of the SMTP client changes header fields or bodies".to_owned()))
+    Ok(Finding::ok(CHECK, "no setting of the SMTP client changes header fields or bodies".to_owned()))
 }
 
 /// A filter between the signature and the next hop that nobody told us of.
 fn unknown_filter(view: &View) -> Option<Finding> {
     let filtered =
         view.services.iter().find(|service| service.receives_smtp() && !view.filter_of(service).is_empty())?;
-    Some(warn(
+    Some(Finding::warn(
         "content filter",
         format!(
             "{} sends mail to content_filter = {} after it was signed, which may change it",
@@ -129,7 +132,7 @@ fn both_passes(view: &View) -> Finding {
     let endpoint = &view.attachment.endpoint;
     let second: Vec<&Service> = view.second_pass().collect();
     if second.is_empty() {
-        return warn(
+        return Finding::warn(
             CHECK,
             "outbound.reinjection_networks is set, but no service of master.cf looks like the one that a filter hands mail back to"
                 .to_owned(),
@@ -150,14 +153,14 @@ fn both_passes(view: &View) -> Finding {
             ("its smtpd_milters lacks deskmilter", "add deskmilter to its smtpd_milters")
         };
         let action = if is_second { "tempfail" } else { "accept" };
-        return fail(
+        return Finding::fail(
             CHECK,
             format!("{label} does not ask {endpoint} ({why}): {what}"),
             &format!("{remedy} in master.cf: -o {{ smtpd_milters = {{ {endpoint}, default_action={action} }} }}"),
         );
     }
     let names: Vec<String> = second.iter().map(|service| service.label()).collect();
-    ok(CHECK, format!("{} asks {endpoint} again after the filter", names.join(", ")))
+    Finding::ok(CHECK, format!("{} asks {endpoint} again after the filter", names.join(", ")))
 }
 
 #[cfg(test)]

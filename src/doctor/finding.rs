@@ -1,0 +1,53 @@
+//! What a check of an MTA's configuration found, and what to do about it.
+
+use std::fmt;
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// As it should be.
+    Ok,
+    /// Works, but somebody should look at it.
+    Warn,
+    /// Does not work.
+    Fail,
+}
+
+/// What one check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What was checked.
+    pub check: &'static str,
+    /// What was found.
+    pub found: String,
+    /// What to do about it; empty when all is well.
+    pub remedy: String,
+}
+
+impl Finding {
+    pub(super) fn ok(check: &'static str, found: String) -> Self {
+        Self { outcome: Outcome::Ok, check, found, remedy: String::new() }
+    }
+
+    pub(super) fn warn(check: &'static str, found: String, remedy: &str) -> Self {
+        Self { outcome: Outcome::Warn, check, found, remedy: remedy.to_owned() }
+    }
+
+    pub(super) fn fail(check: &'static str, found: String, remedy: &str) -> Self {
+        Self { outcome: Outcome::Fail, check, found, remedy: remedy.to_owned() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outcome = match self.outcome {
+            Outcome::Ok => "ok  ",
+            Outcome::Warn => "warn",
+            Outcome::Fail => "fail",
+        };
+        write!(f, "{outcome}  {}: {}", self.check, self.found)?;
+        if self.remedy.is_empty() { Ok(()) } else { write!(f, "; {}", self.remedy) }
+    }
+}
