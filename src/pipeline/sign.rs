@@ -337,7 +337,7 @@ impl Key {
     }
 
     fn is_rsa(&self) -> bool {
-        mail_auth::crypto::SigningKey::algorithm(self.key.as_signer()) == Algorithm::RsaSha256
+        self.key.algorithm() == crate::dkim::Algorithm::Rsa
     }
 
     /// One signature over the core fields, topmost, and one over the preserved fields too: behind a server that strips some of
@@ -384,11 +384,11 @@ impl mail_auth::crypto::SigningKey for Shared {
     type Hasher = Sha256;
 
     fn sign(&self, input: impl Writable) -> mail_auth::Result<Vec<u8>> {
-        self.0.as_signer().sign(input)
+        (&*self.0).sign(input)
     }
 
     fn algorithm(&self) -> Algorithm {
-        self.0.as_signer().algorithm()
+        mail_auth::crypto::SigningKey::algorithm(&&*self.0)
     }
 }
 
