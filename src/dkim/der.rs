@@ -149,7 +149,15 @@ mod tests {
         assert_eq!(take(SEQUENCE, &[0x30, 2, 1, 2, 9]), Some((&[1, 2][..], &[9][..])));
         let long = [&[0x30, 0x81, 0x80][..], &[7; 0x80]].concat();
         assert_eq!(take(SEQUENCE, &long), Some((&[7; 0x80][..], &[][..])));
-        for broken in [&[][..], &[0x30], &[0x30, 1], &[0x02, 0], &[0x30, 0x80], &[0x30, 0x85, 0, 0, 0, 0, 0], &[0x30, 0x81, 2, 1, 2]] {
+        for broken in [
+            &[][..],
+            &[0x30],
+            &[0x30, 1],
+            &[0x02, 0],
+            &[0x30, 0x80],
+            &[0x30, 0x85, 0, 0, 0, 0, 0],
+            &[0x30, 0x81, 2, 1, 2],
+        ] {
             assert_eq!(take(SEQUENCE, broken), None, "{broken:?}");
         }
     }

@@ -140,7 +140,8 @@ impl SigningKey {
             Document::Pkcs1(_) => true,
             Document::Pkcs8(document) => der::is_plain_rsa_pkcs8(document),
         };
-        let public = der::Pkcs1::read(pkcs1).filter(|key| plain && consistency::holds(key)).and_then(|key| key.public_key());
+        let public =
+            der::Pkcs1::read(pkcs1).filter(|key| plain && consistency::holds(key)).and_then(|key| key.public_key());
         if let Some(public) = public {
             let public = PublicKey::rsa(&public).ok_or(KeyFlaw::Damaged)?;
             return Ok(Self { signer: OnceLock::new(), document: Some(document), public });

@@ -14,7 +14,7 @@
 
 mod breaker;
 mod hand_over;
-mod journal;
+pub(crate) mod journal;
 mod outcome;
 
 use std::collections::HashMap;

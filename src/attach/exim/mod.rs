@@ -25,6 +25,9 @@
 
 pub mod conversation;
 pub mod edits;
+#[cfg(any(test, fuzzing))]
+#[path = "../../../fuzz/targets/exim.rs"]
+pub(crate) mod fuzzing;
 mod intake;
 pub mod last_hop;
 pub mod listener;
