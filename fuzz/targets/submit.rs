@@ -10,7 +10,7 @@ pub(crate) fn message(octets: &[u8]) {
     let octets = input.rest();
     let mut message = Message::read(octets, choice & 1 == 0);
     let before = message.wire();
-    assert!(before.iter().enumerate().all(|(at, &octet)| octet != b'\n' || at > 0 && before[at - 1] == b'\r'));
+    assert!(before.split(|&octet| octet == b'\n').rev().skip(1).all(|line| line.ends_with(b"\r")), "a bare LF");
     // To nobody that is not named, by a word at least.
     for address in message.recipients().unwrap_or_default() {
         let told = String::from_utf8_lossy(octets).into_owned();
