@@ -5,4 +5,5 @@
 
 mod attachment;
 mod inbound;
+mod inline;
 mod outbound;
