@@ -51,15 +51,14 @@ impl Fragments {
             logins.join(" : "),
             exim.deadline.as_secs().saturating_add(ANSWER_SECONDS),
         );
-        let inline = || config.connectors.iter().filter(|connector| connector.inline_endpoint().is_some());
-        let unrouted = inline().filter(|connector| !is_routed(config, connector));
-        for (name, list) in [("INLINE", address_list(inline())), ("UNROUTED", address_list(unrouted))] {
+        let unrouted = inline(config).filter(|connector| !is_routed(config, connector));
+        for (name, list) in [("INLINE", inline_addresses(config)), ("UNROUTED", address_list(unrouted))] {
             if !list.is_empty() {
                 macros.push_str(&format!("DESKMILTER_{name} = {list}\n"));
             }
         }
         macros.push_str(include_str!("../../../exim/macros"));
-        let rcpt = inline().next().map(|_| format!("{HEADING}{}", include_str!("../../../exim/rcpt")));
+        let rcpt = inline(config).next().map(|_| format!("{HEADING}{}", include_str!("../../../exim/rcpt")));
         let acl = format!("{HEADING}{}", include_str!("../../../exim/acl"));
         let shipped = include_str!("../../../exim/routers");
         let of_all = shipped.split_once(PER_CONNECTOR).map_or(shipped, |(of_all, _)| of_all);
@@ -70,6 +69,15 @@ impl Fragments {
         }
         Ok(Self { macros, rcpt, acl, routers, transports })
     }
+}
+
+fn inline(config: &Config) -> impl Iterator<Item = &Arc<Connector>> {
+    config.connectors.iter().filter(|connector| connector.inline_endpoint().is_some())
+}
+
+/// The support addresses whose mail is relayed before the queue, as an address list of Exim.
+pub(super) fn inline_addresses(config: &Config) -> String {
+    address_list(inline(config))
 }
 
 /// Whether a router leads the connector's addresses to its LMTP socket. Relayed before the queue, they are taken out of it; what
