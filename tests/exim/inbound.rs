@@ -1,4 +1,4 @@
-//! Mail for a support address becomes a ticket over TLS with AUTH, all other mail flows as ever.
+//! What is Exim's own on the way in. The main job is in `tests/inbound.rs`, for all mail servers.
 
 use support::{EximSite, EximTerms, Message, Site, Ticket, received_as_sent};
 
@@ -21,13 +21,6 @@ fn fact<'t>(ticket: &'t Ticket, name: &str) -> &'t str {
     ticket.facts[name].as_str().unwrap_or_else(|| panic!("{name} in {}", ticket.facts))
 }
 
-/// Names of the fields above what was sent.
-fn added(received: &str, sent: &[u8]) -> Vec<String> {
-    let above = received.strip_suffix(std::str::from_utf8(sent).unwrap()).unwrap();
-    let lines = above.lines().filter(|line| !line.starts_with([' ', '\t']));
-    lines.filter_map(|line| line.split_once(':')).map(|(name, _)| name.to_owned()).collect()
-}
-
 #[track_caller]
 fn submit(site: &EximSite, to: &[&str], message: &[u8]) {
     let reply = site.exim.submit_as(&Site::customer(), JANE, to, message);
@@ -35,55 +28,7 @@ fn submit(site: &EximSite, to: &[&str], message: &[u8]) {
 }
 
 #[test]
-fn an_authentic_message_becomes_an_authenticated_ticket_byte_for_byte() {
-    let site = start();
-    let message = customer_mail(&site, SUPPORT);
-    submit(&site, &[SUPPORT], &message);
-    let ticket = &site.desk.wait_for_tickets(1)[0];
-    assert_eq!(ticket.tags(), ["system_authenticated_email_ticket"]);
-    assert_eq!(fact(ticket, "sender_auth"), "pass", "{}", site.logs());
-    assert_eq!(fact(ticket, "credential"), "acme.example");
-    assert!(fact(ticket, "tls").starts_with("TLS"), "{}", ticket.facts);
-    let received = text(ticket);
-    assert!(received_as_sent(received.as_bytes(), &message), "{received}");
-    let names = added(&received, &message);
-    assert_eq!(names, ["Received", "X-Deskmilter-Sender-Auth", "Authentication-Results", "Received"], "{received}");
-    for result in ["spf=pass", "dkim=pass", "dmarc=pass (p=reject)", "smtp.mailfrom=jane@customer.example"] {
-        assert!(received.contains(result), "{result}: {received}");
-    }
-    assert!(!received.contains("mac="), "{received}");
-    site.exim.wait_for_empty_queue();
-    let id = site.exim.log().split(" <= ").next().unwrap().rsplit(' ').next().unwrap().to_owned();
-    let log = site.daemon.log();
-    let told: Vec<&str> = log.lines().filter(|line| line.contains(&format!(" {id}: "))).collect();
-    assert_eq!(told.len(), 2, "one line where it was judged, one where it was relayed: {id}\n{log}");
-}
-
-#[test]
-fn other_recipients_get_theirs_the_ordinary_way_and_two_support_addresses_make_one_ticket() {
-    let site = start();
-    let message = customer_mail(&site, "support@acme.example, Billing@Acme.example");
-    submit(&site, &["support@acme.example", "Billing@Acme.example", "sales@acme.example"], &message);
-    let delivered = site.exim.wait_for_mail("sales@acme.example", 1);
-    site.exim.wait_for_empty_queue();
-    assert!(received_as_sent(&delivered[0], &message));
-    let tickets = site.desk.tickets();
-    assert_eq!(tickets.len(), 1);
-    assert_eq!(tickets[0].facts["recipients"].as_array().unwrap().len(), 2, "{}", tickets[0].facts);
-    assert!(site.exim.mailbox(SUPPORT).is_empty());
-}
-
-#[test]
-fn an_alias_is_judged_and_relayed_and_an_extension_stays() {
-    let site = start();
-    submit(&site, &["info@acme.example"], &customer_mail(&site, "info@acme.example"));
-    assert_eq!(fact(&site.desk.wait_for_tickets(1)[0], "sender_auth"), "pass");
-    submit(&site, &["support+vip@acme.example"], &customer_mail(&site, "support+vip@acme.example"));
-    assert_eq!(site.desk.wait_for_tickets(2)[1].facts["recipients"][0], "support+vip@acme.example");
-}
-
-#[test]
-fn a_bounce_to_a_support_address_passes() {
+fn what_a_stranger_writes_above_a_message_is_not_taken_for_exims_own() {
     let site = start();
     // Exim puts the sender above the message unless there is none: what a stranger writes there is not taken for it.
     let message = Message::new("MAILER-DAEMON@customer.example", SUPPORT, "Undelivered").octets();
@@ -95,17 +40,7 @@ fn a_bounce_to_a_support_address_passes() {
 }
 
 #[test]
-fn a_spoofed_message_becomes_a_ticket_that_says_so() {
-    let site = start();
-    let message = Message::new(JANE, SUPPORT, "Send money").octets();
-    assert_eq!(site.exim.submit_as(&Site::stranger(), JANE, &[SUPPORT], &message).code, 250);
-    let tickets = site.desk.wait_for_tickets(1);
-    assert_eq!(fact(&tickets[0], "sender_auth"), "fail");
-    assert!(text(&tickets[0]).contains("dmarc=fail (p=reject)"), "{}", text(&tickets[0]));
-}
-
-#[test]
-fn forged_fields_do_not_survive_in_any_spelling() {
+fn field_names_that_exim_would_expand_or_set_apart_are_names_as_any() {
     let site = start();
     let message = Message::new(JANE, SUPPORT, "Trust me")
         .field("X-Deskmilter-Sender-Auth", "pass; reason=dmarc; t=1; mac=AAAA")
@@ -133,76 +68,6 @@ fn forged_fields_do_not_survive_in_any_spelling() {
         assert_eq!(verdicts.len(), 1, "{received}");
         assert!(verdicts[0].starts_with("x-deskmilter-sender-auth: fail; "), "{received}");
     }
-}
-
-#[test]
-fn a_flood_of_forged_fields_is_refused() {
-    let site = start();
-    let forged = "X-Deskmilter-Sender-Auth: pass\r\n".repeat(3_000);
-    let message = [forged.as_bytes(), &Message::new("a@plain.example", SUPPORT, "hello").octets()].concat();
-    let reply = site.exim.submit_as(&Site::stranger(), "a@plain.example", &[SUPPORT], &message);
-    assert!(reply.code == 554 && reply.text.starts_with("5.7.1 3000 header fields"), "{reply}");
-}
-
-#[test]
-fn a_verdict_that_was_injected_past_the_acl_is_tagged_none() {
-    let site = start();
-    let message = Message::new(JANE, SUPPORT, "Trust me")
-        .field(
-            "X-Deskmilter-Sender-Auth",
-            "pass; reason=dmarc; dmarc=pass; t=1900000000;\r\n\tmac=AAAAAAAAAAAAAAAAAAAA",
-        )
-        .field("Authentication-Results", "mx.acme.example; dmarc=pass")
-        .octets();
-    assert_eq!(site.exim.submit_past_the_acl(&Site::stranger(), "x@stranger.example", &[SUPPORT], &message).code, 250);
-    let tickets = site.desk.wait_for_tickets(1);
-    assert_eq!(fact(&tickets[0], "sender_auth"), "none");
-    assert!(
-        text(&tickets[0]).contains("X-Deskmilter-Sender-Auth: none; reason=not-judged\r\n"),
-        "{}",
-        text(&tickets[0])
-    );
-}
-
-#[test]
-fn a_message_written_on_the_host_itself_is_judged_too() {
-    let site = start();
-    let message = Message::new("cron@host.example", SUPPORT, "Disk full").octets();
-    site.exim.submit_by_sendmail("cron@host.example", &[SUPPORT], &message);
-    let tickets = site.desk.wait_for_tickets(1);
-    assert!(text(&tickets[0]).contains("Authentication-Results: mx.acme.example;"), "{}", text(&tickets[0]));
-    assert_eq!(fact(&tickets[0], "sender_auth"), "none");
-}
-
-#[test]
-fn mail_waits_in_the_queue_while_the_endpoint_is_down_and_then_arrives() {
-    let mut site = start();
-    site.desk.stop();
-    let message = customer_mail(&site, SUPPORT);
-    submit(&site, &[SUPPORT, "sales@acme.example"], &message);
-    site.exim.wait_for_mail("sales@acme.example", 1);
-    site.exim.wait_for("a reason in the log", || site.exim.log().contains("451"));
-    // Nothing of ours is lost either when the daemon is killed meanwhile.
-    site.daemon.kill();
-    site.daemon.resume();
-    site.desk.resume();
-    assert_eq!(fact(&site.desk.wait_for_tickets(1)[0], "sender_auth"), "pass");
-    site.exim.wait_for_empty_queue();
-    assert_eq!(site.desk.tickets().len(), 1);
-}
-
-#[test]
-fn ordinary_mail_flows_while_the_daemon_is_down_and_support_mail_waits() {
-    let mut site = start();
-    site.daemon.kill();
-    submit(&site, &[SUPPORT, "sales@acme.example"], &customer_mail(&site, SUPPORT));
-    site.exim.wait_for_mail("sales@acme.example", 1);
-    site.exim.wait_for("a deferred message", || site.exim.log().contains(" == support@acme.example"));
-    site.daemon.resume();
-    let tickets = site.desk.wait_for_tickets(1);
-    // It came past a dead daemon, so nobody judged it.
-    assert_eq!(fact(&tickets[0], "sender_auth"), "none");
-    site.exim.wait_for_empty_queue();
 }
 
 #[test]

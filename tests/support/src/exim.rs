@@ -22,8 +22,8 @@ pub(crate) const PAST: &str = "past.acme.example";
 #[derive(Debug)]
 pub struct PrivateExim {
     process: Option<Process>,
+    told: SocketAddr,
     address: SocketAddr,
-    plain: SocketAddr,
     folder: TempDir,
 }
 
@@ -37,7 +37,7 @@ impl PrivateExim {
             fs::create_dir(&path).expect("a folder of our own");
             give(&path);
         }
-        Self { process: None, address: free_address(), plain: free_address(), folder }
+        Self { process: None, told: free_address(), address: free_address(), folder }
     }
 
     pub(crate) fn at(&self, name: &str) -> PathBuf {
@@ -67,7 +67,7 @@ impl PrivateExim {
         let mut command = self.command();
         command.arg("-oP").arg(self.at("spool/pid")).args(["-bdf", "-q1s"]);
         let mut process = Process::start("Exim", &mut command, &self.at("log/printed"));
-        let address = self.address;
+        let address = self.told;
         process.wait_until("an open port", || std::net::TcpStream::connect(address).is_ok());
         self.process = Some(process);
     }
@@ -88,17 +88,17 @@ impl PrivateExim {
 
     /// Where it listens for clients that say who they are by the PROXY protocol.
     pub(crate) fn told(&self) -> SocketAddr {
-        self.address
+        self.told
     }
 
     /// Where it listens for all others.
     pub fn address(&self) -> SocketAddr {
-        self.plain
+        self.address
     }
 
     /// A session of `client`, greeted.
     pub fn connect(&self, client: &Client) -> SmtpSession {
-        let mut session = SmtpSession::connect_through(self.address, client);
+        let mut session = SmtpSession::connect_through(self.told, client);
         session.expect(250, &format!("EHLO {}", client.helo));
         session
     }

@@ -329,6 +329,7 @@ host_lookup =
 smtp_accept_max = 0
 smtp_accept_queue_per_connection = 0
 recipients_max = 0
+header_maxsize = 8M
 tls_advertise_hosts = *
 tls_certificate = {folder}/chain.pem
 domainlist local_domains = acme.example : other.example

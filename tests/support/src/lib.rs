@@ -7,6 +7,7 @@
 //! `tests/peers/install.sh`.
 
 mod circle;
+mod company;
 mod daemon;
 mod desk_site;
 mod dovecot;
@@ -36,6 +37,7 @@ mod tls_identity;
 mod verifiers;
 
 pub use circle::{COMPANY, Circle, circle_records};
+pub use company::{Company, Mta};
 pub use daemon::{Daemon, Ran, SandboxEndpoint, Ticket, deskmilter};
 pub use desk_site::{CREDENTIALS, DeskSite};
 pub use dovecot::Dovecot;
