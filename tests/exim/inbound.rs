@@ -1,6 +1,6 @@
 //! What is Exim's own on the way in. The main job is in `tests/inbound.rs`, for all mail servers.
 
-use support::{EximSite, EximTerms, Message, Site, Ticket, received_as_sent};
+use support::{EximSite, EximTerms, Message, Site, Terms, Ticket, received_as_sent};
 
 const SUPPORT: &str = "support@acme.example";
 const JANE: &str = "jane@customer.example";
@@ -82,9 +82,11 @@ fn mail_that_is_none_of_our_business_is_not_looked_at() {
     assert!(!site.exim.spool().join("scan").exists(), "Exim wrote no file for it");
 }
 
+/// Both ways of relaying: lines of `[connector.endpoint]`.
+const MODES: [&str; 2] = ["relay = \"transport\"", "relay = \"inline\""];
+
 #[test]
-fn messages_of_every_shape_arrive_as_exim_took_them() {
-    let site = start();
+fn messages_of_every_shape_arrive_as_exim_took_them_in_both_modes() {
     let body = |body: &[u8]| [b"From: a@plain.example\r\nSubject: x\r\n\r\n", body].concat();
     let long = [b"x".repeat(900), b"\r\n".to_vec()].concat();
     let shapes = [
@@ -97,37 +99,65 @@ fn messages_of_every_shape_arrive_as_exim_took_them() {
         b"From: a@plain.example\r\nSubject:\r\n\tfolded\r\n \t twice\r\nX-Odd :  blank \r\n\r\nx\r\n".to_vec(),
         body(&long.repeat(3_000)),
     ];
-    for (n, message) in shapes.iter().enumerate() {
-        let reply = site.exim.submit_as(&Site::stranger(), "a@plain.example", &[SUPPORT], message);
-        assert_eq!(reply.code, 250, "{n}: {reply}\n{}", site.logs());
-        let tickets = site.desk.wait_for_tickets(n + 1);
-        let received = tickets.last().unwrap().messages().remove(0);
-        let shown = String::from_utf8_lossy(received.get(..2_000).unwrap_or(&received)).into_owned();
-        // Without a header section the empty line is Exim's, below its own fields.
-        assert!(received_as_sent(&received, message) || received.ends_with(message), "{n}: {shown}");
-        assert!(!shown.contains("reason=not-judged") && !shown.contains("body-changed"), "{n}: {shown}");
+    for mode in MODES {
+        let site = EximSite::start(EximTerms { endpoint: mode.to_owned(), ..EximTerms::default() });
+        for (n, message) in shapes.iter().enumerate() {
+            let reply = site.exim.submit_as(&Site::stranger(), "a@plain.example", &[SUPPORT], message);
+            assert_eq!(reply.code, 250, "{mode}, {n}: {reply}\n{}", site.logs());
+            let tickets = site.desk.wait_for_tickets(n + 1);
+            let received = tickets.last().unwrap().messages().remove(0);
+            let shown = String::from_utf8_lossy(received.get(..2_000).unwrap_or(&received)).into_owned();
+            // Without a header section the empty line is Exim's, below its own fields.
+            assert!(received_as_sent(&received, message) || received.ends_with(message), "{mode}, {n}: {shown}");
+            assert!(!shown.contains("reason=not-judged") && !shown.contains("body-changed"), "{mode}, {n}: {shown}");
+        }
+        site.exim.wait_for_empty_queue();
+        assert_eq!(site.desk.tickets().len(), shapes.len(), "{mode}");
     }
 }
 
 #[test]
-fn large_and_international_messages_pass() {
-    let site = start();
-    let line = [b"y".repeat(900), b"\r\n".to_vec()].concat();
-    let message =
-        [b"From: jane@customer.example\r\nSubject: x\r\n\r\n".to_vec(), line.repeat(25 * 1024 * 1024 / 902)].concat();
-    let message = site.signer.sign(&message);
-    submit(&site, &[SUPPORT], &message);
-    let ticket = site.desk.wait_for_tickets(1).remove(0);
-    assert_eq!(fact(&ticket, "sender_auth"), "pass");
-    assert!(received_as_sent(&ticket.messages()[0], &message));
+fn large_and_international_messages_pass_in_both_modes() {
+    for mode in MODES {
+        let site = EximSite::start(EximTerms { endpoint: mode.to_owned(), ..EximTerms::default() });
+        let line = [b"y".repeat(900), b"\r\n".to_vec()].concat();
+        let head = b"From: jane@customer.example\r\nSubject: x\r\n\r\n".to_vec();
+        let message = site.signer.sign(&[head, line.repeat(25 * 1024 * 1024 / 902)].concat());
+        submit(&site, &[SUPPORT], &message);
+        let ticket = site.desk.wait_for_tickets(1).remove(0);
+        assert_eq!(fact(&ticket, "sender_auth"), "pass", "{mode}");
+        assert!(received_as_sent(&ticket.messages()[0], &message), "{mode}");
 
-    let message = Message::new("J\u{fc}rgen <a@plain.example>", SUPPORT, "Gr\u{fc}\u{df}e").octets();
-    let mut session = site.exim.connect(&Site::stranger());
-    let reply = session.send_with("j\u{fc}rgen@plain.example", "SMTPUTF8 BODY=8BITMIME", &[SUPPORT], &message);
-    assert_eq!(reply.code, 250, "{reply}");
-    let ticket = site.desk.wait_for_tickets(2).remove(1);
-    assert_eq!(fact(&ticket, "sender"), "j\u{fc}rgen@plain.example");
-    assert!(received_as_sent(&ticket.messages()[0], &message));
+        let message = Message::new("J\u{fc}rgen <a@plain.example>", SUPPORT, "Gr\u{fc}\u{df}e").octets();
+        let mut session = site.exim.connect(&Site::stranger());
+        let reply = session.send_with("j\u{fc}rgen@plain.example", "SMTPUTF8 BODY=8BITMIME", &[SUPPORT], &message);
+        assert_eq!(reply.code, 250, "{mode}: {reply}");
+        let ticket = site.desk.wait_for_tickets(2).remove(1);
+        assert_eq!(fact(&ticket, "sender"), "j\u{fc}rgen@plain.example", "{mode}");
+        assert!(received_as_sent(&ticket.messages()[0], &message), "{mode}");
+    }
+}
+
+#[test]
+fn a_message_larger_than_we_take_is_refused_with_the_reason_in_both_modes() {
+    for mode in MODES {
+        let terms = Terms { tables: "[limits]\nmessage_size = \"64KiB\"\n", ..Terms::default() };
+        let site = EximSite::start(EximTerms { endpoint: mode.to_owned(), terms, ..EximTerms::default() });
+        let large = Message::new("a@plain.example", SUPPORT, "large").body(&"0123456789\r\n".repeat(10_000)).octets();
+        let to = [SUPPORT, "sales@acme.example"];
+        let reply = site.login(support::EMPLOYEE_LOGIN).send("boss@acme.example", &to, &large);
+        if mode == MODES[1] {
+            assert!(reply.code == 552 && reply.text.contains("limits.message_size"), "{reply}\n{}", site.logs());
+        } else {
+            // Out of the queue its sender hears of it by a bounce, and everybody else has it.
+            assert_eq!(reply.code, 250, "{reply}");
+            let bounce = site.exim.wait_for_mail("boss@acme.example", 1).remove(0);
+            assert!(String::from_utf8_lossy(&bounce).contains("552"), "{}", String::from_utf8_lossy(&bounce));
+            site.exim.wait_for_mail("sales@acme.example", 1);
+        }
+        site.exim.wait_for_empty_queue();
+        assert!(site.desk.tickets().is_empty());
+    }
 }
 
 #[test]

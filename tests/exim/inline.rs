@@ -20,7 +20,7 @@ fn terms(endpoint: &str) -> EximTerms {
 }
 
 /// A company that relays inline to an endpoint that does as it is told.
-fn scripted(terms: EximTerms, script: Script) -> (EximSite, tokio::runtime::Runtime, Endpoint) {
+pub fn scripted(terms: EximTerms, script: Script) -> (EximSite, tokio::runtime::Runtime, Endpoint) {
     let mut site = EximSite::start(terms);
     site.set_password(PASSWORD);
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -29,11 +29,11 @@ fn scripted(terms: EximTerms, script: Script) -> (EximSite, tokio::runtime::Runt
     (site, runtime, desk)
 }
 
-fn on(on: &'static str, connection: Option<usize>, action: Action) -> Script {
+pub fn on(on: &'static str, connection: Option<usize>, action: Action) -> Script {
     Script { rules: vec![Rule { on, connection, action }], ..Script::default() }
 }
 
-fn taken(desk: &Endpoint) -> usize {
+pub fn taken(desk: &Endpoint) -> usize {
     desk.see(|record| record.taken.len())
 }
 

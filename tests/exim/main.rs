@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod attachment;
+mod faults;
 mod inbound;
 mod inline;
 mod outbound;
