@@ -1,10 +1,11 @@
 //! One company for tests of behaviour that must be the same whichever mail server has deskmilter attached.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::{
     Client, Daemon, EximSite, EximTerms, NameServer, OutboundSite, Reply, SandboxEndpoint, Signer, Site, SmtpSession,
-    SmtpSink, Terms, Transaction,
+    SmtpSink, Terms, TlsIdentity, Transaction,
 };
 
 /// A mail server that deskmilter is attached to.
@@ -43,6 +44,18 @@ enum Kind {
     Inbound(Box<Site>),
     Outbound(Box<OutboundSite>),
     Exim(Box<EximSite>),
+}
+
+impl From<OutboundSite> for Company {
+    fn from(site: OutboundSite) -> Self {
+        Self(Kind::Outbound(Box::new(site)))
+    }
+}
+
+impl From<EximSite> for Company {
+    fn from(site: EximSite) -> Self {
+        Self(Kind::Exim(Box::new(site)))
+    }
 }
 
 /// What all three have.
@@ -111,12 +124,10 @@ impl Company {
     /// # Panics
     /// As [`Self::inbound`].
     pub fn outbound(mta: Mta, terms: &Terms) -> Self {
-        Self(match mta {
-            Mta::Postfix => Kind::Outbound(Box::new(OutboundSite::start(terms))),
-            Mta::Exim => {
-                Kind::Exim(Box::new(EximSite::start(EximTerms { terms: terms.clone(), ..EximTerms::default() })))
-            }
-        })
+        match mta {
+            Mta::Postfix => OutboundSite::start(terms).into(),
+            Mta::Exim => EximSite::start(EximTerms { terms: terms.clone(), ..EximTerms::default() }).into(),
+        }
     }
 
     /// Its mail server's kind.
@@ -287,6 +298,26 @@ impl Company {
     /// The same from the ticket system's host.
     pub fn login(&self, login: &str) -> SmtpSession {
         self.login_as(&OutboundSite::zendesk_host(), login)
+    }
+
+    /// Where the ticket system submits, and the certificate there.
+    ///
+    /// # Panics
+    /// As [`Self::login_as`].
+    pub fn submission(&self) -> (SocketAddr, &TlsIdentity) {
+        match &self.0 {
+            Kind::Inbound(_) => panic!("no submission service here"),
+            Kind::Outbound(site) => (site.submission.address(), site.submission.identity()),
+            Kind::Exim(site) => (site.exim.address(), site.identity()),
+        }
+    }
+
+    /// Waits until the mail server's log has these words.
+    ///
+    /// # Panics
+    /// When it has not in time.
+    pub fn wait_for_mta_log(&self, words: &str) {
+        crate::wait_until(words, || self.logs(), || self.mta_log().contains(words));
     }
 
     /// The password of a login.
