@@ -31,7 +31,8 @@ pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut R
     let log = check.log(raw.log);
     let milter = raw.milter.and_then(|milter| check.milter(milter));
     let transport = raw.transport.and_then(|transport| check.transport(transport));
-    let exim = raw.exim.and_then(|exim| check.exim(exim));
+    let relays_inline = raw.connector.iter().any(|connector| connector.get_ref().relays_inline());
+    let exim = raw.exim.and_then(|exim| check.exim(exim, relays_inline));
     let limits = check.limits(raw.limits);
     let hostname = daemon.as_ref().map(|daemon| daemon.hostname.as_str().to_owned());
     let authentication = check.authentication(raw.authentication, hostname.as_deref());
@@ -39,7 +40,7 @@ pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut R
     let connectors = check.connectors(raw.connector, transport.is_some(), &limits);
     let spans = OutboundSpans::from(&raw.outbound);
     let outbound = check.outbound(raw.outbound);
-    check.inline_relays(&endpoints, &connectors, milter.is_some(), &outbound);
+    check.inline_relays(&endpoints, &connectors, milter.is_some() || exim.is_some(), &outbound);
     check.rejected(&endpoints, &connectors);
     let signs = !raw.signing.is_empty();
     let signing = check.signing(raw.signing);
@@ -180,7 +181,7 @@ impl Check<'_, '_> {
         Some(Transport { directory, access, peers })
     }
 
-    fn exim(&mut self, raw: raw::Exim) -> Option<Exim> {
+    fn exim(&mut self, raw: raw::Exim, relays_inline: bool) -> Option<Exim> {
         if raw.listen.get_ref().is_empty() {
             self.note(raw.listen.span(), "exim.listen", "empty; name at least one socket, or leave [exim] out");
         }
@@ -199,7 +200,9 @@ impl Check<'_, '_> {
         let peers = self.peers("exim", raw.peers);
         let spool =
             raw.spool_directory.map_or_else(|| PathBuf::from("/var/spool/exim4"), |path| self.path(path.get_ref()));
-        let deadline = self.duration("exim.deadline", raw.deadline, 50, 5, 240);
+        // Relaying takes its time.
+        let usual = if relays_inline { 125 } else { 50 };
+        let deadline = self.duration("exim.deadline", raw.deadline, usual, 5, 240);
         Some(Exim { listen, access, peers, spool_directory: spool, deadline })
     }
 
@@ -524,8 +527,7 @@ impl Check<'_, '_> {
         let endpoint = match (raw.endpoint, mode) {
             (_, _) if desk_side => None,
             (Some(endpoint), Mode::TwoWay) => {
-                let inline = endpoint.get_ref().relay.as_ref().is_some_and(|relay| relay.get_ref() == "inline");
-                if !transport && !inline {
+                if !transport && !endpoint.get_ref().is_inline() {
                     self.note(
                         endpoint.span(),
                         &key("endpoint"),

@@ -133,6 +133,20 @@ pub(super) struct Endpoint {
     pub(super) deadline: Option<Text>,
 }
 
+impl Connector {
+    /// Whether its mail is relayed before the MTA's queue.
+    pub(super) fn relays_inline(&self) -> bool {
+        self.endpoint.as_ref().is_some_and(|endpoint| endpoint.get_ref().is_inline())
+    }
+}
+
+impl Endpoint {
+    /// Whether it says so.
+    pub(super) fn is_inline(&self) -> bool {
+        self.relay.as_ref().is_some_and(|relay| relay.get_ref() == "inline")
+    }
+}
+
 #[derive(Debug, Deserialize)]
 pub(super) struct CredentialSet {
     pub(super) username: Text,

@@ -19,7 +19,6 @@ use crate::attach::{accept, exim, lmtp, lookup, milter, sasl};
 use crate::config::{Config, Connector, Listen};
 use crate::credential::Logins;
 use crate::inline::Inline;
-use crate::pipeline::Pipeline;
 
 /// Sockets that are told one by one in the log, at most; more of them are told in one line.
 const TOLD_MAX: usize = 20;
@@ -257,9 +256,7 @@ pub(super) struct Listeners {
     judge: Arc<ArcSwap<Inline>>,
     service: Arc<milter::Service<Inline>>,
     milter: HashMap<Listen, Door>,
-    /// What Exim asks: it relays by its own transports.
-    pipeline: Arc<ArcSwap<Pipeline>>,
-    exim_service: Arc<exim::Service<Pipeline>>,
+    exim_service: Arc<exim::Service<Inline>>,
     exim: HashMap<Listen, Door>,
     transport: HashMap<PathBuf, TransportDoor>,
     credentials: Option<CredentialDoors>,
@@ -271,13 +268,11 @@ impl Listeners {
     pub(super) fn new(parts: &Parts, tasks: TaskTracker) -> Self {
         let judge = Arc::new(ArcSwap::new(Arc::clone(&parts.judge)));
         let service = milter::Service::new(Arc::clone(&judge), parts.spool.clone(), &parts.config.limits);
-        let pipeline = Arc::new(ArcSwap::new(Arc::clone(&parts.pipeline)));
-        let exim_service = exim::Service::new(Arc::clone(&pipeline), parts.spool.clone(), parts.exim.clone());
+        let exim_service = exim::Service::new(Arc::clone(&judge), parts.spool.clone(), parts.exim.clone());
         Self {
             judge,
             service: Arc::new(service),
             milter: HashMap::new(),
-            pipeline,
             exim_service: Arc::new(exim_service),
             exim: HashMap::new(),
             transport: HashMap::new(),
@@ -327,7 +322,6 @@ impl Listeners {
         });
         self.service.set_limits(limits);
         self.exim_service.set(parts.exim.clone());
-        self.pipeline.store(Arc::clone(&parts.pipeline));
         self.judge.store(Arc::clone(&parts.judge));
         match &parts.credentials {
             None => self.credentials = None,

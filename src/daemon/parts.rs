@@ -21,7 +21,7 @@ use crate::store::Store;
 pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) pipeline: Arc<Pipeline>,
-    /// What the milter asks: the pipeline, and the relays where it relays itself.
+    /// What the milter and Exim's ACLs ask: the pipeline, and the relays where mail is relayed before the queue.
     pub(super) judge: Arc<Inline>,
     /// By LMTP socket.
     pub(super) services: HashMap<PathBuf, Arc<lmtp::Service>>,
@@ -149,6 +149,7 @@ impl Parts {
             spool_directory: service.map(|service| service.spool_directory.clone()).unwrap_or_default(),
             peers: uids("exim.peers", service.iter().flat_map(|service| &service.peers))?,
             deadline: service.map(|service| service.deadline).unwrap_or_default(),
+            queue_relays: config.transport.is_some(),
             message_size: config.limits.message_size,
             header_size: config.limits.header_size,
             connections: config.limits.milter_connections,

@@ -1,7 +1,7 @@
-//! Relaying before the MTA's queue: at the end of a message the milter hands it to the ticket endpoint, and the endpoint's reply
-//! becomes the answer to the MTA's client.
+//! Relaying before the MTA's queue: at the end of a message the milter, or Exim's ACL, has it handed to the ticket endpoint, and
+//! the endpoint's reply becomes the answer to the MTA's client.
 //!
-//! In: what the milter asks of a [`Judge`]. Out: the pipeline's verdict, and for support addresses of a connector with
+//! In: what an attachment asks of a [`Judge`]. Out: the pipeline's verdict, and for support addresses of a connector with
 //! `relay = "inline"` what became of the message: taken recipients are removed (never `DISCARD`, which would destroy an
 //! `always_bcc` copy too), or the message is refused with the endpoint's words. Everything about the message itself is decided
 //! by the [`Pipeline`], everything about SMTP by the [`Relay`]; this only brings them together.
@@ -36,6 +36,8 @@ use outcome::Outcome;
 /// waits for a milter at that point, and that clients wait for a reply to the final dot at least (RFC 5321 section 4.5.3.2.6
 /// says 600 s).
 const DEADLINE: Duration = Duration::from_secs(120);
+/// Where the MTA waits for less: the answer is there so long before.
+const MARGIN: Duration = Duration::from_secs(5);
 /// With less time left than this the endpoint is not contacted at all.
 const TIME_MIN: Duration = Duration::from_secs(5);
 /// The journal's name in the state directory.
@@ -175,7 +177,8 @@ impl Inline {
         headers.apply(&verdict.edits);
         let mut copy = mail.with_headers(headers);
         copy.envelope.recipients.clone_from(&to);
-        let time_left = DEADLINE.saturating_sub(terms.complete.elapsed());
+        let patience = terms.within.map_or(DEADLINE, |within| within.saturating_sub(MARGIN).min(DEADLINE));
+        let time_left = patience.saturating_sub(terms.complete.elapsed());
         let hand_over = HandOver {
             route: Arc::clone(&route),
             pipeline: Arc::clone(&self.pipeline),
@@ -236,6 +239,10 @@ impl Judge for Inline {
         }
         let mut outcomes = Vec::new();
         for (route, to) in self.parts(&mail.envelope) {
+            // A program on this host does not come again when it is told 4xx, as a mail server does: the queue does.
+            if terms.queue_relays && !route.keep_copy && mail.connection.client == Client::Local {
+                continue;
+            }
             outcomes.extend(self.relay(route, to, mail, &verdict, terms).await);
         }
         outcome::conclude(outcomes, &mail.envelope, verdict)

@@ -87,6 +87,10 @@ pub struct Terms {
     pub complete: Instant,
     /// The MTA lets us add and remove recipients.
     pub edits_recipients: bool,
+    /// How long after that the answer must be there at the latest, where the MTA waits no longer.
+    pub within: Option<Duration>,
+    /// What is not taken for a support address is relayed out of the MTA's queue all the same.
+    pub queue_relays: bool,
 }
 
 /// Whether an auth status, as [`Pipeline::hand_over`] returns it, is that of a proven sender.
@@ -335,6 +339,7 @@ impl Pipeline {
     pub async fn hand_over(&self, connector: &Connector, mail: &mut Mail) -> Result<String, Reply> {
         hops::refuse_loop(&mail.headers, &self.hostname, &connector.name, self.hops)?;
         let now = seconds_since_1970();
+        self.sign_sealed(mail, now).await?;
         let mut fields =
             mail.headers.iter().enumerate().filter(|(_, field)| field.is(site_key::FIELD)).take(VERDICTS_MAX);
         let opened = fields.find_map(|(index, field)| {
@@ -362,6 +367,38 @@ impl Pipeline {
 }
 
 impl Pipeline {
+    /// To a message with a seal for its last hop this is the last hop: what was sealed is put back, and it is signed. A seal that
+    /// is worth nothing goes with all other fields that are not ours, and the message is relayed as anybody's.
+    async fn sign_sealed(&self, mail: &mut Mail, now: u64) -> Result<(), Reply> {
+        if mail.headers.first(SEAL_FIELD).is_none() {
+            return Ok(());
+        }
+        let connection = Connection { pass: Pass::Last, ..Connection::default() };
+        let mut last = Mail { connection: Arc::new(connection), ..mail.with_headers(mail.headers.clone()) };
+        let origin = self.outbound.origin(&last, &self.site_key, now);
+        if matches!(origin, Origin::Elsewhere) {
+            return Ok(());
+        }
+        let mut record = Record { started: Some(Instant::now()), ..Record::default() };
+        record.recognised(&classify::Class::default(), &origin);
+        let mut edits = self.outbound.repair(&origin, &last)?.edits;
+        let seals = last.headers.iter().enumerate().filter(|(_, field)| field.is(SEAL_FIELD));
+        edits.extend(seals.map(|(index, _)| HeaderEdit::Remove { index }));
+        last.headers.apply(&edits);
+        let keys = self.outbound.keys(&origin, &last.headers);
+        let findings = match keys.iter().any(|key| key.asks(&last.headers)) {
+            true => self.authenticate(&last, &classify::Class::default(), &origin).await.1,
+            false => None,
+        };
+        let departure = self.outbound.depart(&origin, keys, &last, findings.as_ref(), &self.site_key, now).await?;
+        record.departed(&departure);
+        record.log(&last, None);
+        let fields: Vec<_> = departure.fields.into_iter().map(HeaderEdit::Prepend).collect();
+        mail.headers = last.headers;
+        mail.headers.apply(&fields);
+        Ok(())
+    }
+
     /// Whether the body is the one that was judged. A verdict without a digest says nothing of any body: good where that is
     /// switched off, and where it is `none` anyway.
     async fn is_for_this_body(&self, opened: &site_key::Opened, mail: &Mail) -> bool {

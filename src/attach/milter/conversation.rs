@@ -309,7 +309,7 @@ where
         }
         let leading_space = self.session.agreement().is_some_and(negotiate::Agreement::leading_space);
         let edits_recipients = self.session.agreement().is_some_and(negotiate::Agreement::recipients);
-        let terms = Terms { complete: std::time::Instant::now(), edits_recipients };
+        let terms = Terms { complete: std::time::Instant::now(), edits_recipients, within: None, queue_relays: false };
         let outcome = match refusal {
             Some(reply) => {
                 warn!(

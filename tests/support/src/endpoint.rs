@@ -201,7 +201,11 @@ impl Endpoint {
     /// Begins anew: closes all connections, and does its duty on every one that comes from now on, with a good certificate of
     /// the same authority.
     pub fn mend(&self) {
-        let script = Script::default();
+        self.follow(Script::default());
+    }
+
+    /// Begins anew with another script: closes all connections, and follows it on every one that comes from now on.
+    pub fn follow(&self, script: Script) {
         self.set_passwords(&script.passwords);
         let was_down = {
             let mut duty = self.duty.lock().unwrap();

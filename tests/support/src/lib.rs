@@ -7,12 +7,14 @@
 //! `tests/peers/install.sh`.
 
 mod circle;
+mod company;
 mod daemon;
 mod desk_site;
 mod dovecot;
 mod dovecot_submission;
 pub mod endpoint;
 mod exim;
+mod exim_site;
 mod lmtp_client;
 mod lmtp_sink;
 mod message;
@@ -35,11 +37,13 @@ mod tls_identity;
 mod verifiers;
 
 pub use circle::{COMPANY, Circle, circle_records};
+pub use company::{Company, Mta};
 pub use daemon::{Daemon, Ran, SandboxEndpoint, Ticket, deskmilter};
 pub use desk_site::{CREDENTIALS, DeskSite};
 pub use dovecot::Dovecot;
 pub use dovecot_submission::DovecotSubmission;
-pub use exim::{EximSite, EximTerms, PrivateExim, exim_program};
+pub use exim::{PrivateExim, exim_program};
+pub use exim_site::{EximSite, EximTerms, PreparedExim};
 pub use lmtp_client::LmtpClient;
 pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, fields, received_as_sent};

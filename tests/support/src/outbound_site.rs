@@ -306,7 +306,7 @@ fn world(zendesk: &Signer) -> Zone {
     zendesk.publish(zone)
 }
 
-fn write_keys(folder: &Path) {
+pub(crate) fn write_keys(folder: &Path) {
     for (name, key) in
         [("desk2026", PrivateKey::rsa()), ("ed2026", PrivateKey::ed25519()), ("mail2026", PrivateKey::rsa())]
     {
