@@ -427,6 +427,7 @@ impl Record {
     }
 
     fn received(&mut self, received: Option<&desk::Received>) {
+        self.connectors.extend(received.iter().flat_map(|received| received.connectors()).cloned());
         self.path = received.map(desk::Received::path);
         self.tags = received.map(desk::Received::tags).filter(|tags| !tags.is_empty());
     }

@@ -42,6 +42,8 @@ pub struct DeskSide {
 /// What a message of the desk side gets and loses.
 #[derive(Debug)]
 pub(super) struct Received {
+    /// Names of the connectors whose support addresses are among the recipients.
+    connectors: Vec<String>,
     path: Path,
     tags: Vec<String>,
     /// Positions of fields that only mail with a credential may have.
@@ -54,6 +56,8 @@ pub(super) struct Received {
 struct Recipient<'d> {
     address: Address,
     rules: &'d config::Desk,
+    /// The connector whose support address it is.
+    connector: Option<&'d str>,
     /// Whether its mail makes tickets.
     makes_tickets: bool,
 }
@@ -106,17 +110,24 @@ impl DeskSide {
             stripped = fields.map(|(index, _)| index).collect();
         }
         let tags = self.tags(mail, &recipients, path.is_authenticated()).await?;
-        Ok(Some(Received { path, tags, stripped, company_word }))
+        let mut connectors: Vec<String> = Vec::new();
+        for name in recipients.iter().filter_map(|to| to.connector) {
+            if !connectors.iter().any(|known| known == name) {
+                connectors.push(name.to_owned());
+            }
+        }
+        Ok(Some(Received { connectors, path, tags, stripped, company_word }))
     }
 
     fn recipient(&self, address: Address) -> Option<Recipient<'_>> {
         if let Some(connectors) = self.connectors.get(address.domain()) {
             let supporting = connectors.iter().find(|connector| connector.supports(&address));
             let rules = supporting.or(connectors.first())?.desk.as_ref()?;
-            return Some(Recipient { address, rules, makes_tickets: supporting.is_some() });
+            let connector = supporting.map(|connector| connector.name.as_str());
+            return Some(Recipient { address, rules, connector, makes_tickets: connector.is_some() });
         }
         let issued = self.logins.has_issued_for(address.domain());
-        issued.then_some(Recipient { address, rules: &self.others, makes_tickets: true })
+        issued.then_some(Recipient { address, rules: &self.others, connector: None, makes_tickets: true })
     }
 
     /// An address without its extension.
@@ -130,7 +141,7 @@ impl DeskSide {
     async fn tags(&self, mail: &Mail, recipients: &[Recipient<'_>], authenticated: bool) -> Result<Vec<String>, Reply> {
         let mut tags: Vec<String> = Vec::new();
         let mut domains: Vec<&Domain> = Vec::new();
-        for Recipient { address, rules, makes_tickets } in recipients {
+        for Recipient { address, rules, makes_tickets, .. } in recipients {
             let domain = address.domain();
             if !makes_tickets || domains.contains(&domain) {
                 continue;
@@ -177,6 +188,11 @@ impl Received {
         let tags = (!self.tags.is_empty()).then(|| Header::written(TAGS_FIELD, &self.tags()));
         let path = Header::written(PATH_FIELD, &self.path.to_string());
         tags.into_iter().chain([path]).map(HeaderEdit::Prepend)
+    }
+
+    /// Whose tickets it makes, for the log.
+    pub(super) fn connectors(&self) -> &[String] {
+        &self.connectors
     }
 
     /// Which way it came, for the log.

@@ -232,8 +232,7 @@ impl EximSite {
     /// # Panics
     /// When Exim refuses.
     pub fn login(&self, login: &str) -> SmtpSession {
-        let mut session = self.exim.connect(&crate::OutboundSite::zendesk_host());
-        session.start_tls(&self.identity);
+        let mut session = self.connect_over_tls(&crate::OutboundSite::zendesk_host());
         let reply = session.login(login, &reversed(login));
         assert_eq!(reply.code, 235, "{reply}\n{}", self.logs());
         session
@@ -242,6 +241,13 @@ impl EximSite {
     /// A notification, signed as Zendesk signs it.
     pub fn notification(&self) -> Vec<u8> {
         self.zendesk.sign(&crate::notification().octets())
+    }
+
+    /// A session of a client over TLS, not logged in.
+    pub fn connect_over_tls(&self, client: &Client) -> SmtpSession {
+        let mut session = self.exim.connect(client);
+        session.start_tls(&self.identity);
+        session
     }
 
     /// Submits a message to jane@customer.example as the ticket system does, and returns it as her server got it.
