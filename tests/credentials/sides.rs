@@ -69,6 +69,8 @@ impl DeskSide {
         fs::write(folder.path().join("company-ca.pem"), &host.authority).unwrap();
         let text = format!(
             r#"
+[log]
+level = "debug"
 [daemon]
 hostname = "desk.example"
 state_directory = "state"
@@ -262,6 +264,8 @@ impl Company {
         let sockets = self.postfix.queue_directory().join("deskmilter");
         let text = format!(
             r#"
+[log]
+level = "debug"
 [daemon]
 hostname = "mx.acme.example"
 state_directory = "state"
@@ -305,6 +309,11 @@ logins = [{{ name = "{DESK_LOGIN}", addresses = ["{SUPPORT}"] }}]
         let message = self.signer.sign(message);
         let reply = self.postfix.submit_as(&client, "jane@customer.example", &[SUPPORT], &message);
         assert_eq!(reply.code, 250, "{reply}\n{}", self.logs());
+    }
+
+    /// Its deskmilter's files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Gives the company's deskmilter another password.
