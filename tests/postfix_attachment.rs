@@ -501,6 +501,7 @@ mod fixture {
                 ca_file: None,
             },
             credentials: deskmilter::config::Credentials { overlap_warning: Duration::from_secs(7 * 86_400) },
+            conversations: deskmilter::config::Conversations { lifetime: Duration::from_secs(86_400), messages: 1_000 },
             auth: None,
             lookup: None,
         }

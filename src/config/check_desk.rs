@@ -90,3 +90,57 @@ fn is_tag(text: &str) -> bool {
     let fit = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':' | b'/');
     !text.is_empty() && text.len() <= TAG_MAX && text.bytes().all(fit)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use crate::config::{Config, Problems};
+
+    /// A connector that takes mail for its ticket system and submits nothing.
+    const DESK: &str = "[daemon]\nhostname = \"desk.example\"\n[milter]\nlisten = [\"unix:/run/deskmilter/milter.sock\"]\n\
+                        [[connector]]\nname = \"acme\"\nsystem = \"zammad\"\ndomain = \"acme.example\"\n\
+                        addresses = [\"support@acme.example\"]\n[connector.desk]\n";
+
+    fn parse(text: &str) -> Result<Config, Problems> {
+        Config::parse(text, Path::new("/etc/deskmilter/deskmilter.toml"))
+    }
+
+    #[test]
+    fn a_connector_may_be_of_the_desk_side_by_its_desk_section_alone_and_what_is_shown_reads_back() {
+        let more = "strip = [\"X-Steer-*\", \"!X-Steer-Not\"]\nticket_tag = \"by_login\"\nupdate_tag = \"by_mail\"\n\
+                    subject_token = \"\"\n[conversations]\nlifetime = \"30d\"\nmessages = 5000\n";
+        let config = parse(&format!("{DESK}{more}")).unwrap();
+        let desk = config.connectors[0].desk.as_ref().unwrap();
+        assert!(desk.strips(b"x-steer-here") && !desk.strips(b"X-Steer-Not") && !desk.strips(b"X-Zammad-A"));
+        assert_eq!((desk.ticket_tag.as_str(), desk.update_tag.as_str()), ("by_login", "by_mail"));
+        assert_eq!(desk.subject_token, None);
+        assert_eq!(config.conversations.lifetime, Duration::from_secs(30 * 86_400));
+        assert_eq!(config.conversations.messages, 5_000);
+        let again = parse(&config.to_string()).unwrap();
+        assert_eq!((&again.connectors, &again.conversations), (&config.connectors, &config.conversations));
+        let preset = parse(DESK).unwrap();
+        assert!(preset.connectors[0].desk.as_ref().unwrap().strips(b"X-Zammad-Ticket-Owner"));
+    }
+
+    #[test]
+    fn each_rule_of_incoming_mail_is_kept() {
+        for (more, expected) in [
+            ("strip = [\"*\"]\n", "desk.strip: \"*\" names no header field; write"),
+            ("strip = [\"X Y\"]\n", "names no header field"),
+            ("ticket_tag = \"a, b\"\n", "desk.ticket_tag: \"a, b\" is no tag"),
+            ("update_tag = \"\"\n", "desk.update_tag: \"\" is no tag"),
+            ("subject_token = \"Ticket#1\"\n", "desk.subject_token: not a token"),
+            ("ticket_tags = \"a\"\n", "did you mean \"ticket_tag\"?"),
+            ("[connector.submission]\nlogins = []\n", "a connector has one of them"),
+            ("[connector.endpoint]\nhost = \"e.example\"\ncredentials = []\n", "a connector has one of them"),
+            ("[conversations]\nlifetime = \"1h\"\n", "conversations.lifetime: \"1h\" is no duration from 1d"),
+            ("[conversations]\nmessages = 1\n", "conversations.messages: 1 is out of range"),
+            ("[conversations]\nlifetimes = \"30d\"\n", "did you mean \"lifetime\"?"),
+        ] {
+            let problems = parse(&format!("{DESK}{more}")).expect_err(more).to_string();
+            assert!(problems.contains(expected), "{expected}: {problems}");
+        }
+    }
+}

@@ -42,7 +42,7 @@ impl Desk {
             System::Zammad => ZAMMAD.to_vec(),
             System::Otrs => OTRS.to_vec(),
             System::Rt => RT.to_vec(),
-            // Neither is steered by header fields.
+            // None that would steer them is known.
             System::Zendesk | System::FreeScout => Vec::new(),
             // It may be any of them.
             System::Generic => [&ZAMMAD[..], &OTRS, &RT].concat(),

@@ -106,6 +106,8 @@ fn numbers(text: &str, token: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
+    use proptest::prelude::*;
+
     fn of(fields: &[(&str, &str)], token: Option<&str>) -> References {
         References::of(&Headers::new(fields.iter().map(|(name, text)| Header::written(name, text)).collect()), token)
     }
@@ -153,5 +155,20 @@ mod tests {
         }
         let many: String = (0..1_000).map(|n| format!("#{n} ")).collect();
         assert_eq!(of(&[("Subject", &many)], Some("#")).tickets.len(), TICKETS_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn no_field_makes_it_panic_or_find_more_than_the_bounds(
+            id in proptest::collection::vec(any::<u8>(), 0..200),
+            subject in "(=\\?(utf-8|x)\\?[qQbB]\\?[a-zA-Z0-9#=_+/]{0,20}\\?= ?|Ticket#[0-9]{0,40}|\\PC{0,10}){0,6}",
+            references in proptest::collection::vec(any::<u8>(), 0..2_000),
+        ) {
+            let subject = format!(" {subject}");
+            let fields = [("Message-ID", id.as_slice()), ("References", &references), ("Subject", subject.as_bytes())];
+            let fields = fields.map(|(name, value)| Header::new(name.as_bytes(), value)).to_vec();
+            let found = References::of(&Headers::new(fields), Some("Ticket#"));
+            prop_assert!(found.cited.len() <= CITED_MAX && found.tickets.len() <= TICKETS_MAX);
+        }
     }
 }
