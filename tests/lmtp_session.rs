@@ -74,6 +74,7 @@ impl Listener {
                     .to_vec(),
                 endpoint: None,
                 host: None,
+                desk: None,
                 submission: None,
                 preserve: Preserve::default(),
                 dkim: Vec::new(),

@@ -488,6 +488,7 @@ mod fixture {
                     rejected: None,
                 }),
                 host: None,
+                desk: None,
                 submission: None,
                 preserve: Preserve::default(),
                 dkim: Vec::new(),
@@ -500,6 +501,7 @@ mod fixture {
                 ca_file: None,
             },
             credentials: deskmilter::config::Credentials { overlap_warning: Duration::from_secs(7 * 86_400) },
+            conversations: deskmilter::config::Conversations { lifetime: Duration::from_secs(86_400), messages: 1_000 },
             auth: None,
             lookup: None,
         }

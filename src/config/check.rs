@@ -48,6 +48,7 @@ pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut R
     check.outbound_effect(&spans, &outbound, submissions, signs);
     let store = daemon.as_ref().and_then(|daemon| check.store(raw.store, &daemon.state_directory));
     let credentials = check.credentials(raw.credentials);
+    let conversations = check.conversations(raw.conversations);
     let auth = raw.auth.and_then(|auth| check.auth(auth));
     let lookup = raw.lookup.and_then(|lookup| check.lookup(lookup));
     Some(Config {
@@ -63,6 +64,7 @@ pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut R
         signing,
         store: store?,
         credentials,
+        conversations,
         auth,
         lookup,
     })
@@ -516,7 +518,15 @@ impl Check<'_, '_> {
                 self.note(desk_side.span(), &key("host"), text);
             }
         }
-        let desk_side = raw.host.is_some();
+        if raw.host.is_none() && raw.desk.is_some() {
+            let company_side = [
+                raw.endpoint.as_ref().map(|endpoint| (endpoint.span(), "endpoint")),
+                raw.submission.as_ref().map(|submission| (submission.span(), "submission")),
+            ];
+            self.desk_alone(&name, company_side);
+        }
+        let desk_side = raw.host.is_some() || raw.desk.is_some();
+        let desk = desk_side.then(|| self.desk(&name, system, raw.desk.map(Spanned::into_inner)));
         let host = match raw.host {
             Some(host) => {
                 let span = host.span();
@@ -562,6 +572,7 @@ impl Check<'_, '_> {
             addresses,
             endpoint,
             host,
+            desk,
             submission: outbound.submission,
             preserve: outbound.preserve,
             dkim: outbound.dkim,

@@ -8,7 +8,7 @@ use serde_ignored::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::raw;
+use super::{raw, raw_desk};
 
 /// A key that means nothing to us.
 #[derive(Debug)]
@@ -110,6 +110,8 @@ fn known_keys(section: &[&str]) -> &'static [&'static str] {
         ["credentials"] => fields_of::<raw::Credentials>(),
         ["auth"] => fields_of::<raw::Auth>(),
         ["lookup"] => fields_of::<raw::Lookup>(),
+        ["conversations"] => fields_of::<raw_desk::Conversations>(),
+        ["connector", "desk"] => fields_of::<raw_desk::Desk>(),
         ["connector", "host"] => fields_of::<raw::Host>(),
         ["connector", "host", "credentials"] => fields_of::<raw::HostCredential>(),
         ["connector", "endpoint"] => fields_of::<raw::Endpoint>(),

@@ -2,11 +2,13 @@
 //! and remedy. Nothing else in the program reads the configuration file; nothing here opens a socket.
 
 mod check;
+mod check_desk;
 mod check_endpoint;
 mod check_host;
 mod check_outbound;
 mod check_store;
 mod credential;
+mod desk;
 mod host;
 mod key_files;
 mod keys;
@@ -16,8 +18,10 @@ mod outbound;
 mod problem;
 mod quantity;
 mod raw;
+mod raw_desk;
 mod secret;
 mod show;
+mod show_desk;
 mod show_host;
 mod stamp;
 mod store;
@@ -26,6 +30,7 @@ mod submission_socket;
 #[cfg(test)]
 mod tests;
 
+pub use desk::{Desk, FieldPattern};
 pub use host::{Host, HostCredential, Mechanism, Preset, Proof, Unverified};
 pub use key_files::KnownKeys;
 pub use listen::{Listen, ListenError};
@@ -36,7 +41,7 @@ pub use outbound::{
 pub use problem::{Problem, Problems};
 pub use secret::{Secret, SecretError, SecretFile};
 pub use stamp::Stamp;
-pub use store::{Auth, Credentials, Lookup, PostgresServer, StoreConfig, StoreUrl};
+pub use store::{Auth, Conversations, Credentials, Lookup, PostgresServer, StoreConfig, StoreUrl};
 pub use submission_socket::SubmissionSocket;
 
 use std::net::SocketAddr;
@@ -73,6 +78,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// What holds for issued credentials.
     pub credentials: Credentials,
+    /// How long conversations are remembered, on the desk side.
+    pub conversations: Conversations,
     /// The service that checks logins; `None` when not configured.
     pub auth: Option<Auth>,
     /// The tables for the MTA; `None` when not configured.
@@ -259,6 +266,8 @@ pub struct Connector {
     pub endpoint: Option<Endpoint>,
     /// The company host, on the desk side. No connector has both.
     pub host: Option<Host>,
+    /// What becomes of mail for the ticket system on its own side; on the desk side alone, and there always.
+    pub desk: Option<Desk>,
     /// How notifications come in; `None` where they do not come through here.
     pub submission: Option<Submission>,
     /// Which of their header fields must survive.

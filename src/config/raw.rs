@@ -4,6 +4,8 @@
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::raw_desk;
+
 type Text = Spanned<String>;
 
 /// The whole file.
@@ -30,6 +32,8 @@ pub(super) struct Raw {
     pub(super) store: Store,
     #[serde(default)]
     pub(super) credentials: Credentials,
+    #[serde(default)]
+    pub(super) conversations: raw_desk::Conversations,
     pub(super) auth: Option<Auth>,
     pub(super) lookup: Option<Lookup>,
 }
@@ -112,6 +116,7 @@ pub(super) struct Connector {
     pub(super) addresses: Spanned<Vec<Text>>,
     pub(super) endpoint: Option<Spanned<Endpoint>>,
     pub(super) host: Option<Spanned<Host>>,
+    pub(super) desk: Option<Spanned<raw_desk::Desk>>,
     pub(super) submission: Option<Spanned<Submission>>,
     pub(super) preserve: Option<Spanned<Preserve>>,
     #[serde(default)]

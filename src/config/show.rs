@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     BreachPolicy, Config, Connector, Cover, Environment, LogTarget, Mode, OnTempError, Rejected, RelayMode, SignWhen,
-    SignWith, SocketAccess, Submission, Tls, quantity, show_host,
+    SignWith, SocketAccess, Submission, Tls, quantity, show_desk, show_host,
 };
 
 /// TOML that [`Config::parse`] reads again. Passwords are only named by their files.
@@ -137,6 +137,7 @@ fn write_store(f: &mut fmt::Formatter<'_>, config: &Config) -> fmt::Result {
     }
     let overlap_warning = quantity::write_duration(config.credentials.overlap_warning);
     writeln!(f, "\n[credentials]\noverlap_warning = {overlap_warning:?}")?;
+    show_desk::write_conversations(f, &config.conversations)?;
     if let Some(auth) = &config.auth {
         writeln!(f, "\n[auth]\nlisten = {:?}\ncomputations = {}", texts(&auth.listen), auth.computations)?;
         write_access(f, &auth.access)?;
@@ -219,6 +220,9 @@ fn write_connector(f: &mut fmt::Formatter<'_>, connector: &Connector) -> fmt::Re
     writeln!(f, "recipient_delimiter = {delimiter:?}\naddresses = {addresses:?}")?;
     if let Some(host) = &connector.host {
         show_host::write(f, host)?;
+    }
+    if let Some(desk) = &connector.desk {
+        show_desk::write(f, desk)?;
     }
     let Some(endpoint) = &connector.endpoint else { return Ok(()) };
     let tls = match endpoint.tls {

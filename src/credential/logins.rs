@@ -11,8 +11,10 @@ use tokio::time::{sleep, timeout};
 
 use super::cache::{Cache, Digest, Digests};
 use super::delays::{Client, Delays};
+use super::issued::{Issued, Standing};
 use super::{Binding, Credential, UserName, hash, overlaps};
 use crate::config::Secret;
+use crate::mail::Domain;
 use crate::store::{Store, StoreError, now};
 
 /// Octets of a password at most; ours have 31.
@@ -71,6 +73,8 @@ pub struct Logins {
     digests: Digests,
     cache: Mutex<Cache>,
     delays: Mutex<Delays>,
+    /// What the store said at the last look.
+    issued: Mutex<Issued>,
     computations: Arc<Semaphore>,
     /// Logins in line for a computation.
     waiting: Semaphore,
@@ -89,6 +93,7 @@ impl Logins {
             digests: Digests::new()?,
             cache: Mutex::default(),
             delays: Mutex::default(),
+            issued: Mutex::default(),
             computations: Arc::new(Semaphore::new(computations.max(1))),
             waiting: Semaphore::new(computations.max(1).saturating_mul(WAITING_PER_COMPUTATION)),
             computing: Arc::default(),
@@ -101,6 +106,22 @@ impl Logins {
     /// The store behind.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// What is known of a user name with which somebody has logged in. Asks nobody: the store is looked at four times a second, and
+    /// what it said counts for a minute.
+    pub fn standing(&self, user: &str) -> Standing {
+        lock(&self.issued).standing(user, Instant::now())
+    }
+
+    /// Whether a set of that user name was ever issued.
+    pub fn knows(&self, user: &str) -> bool {
+        lock(&self.issued).knows(user)
+    }
+
+    /// Whether a set for `domain` or an address of it was ever issued.
+    pub fn has_issued_for(&self, domain: &Domain) -> bool {
+        lock(&self.issued).has_domain(domain)
     }
 
     /// How many computations there were at a time, at most, since the start.
@@ -249,13 +270,21 @@ impl Watched {
     }
 
     async fn try_look(&mut self, logins: &Logins, overlap_warning: Duration) -> Result<(), StoreError> {
+        let asked_at = Instant::now();
         let revision = logins.store.revision().await?;
         let changed = self.revision != Some(revision);
         let due = self.warned.is_none_or(|at| at.elapsed() >= WARNING_INTERVAL);
         if !changed && !due {
+            lock(&logins.issued).still_holds(asked_at);
             return Ok(());
         }
-        let live = logins.store.list(false).await?;
+        let mut live = logins.store.list(true).await?;
+        if changed {
+            *lock(&logins.issued) = Issued::from_sets(&live, asked_at);
+        } else {
+            lock(&logins.issued).still_holds(asked_at);
+        }
+        live.retain(|set| set.revoked_at.is_none());
         if changed {
             let ids: HashSet<i64> = live.iter().map(|set| set.id).collect();
             lock(&logins.cache).retain(ids);

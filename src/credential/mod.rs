@@ -8,10 +8,12 @@
 mod cache;
 mod delays;
 mod hash;
+mod issued;
 mod logins;
 mod password;
 
 pub use hash::{HashError, hash};
+pub use issued::Standing;
 pub use logins::{Accepted, Logins, Outcome, Refusal};
 pub use password::new_password;
 

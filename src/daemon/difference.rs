@@ -61,6 +61,7 @@ impl Difference {
             ("signing", old.signing != new.signing),
             ("store", old.store != new.store),
             ("credentials", old.credentials != new.credentials),
+            ("conversations", old.conversations != new.conversations),
             ("auth", old.auth != new.auth),
             ("lookup", old.lookup != new.lookup),
         ];

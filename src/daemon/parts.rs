@@ -12,7 +12,7 @@ use crate::config::{Config, Connector};
 use crate::credential::Logins;
 use crate::inline::{Inline, Standing};
 use crate::mail::{Budget, Spool};
-use crate::pipeline::{Pipeline, SiteKey};
+use crate::pipeline::{Conversations, DeskSide, Pipeline, SiteKey};
 use crate::relay::{Authorities, HandBack, Relay, RelayError};
 use crate::store::Store;
 
@@ -29,7 +29,7 @@ pub(super) struct Parts {
     pub(super) exim: exim::Settings,
     pub(super) spool: Spool,
     pub(super) site_key: SiteKey,
-    /// Where `[auth]` or `[lookup]` is configured.
+    /// Where the store is needed: see [`needs_store`].
     pub(super) credentials: Option<Credentials>,
     budget: Budget,
     standing: Arc<Standing>,
@@ -41,6 +41,7 @@ pub(super) struct Parts {
 pub(super) struct Credentials {
     pub(super) logins: Arc<Logins>,
     pub(super) tables: Arc<lookup::Tables>,
+    conversations: Arc<Conversations>,
 }
 
 /// The servers that connectors lead to, with their connections, by the connectors' names.
@@ -73,8 +74,9 @@ impl Parts {
         }
         let budget = Budget::new(config.limits.memory);
         let spool = Spool::new(state::spool_directory(&config.daemon.state_directory));
+        let credentials = credentials(&config, &site_key, None, &HashSet::new()).map_err(|problem| vec![problem])?;
         let pipeline = Pipeline::new(&config, site_key.clone(), &budget).map_err(|problem| vec![problem])?;
-        let credentials = credentials(&config, None, &HashSet::new()).map_err(|problem| vec![problem])?;
+        let pipeline = pipeline.with_desk(desk_side(&config, credentials.as_ref()));
         let standing = Standing::open(&config.daemon.state_directory);
         let parts = Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, spool, remotes)?;
         Ok(Self { credentials, ..parts })
@@ -105,7 +107,8 @@ impl Parts {
             .pipeline
             .successor(&config, site_key.clone(), &budget, same_resolver)
             .map_err(|problem| vec![problem])?;
-        let credentials = credentials(&config, Some(self), changed).map_err(|problem| vec![problem])?;
+        let credentials = credentials(&config, &site_key, Some(self), changed).map_err(|problem| vec![problem])?;
+        let pipeline = pipeline.with_desk(desk_side(&config, credentials.as_ref()));
         let (standing, spool) = (Arc::clone(&self.standing), self.spool.clone());
         let parts = Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, spool, remotes)?;
         Ok(Self { credentials, ..parts })
@@ -193,14 +196,27 @@ fn uids<'n>(key: &str, names: impl Iterator<Item = &'n String>) -> Result<Vec<u3
         .map_err(|problem| vec![format!("{key}: {problem}")])
 }
 
-/// The check of logins and the tables, where they are configured. Those of `earlier` who use the same store are kept, with what they
-/// remember.
+/// Whether anything stands on the store: the check of logins, the tables, and the judging of mail on the desk side.
+fn needs_store(config: &Config) -> bool {
+    let judges = config.milter.is_some() || config.exim.is_some();
+    let desk_side = config.connectors.iter().any(|connector| connector.desk.is_some());
+    config.auth.is_some() || config.lookup.is_some() || (judges && desk_side)
+}
+
+/// What judges mail for the desk side.
+fn desk_side(config: &Config, credentials: Option<&Credentials>) -> Option<DeskSide> {
+    let Credentials { logins, conversations, .. } = credentials?;
+    Some(DeskSide::new(&config.connectors, Arc::clone(logins), Arc::clone(conversations)))
+}
+
+/// What stands on the store, where it is needed. Those of `earlier` who use the same store are kept, with what they remember.
 fn credentials(
     config: &Config,
+    site_key: &SiteKey,
     earlier: Option<&Parts>,
     changed: &HashSet<PathBuf>,
 ) -> Result<Option<Credentials>, String> {
-    if config.auth.is_none() && config.lookup.is_none() {
+    if !needs_store(config) {
         return Ok(None);
     }
     let computations = |config: &Config| config.auth.as_ref().map_or(1, |auth| auth.computations);
@@ -226,8 +242,11 @@ fn credentials(
         let transport = format!("lmtp:unix:{}", transport_socket(config, connector)?.display());
         Some(connector.addresses.iter().map(move |address| (address.clone(), transport.clone())))
     });
+    let before = kept.map(|(_, kept)| kept.conversations.as_ref());
+    let terms = config.conversations.clone();
+    let conversations = Conversations::start(Arc::clone(&store), site_key.clone(), terms, before);
     let tables = lookup::Tables { store, transports: transports.flatten().collect() };
-    Ok(Some(Credentials { logins, tables: Arc::new(tables) }))
+    Ok(Some(Credentials { logins, tables: Arc::new(tables), conversations }))
 }
 
 impl Remotes {
@@ -293,7 +312,8 @@ impl Remotes {
     /// Where mail that comes to the connector's socket goes.
     fn way(&self, connector: &Connector, pipeline: &Arc<Pipeline>, config: &Config) -> Option<lmtp::Way> {
         if let Some(desk) = self.hosts.get(&connector.name) {
-            return Some(lmtp::Way::Host(Arc::clone(desk)));
+            let conversations = pipeline.desk().map(|desk| Arc::clone(desk.conversations()));
+            return Some(lmtp::Way::Host(Arc::clone(desk), conversations));
         }
         let relay = self.endpoints.get(&connector.name)?;
         let rejected = connector.endpoint.as_ref().and_then(|endpoint| endpoint.rejected.as_ref());

@@ -3,7 +3,7 @@
 //!
 //! In: a [`Mail`] from an attachment. Out: a [`Verdict`] for the attachment ([`Judge::judge`], before the queue) or the same
 //! mail ready for the relay ([`Pipeline::hand_over`], after the queue). Nothing here knows which MTA asked or talks to an
-//! endpoint; the only network I/O is DNS.
+//! endpoint; the only network I/O is DNS and, on the [desk side](DeskSide), the store.
 
 mod acceptable;
 mod authenticate;
@@ -12,6 +12,7 @@ mod author;
 mod body_digest;
 mod bucket;
 mod classify;
+mod desk;
 mod dmarc_record;
 pub(crate) mod dns;
 mod examine;
@@ -35,6 +36,7 @@ mod tests;
 
 pub use authentication_results::Outcome;
 use body_digest::body_digest;
+pub use desk::{Conversations, DeskSide, References};
 pub use examine::{Examination, Examiner, SeenSignature};
 pub use seal::FIELD as SEAL_FIELD;
 pub use sender_auth::{Doubt, SenderAuth, Status};
@@ -110,12 +112,15 @@ pub struct Pipeline {
     classifier: classify::Classifier,
     authenticator: Arc<authenticate::Authenticator>,
     outbound: outbound::Outbound,
+    desk: Option<DeskSide>,
     site_key: SiteKey,
 }
 
 impl Judge for Pipeline {
     fn concerns(&self, connection: &Connection, envelope: &Envelope) -> bool {
-        self.classifier.concerns(envelope) || self.outbound.concerns(connection, envelope)
+        self.classifier.concerns(envelope)
+            || self.outbound.concerns(connection, envelope)
+            || self.desk.as_ref().is_some_and(|desk| desk.concerns(connection, envelope))
     }
 
     async fn judge(&self, mail: &Mail) -> Verdict {
@@ -178,8 +183,21 @@ impl Pipeline {
             classifier: classify::Classifier::new(&config.connectors),
             authenticator,
             outbound: outbound::Outbound::new(config),
+            desk: None,
             site_key,
         }
+    }
+
+    /// The same pipeline, which also judges mail for the desk side.
+    #[must_use]
+    pub fn with_desk(mut self, desk: Option<DeskSide>) -> Self {
+        self.desk = desk;
+        self
+    }
+
+    /// The desk side, where there is one.
+    pub fn desk(&self) -> Option<&DeskSide> {
+        self.desk.as_ref()
     }
 
     /// Classify, recognise, preserve, authenticate, tag, seal or sign.
@@ -200,6 +218,12 @@ impl Pipeline {
             channel.admit(mail, Instant::now())?;
         }
 
+        let received = match &self.desk {
+            Some(desk) => desk.judge(mail).await?,
+            None => None,
+        };
+        record.received(received.as_ref());
+
         let repair = self.outbound.repair(&origin, mail)?;
         let mut edits = repair.edits;
         let mut headers = mail.headers.clone();
@@ -209,10 +233,13 @@ impl Pipeline {
             _ => None,
         };
         let inbound = class.domain.is_some() && standing.is_none();
-        let forged = match inbound {
+        let mut forged = match inbound || received.is_some() {
             true => forged::fields(&mail.headers, &self.authserv_id),
             false => forged::named_ours(&mail.headers),
         };
+        if let Some(received) = &received {
+            forged = received.lost(forged, !inbound);
+        }
         record.forged = forged.len();
         if let Some(reply) = forged::refuse_flood(forged.len()) {
             return Err(reply);
@@ -247,6 +274,7 @@ impl Pipeline {
             }
         }
 
+        edits.extend(received.iter().flat_map(desk::Received::fields));
         let departure = self.outbound.depart(&origin, keys, mail, findings.as_ref(), &self.site_key, now).await?;
         record.departed(&departure);
         edits.extend(departure.fields.into_iter().map(HeaderEdit::Prepend));
@@ -420,6 +448,9 @@ struct Record {
     trusted_hop: Option<&'static str>,
     sender: Option<String>,
     forged: usize,
+    /// On the desk side: which way it came, and the tags of its ticket.
+    path: Option<String>,
+    tags: Option<String>,
     sealed: bool,
     signed: Vec<String>,
 }
@@ -430,6 +461,12 @@ impl Record {
         self.domain.clone_from(&class.domain);
         self.notification = origin.connector().map(str::to_owned);
         self.trusted_hop = origin.trusted_hop();
+    }
+
+    fn received(&mut self, received: Option<&desk::Received>) {
+        self.connectors.extend(received.iter().flat_map(|received| received.connectors()).cloned());
+        self.path = received.map(desk::Received::path);
+        self.tags = received.map(desk::Received::tags).filter(|tags| !tags.is_empty());
     }
 
     fn departed(&mut self, departure: &outbound::Departure) {
@@ -443,7 +480,7 @@ impl Record {
             Some(_) => "refused",
             None if self.sealed => "sealed",
             None if !self.signed.is_empty() => "signed",
-            None if self.domain.is_some() => "tagged",
+            None if self.domain.is_some() || self.path.is_some() => "tagged",
             None => "passed",
         };
         let connection = &mail.connection;
@@ -465,6 +502,9 @@ impl Record {
             from = %mail.envelope.sender,
             to = mail.envelope.recipients.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
             size = mail.size(),
+            tls = connection.tls.as_ref().map(|tls| tls.version.as_str()),
+            path = self.path,
+            tags = self.tags,
             auth = self.sender,
             spf = self.trusted_hop.map(|why| format!("not asked: {why}")),
             forged = self.forged,

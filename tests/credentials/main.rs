@@ -5,8 +5,11 @@
 
 mod both;
 mod desk;
+mod exim;
 mod postfix;
 mod restarts;
 mod secrets;
 mod service;
+mod sides;
 mod store;
+mod way;

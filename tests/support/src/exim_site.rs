@@ -139,13 +139,19 @@ impl EximSite {
         crate::site::set_password(&self.desk, password);
     }
 
+    /// A session of `client` over TLS, not logged in.
+    pub fn connect_over_tls(&self, client: &crate::Client) -> SmtpSession {
+        let mut session = self.exim.connect(client);
+        session.start_tls(&self.identity);
+        session
+    }
+
     /// A session of `client` over TLS, logged in.
     ///
     /// # Panics
     /// When Exim refuses.
     pub fn login_as(&self, client: &crate::Client, login: &str) -> SmtpSession {
-        let mut session = self.exim.connect(client);
-        session.start_tls(&self.identity);
+        let mut session = self.connect_over_tls(client);
         let reply = session.login(login, &Self::password(login));
         assert_eq!(reply.code, 235, "{reply}\n{}", self.logs());
         session
