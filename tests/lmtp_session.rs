@@ -68,6 +68,7 @@ impl Listener {
                 domain: Domain::parse("acme.example").unwrap(),
                 recipient_delimiter: Some('+'),
                 mode: Mode::TwoWay,
+                observe: false,
                 environment: Environment::Sandbox,
                 addresses: ["support", "second", "büro"]
                     .map(|local| Address::parse(&format!("{local}@acme.example")).unwrap())

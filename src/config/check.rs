@@ -514,6 +514,7 @@ impl Check<'_, '_> {
             }
         }
         let desk_side = raw.host.is_some();
+        let observe = self.observe(&key("observe"), raw.observe, desk_side);
         let host = match raw.host {
             Some(host) => {
                 let span = host.span();
@@ -525,7 +526,7 @@ impl Check<'_, '_> {
             (_, _) if desk_side => None,
             (Some(endpoint), Mode::TwoWay) => {
                 let inline = endpoint.get_ref().relay.as_ref().is_some_and(|relay| relay.get_ref() == "inline");
-                if !transport && !inline {
+                if !transport && !inline && !observe {
                     self.note(
                         endpoint.span(),
                         &key("endpoint"),
@@ -538,6 +539,7 @@ impl Check<'_, '_> {
                 self.note(endpoint.span(), &key("endpoint"), "mode = \"outbound-only\" relays nothing to an endpoint; remove the section or write mode = \"two-way\"");
                 None
             }
+            (None, Mode::TwoWay) if observe => None,
             (None, Mode::TwoWay) => {
                 self.note(
                     span,
@@ -556,6 +558,7 @@ impl Check<'_, '_> {
             domain,
             recipient_delimiter,
             mode,
+            observe,
             environment,
             addresses,
             endpoint,

@@ -137,6 +137,16 @@ impl<H: HandOver> Conversation<H> {
         }
         self.begun = true;
         let connector = Arc::clone(&self.service.connector);
+        if connector.observe {
+            tracing::error!(
+                connector = connector.name,
+                to = %path,
+                "mail came to a connector that only observes; take observe out of it, or its addresses out of transport_maps"
+            );
+            let text =
+                format!("connector {} only observes (observe = true) and relays nothing; see the log", connector.name);
+            return Reply::new(451, 3, 5, text);
+        }
         if self.service.hand_over.takes(&connector, path) {
             self.session.take_recipient();
             return Reply::new(250, 1, 5, "recipient ok");

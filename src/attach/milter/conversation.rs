@@ -343,6 +343,7 @@ where
         let leading_space = self.session.agreement().is_some_and(negotiate::Agreement::leading_space);
         let edits_recipients = self.session.agreement().is_some_and(negotiate::Agreement::recipients);
         let terms = Terms { complete: std::time::Instant::now(), edits_recipients };
+        let only_observed = self.judge.only_observes(&connection, &envelope);
         let outcome = match refusal {
             Some(reply) => {
                 warn!(
@@ -351,6 +352,7 @@ where
                     sender = %envelope.sender,
                     recipients = envelope.recipients.len(),
                     %reply,
+                    observed = only_observed.then_some("yes"),
                     "message refused before judging"
                 );
                 Err(reply)
@@ -358,6 +360,8 @@ where
             None => self.judge(Mail { connection, envelope, headers, body, shortfall, queue_id }, terms).await?,
         };
         match outcome {
+            // Whatever became of it.
+            _ if only_observed => Response::Continue.write(&mut self.outgoing),
             Ok((Verdict { disposition: Disposition::Continue, edits, recipients }, headers)) => {
                 if !recipients.is_empty() && !edits_recipients {
                     self.refuse_recipient_edits();
