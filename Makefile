@@ -3,7 +3,7 @@
 # mail-parser declares rust-version 1.98 but builds and runs on 1.95, which Cargo.toml asks for; cargo has to be told.
 CARGO_FLAGS = --ignore-rust-version
 
-.PHONY: help build demo test bench chaos soak fuzz man packages test-packages fmt lint peers
+.PHONY: help build demo test bench chaos restarts soak fuzz man packages test-packages fmt lint peers
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ fuzz: peers toolchain ## Fuzz each parser for FUZZ_SECONDS (600)
 chaos: peers toolchain ## Lose nothing of 10,000 messages while everything fails (CHAOS_MODE, CHAOS_MESSAGES)
 	cargo build --release $(CARGO_FLAGS) --package deskmilter --package chaos
 	$${CARGO_TARGET_DIR:-target}/release/chaos
+
+restarts: peers toolchain ## Refuse, lose and double nothing of 5,000 messages over 200 reloads and 5 restarts
+	RESTARTS=full cargo test $(CARGO_FLAGS) --test reload restarts -- --nocapture
 
 soak: peers toolchain ## Show that memory and descriptors stay flat over 200,000 messages (SOAK_MESSAGES)
 	cargo build --release $(CARGO_FLAGS) --package deskmilter --package chaos

@@ -68,6 +68,7 @@ impl Listener {
                 domain: Domain::parse("acme.example").unwrap(),
                 recipient_delimiter: Some('+'),
                 mode: Mode::TwoWay,
+                observe: false,
                 environment: Environment::Sandbox,
                 addresses: ["support", "second", "büro"]
                     .map(|local| Address::parse(&format!("{local}@acme.example")).unwrap())
@@ -339,7 +340,7 @@ async fn a_spool_without_room_defers() {
 async fn silence_is_bounded() {
     let short = Duration::from_millis(400);
     let listener = Listener::start_with(|service| {
-        service.timeouts = Timeouts { command: short, data: short, message: short, drain: short };
+        service.timeouts = Timeouts { command: short, data: short, message: short, drain: short, first: short };
     });
     let mut idle = listener.client().await;
     assert_eq!(idle.rest().await, "421 4.4.2 timeout\r\n");
@@ -362,6 +363,22 @@ async fn at_the_end_idle_sessions_are_sent_away_and_a_transaction_finishes() {
     assert_eq!(busy.rest().await, "421 4.3.2 service is ending\r\n");
     timeout(PATIENCE, listener.tasks.wait()).await.unwrap();
     assert_eq!(listener.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn at_the_end_a_client_that_has_just_come_may_hand_over_its_first_message() {
+    let listener = Listener::start();
+    let mut client = listener.connect().await;
+    assert!(client.reply().await.starts_with("220 "));
+    listener.shutdown.cancel();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    client.say("LHLO mx").await;
+    client.say("MAIL FROM:<>").await;
+    client.say("RCPT TO:<support@acme.example>").await;
+    client.say("DATA").await;
+    assert_eq!(client.say("Subject: a\r\n\r\n.").await, "250 2.0.0 taken");
+    assert_eq!(client.rest().await, "421 4.3.2 service is ending\r\n");
+    timeout(PATIENCE, listener.tasks.wait()).await.unwrap();
 }
 
 #[tokio::test]

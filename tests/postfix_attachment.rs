@@ -474,6 +474,7 @@ mod fixture {
                 domain: Domain::parse("acme.example").unwrap(),
                 recipient_delimiter: Some('+'),
                 mode: Mode::TwoWay,
+                observe: false,
                 environment: Environment::Sandbox,
                 addresses: vec![Address::parse("support@acme.example").unwrap()],
                 endpoint: Some(Endpoint {

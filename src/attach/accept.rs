@@ -52,9 +52,11 @@ where
                 }
             }
         };
+        // What was taken is served where that is possible, even if we were told to stop just then.
         let slot = tokio::select! {
-            () = shutdown.cancelled() => return,
+            biased;
             slot = slots.take() => slot,
+            () = shutdown.cancelled() => return,
         };
         let conversation = converse(stream, shutdown.clone());
         tasks.spawn(async move {

@@ -12,12 +12,14 @@
 mod conclude;
 mod ledger;
 mod line;
+mod observed;
 mod own;
 mod postfix;
 mod report;
 mod tickets;
 
 pub use line::{Clock, parse_time};
+pub use observed::{Connector as ObservedConnector, Count, Observation, Observed};
 pub use report::{Doubled, Report, Trouble};
 pub use tickets::Tickets;
 

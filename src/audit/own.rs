@@ -53,12 +53,8 @@ impl Event {
         if text == "stopped" || text.starts_with("stopping") {
             return Some(Self::Stopped);
         }
-        let (id, rest) = match text.split_once(": ") {
-            Some((id, rest)) if !id.contains(' ') => (Some(id).filter(|id| *id != "-").map(str::to_owned), rest),
-            _ => (None, text),
-        };
-        let (what, fields) = rest.split_once(' ')?;
-        let fields = Fields(fields);
+        let (id, what, fields) = parts(text)?;
+        let id = id.map(str::to_owned);
         let message_id = fields.get("message_id").filter(|id| id != "-");
         match what {
             "judged" => {
@@ -69,6 +65,16 @@ impl Event {
             _ => None,
         }
     }
+}
+
+/// The queue id, if there is one, the event's name of one word, and its fields.
+pub(super) fn parts(text: &str) -> Option<(Option<&str>, &str, Fields<'_>)> {
+    let (id, rest) = match text.split_once(": ") {
+        Some((id, rest)) if !id.contains(' ') => (Some(id).filter(|id| *id != "-"), rest),
+        _ => (None, text),
+    };
+    let (what, fields) = rest.split_once(' ')?;
+    Some((id, what, Fields(fields)))
 }
 
 fn relay(id: Option<String>, message_id: Option<String>, fields: &Fields<'_>) -> Option<Relay> {
@@ -113,11 +119,11 @@ fn names(list: &str) -> Vec<String> {
 }
 
 /// Fields as `key=value` and `key="value"`.
-struct Fields<'a>(&'a str);
+pub(super) struct Fields<'a>(&'a str);
 
 impl Fields<'_> {
     /// The first field of this name. A value may look like fields, so each is read in turn.
-    fn get(&self, wanted: &str) -> Option<String> {
+    pub(super) fn get(&self, wanted: &str) -> Option<String> {
         let mut rest = self.0.trim_start();
         while !rest.is_empty() {
             let (key, after) = rest.split_once('=')?;

@@ -51,10 +51,18 @@ pub struct AuditArgs {
 
 /// Where lines come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Source {
+pub(super) enum Source {
     File(PathBuf),
     StandardInput,
     Journal,
+}
+
+impl Source {
+    /// The mail log of this host: the first file that is there, else the journal.
+    pub(super) fn of_mail() -> Self {
+        let found = POSTFIX_LOGS.iter().find(|path| Path::new(path).exists());
+        found.map_or(Self::Journal, |path| Self::from(*path))
+    }
 }
 
 impl From<&str> for Source {
@@ -67,13 +75,13 @@ impl From<&str> for Source {
     }
 }
 
-fn clock() -> Clock {
+pub(super) fn clock() -> Clock {
     // Before any thread is there: the zone of this host, as system logs use it.
     let zone = |at: time::PrimitiveDateTime| UtcOffset::local_offset_at(at.assume_utc()).unwrap_or(UtcOffset::UTC);
     Clock { now: OffsetDateTime::now_utc(), zone }
 }
 
-fn instant(text: &str) -> Result<OffsetDateTime, String> {
+pub(super) fn instant(text: &str) -> Result<OffsetDateTime, String> {
     parse_time(text, &clock())
 }
 
@@ -109,7 +117,7 @@ fn scope(args: &AuditArgs) -> Result<Scope, ExitCode> {
         let supports = move |text: &str| Address::parse(text).is_ok_and(|address| own.contains(&address));
         return Ok(Scope { since, until, supports: Box::new(supports), sockets: Vec::new() });
     }
-    let config: Config = args.file.load()?;
+    let config: Config = args.file.load()?.acting();
     let connectors: Vec<_> = config.connectors.into_iter().filter(|connector| connector.endpoint.is_some()).collect();
     if connectors.is_empty() {
         eprintln!("deskmilter audit: no connector of {} relays to an endpoint", args.file.config.display());
@@ -129,16 +137,12 @@ fn audit(args: &AuditArgs, scope: Scope) -> Result<crate::audit::Report, String>
     }
     let mut audit = Audit::new(scope, clock());
     for source in &args.log {
-        read(source, &["--unit=deskmilter"], args, &mut audit)?;
+        read(source, &["--unit=deskmilter"], args.since, &mut |line| take(&mut audit, line))?;
     }
-    let unless_told = || {
-        let found = POSTFIX_LOGS.iter().find(|path| Path::new(path).exists());
-        vec![found.map_or(Source::Journal, |path| Source::from(*path))]
-    };
-    let postfix = if args.postfix_log.is_empty() { unless_told() } else { args.postfix_log.clone() };
+    let postfix = if args.postfix_log.is_empty() { vec![Source::of_mail()] } else { args.postfix_log.clone() };
     for source in &postfix {
         // Both write to the mail facility.
-        read(source, &["SYSLOG_FACILITY=2"], args, &mut audit)?;
+        read(source, &["SYSLOG_FACILITY=2"], args.since, &mut |line| take(&mut audit, line))?;
     }
     if audit.is_nonsense() {
         return Err("no line is of a known format; see docs/audit.md for those that are".to_owned());
@@ -147,23 +151,30 @@ fn audit(args: &AuditArgs, scope: Scope) -> Result<crate::audit::Report, String>
     Ok(audit.report(tickets.as_ref()))
 }
 
-/// Feeds all lines of a source.
-fn read(source: &Source, of_journal: &[&str], args: &AuditArgs, audit: &mut Audit) -> Result<(), String> {
+fn take(audit: &mut Audit, line: &str) -> Result<(), String> {
+    audit.line(line).map_err(|error| error.to_string())
+}
+
+/// What takes the lines of a log; an error ends the reading.
+pub(super) type Take<'t> = &'t mut dyn FnMut(&str) -> Result<(), String>;
+
+/// Feeds all lines of a source; of the journal those since then that `of_journal` selects.
+pub(super) fn read(source: &Source, of_journal: &[&str], since: OffsetDateTime, take: Take<'_>) -> Result<(), String> {
     match source {
-        Source::StandardInput => feed(&mut io::stdin().lock(), "standard input", audit),
+        Source::StandardInput => feed(&mut io::stdin().lock(), "standard input", take),
         Source::File(path) => {
             let name = path.display().to_string();
             let file = File::open(path).map_err(|error| format!("{name}: {error}"))?;
-            feed(&mut BufReader::with_capacity(LINE_MAX as usize, file), &name, audit)
+            feed(&mut BufReader::with_capacity(LINE_MAX as usize, file), &name, take)
         }
         Source::Journal => {
             let mut command = Command::new("journalctl");
             command.args(["--no-pager", "--quiet", "--output=short-iso"]).args(of_journal);
-            command.arg(format!("--since=@{}", args.since.unix_timestamp()));
+            command.arg(format!("--since=@{}", since.unix_timestamp()));
             let failed = |error: io::Error| format!("journalctl: {error}");
             let mut child: Child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(failed)?;
             if let Some(lines) = child.stdout.take() {
-                feed(&mut BufReader::new(lines), "journalctl", audit)?;
+                feed(&mut BufReader::new(lines), "journalctl", take)?;
             }
             let status = child.wait().map_err(failed)?;
             if status.success() { Ok(()) } else { Err(format!("journalctl: {status}")) }
@@ -171,7 +182,7 @@ fn read(source: &Source, of_journal: &[&str], args: &AuditArgs, audit: &mut Audi
     }
 }
 
-fn feed(lines: &mut impl BufRead, name: &str, audit: &mut Audit) -> Result<(), String> {
+fn feed(lines: &mut impl BufRead, name: &str, take: Take<'_>) -> Result<(), String> {
     let failed = |error: io::Error| format!("{name}: {error}");
     let mut line = Vec::new();
     let mut first = true;
@@ -181,7 +192,7 @@ fn feed(lines: &mut impl BufRead, name: &str, audit: &mut Audit) -> Result<(), S
             return Ok(());
         }
         if first && line.starts_with(&[0x1f, 0x8b]) {
-            return Err(format!("{name}: compressed; use: zcat FILE | deskmilter audit --postfix-log - ..."));
+            return Err(format!("{name}: compressed; use: zcat FILE, and - in the place of the file"));
         }
         first = false;
         if line.last() != Some(&b'\n') && line.len() as u64 == LINE_MAX {
@@ -191,7 +202,7 @@ fn feed(lines: &mut impl BufRead, name: &str, audit: &mut Audit) -> Result<(), S
         // What journalctl says of itself, and empty lines, are no lines of a log.
         let text = text.trim_end_matches(['\r', '\n']);
         if !text.is_empty() && !text.starts_with("-- ") {
-            audit.line(text).map_err(|error| error.to_string())?;
+            take(text)?;
         }
     }
 }

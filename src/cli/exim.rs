@@ -44,7 +44,8 @@ pub(super) fn run(args: &EximArgs) -> ExitCode {
         Change::detach(&args.config_file).and_then(|change| make(args, &change, true))
     } else {
         match args.file.load() {
-            Ok(config) => act(args, &config),
+            // What only observes is attached to the milter alone.
+            Ok(config) => act(args, &config.acting()),
             Err(code) => return code,
         }
     };

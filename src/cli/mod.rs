@@ -7,6 +7,7 @@ mod exim;
 mod exim_filter;
 mod import;
 mod key;
+mod observe;
 mod postfix;
 mod sandbox;
 mod serve;
@@ -49,6 +50,8 @@ enum Command {
     Check(ConfigFile),
     /// Reconcile Postfix's log with deskmilter's: what became of every message for a support address, and whether one is lost.
     Audit(Box<audit::AuditArgs>),
+    /// Tell what connectors with observe = true would have done, before they do it.
+    Observe(observe::ObserveArgs),
     /// Show, make or take back the change to a Postfix configuration that attaches deskmilter, or check it.
     Postfix(postfix::PostfixArgs),
     /// Hand over a message to the daemon, called as sendmail is: the ticket system's way out.
@@ -118,6 +121,7 @@ pub fn run() -> ExitCode {
         Command::Serve(file) => serve::run(&file),
         Command::Check(file) => check::run(&file),
         Command::Audit(arguments) => audit::run(&arguments),
+        Command::Observe(arguments) => observe::run(&arguments),
         Command::Postfix(arguments) => postfix::run(&arguments),
         Command::Submit(arguments) => ExitCode::from(crate::submit::run(arguments.arguments)),
         Command::Sandbox(arguments) => sandbox::run(*arguments),

@@ -38,7 +38,8 @@ pub(super) fn run(args: &PostfixArgs) -> ExitCode {
         undo(args)
     } else {
         match args.file.load() {
-            Ok(config) => act(args, &config),
+            // What only observes is attached to the milter alone.
+            Ok(config) => act(args, &config.acting()),
             Err(code) => return code,
         }
     };

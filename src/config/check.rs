@@ -526,6 +526,7 @@ impl Check<'_, '_> {
             self.desk_alone(&name, company_side);
         }
         let desk_side = raw.host.is_some() || raw.desk.is_some();
+        let observe = self.observe(&key("observe"), raw.observe, desk_side);
         let desk = desk_side.then(|| self.desk(&name, system, raw.desk.map(Spanned::into_inner)));
         let host = match raw.host {
             Some(host) => {
@@ -537,7 +538,7 @@ impl Check<'_, '_> {
         let endpoint = match (raw.endpoint, mode) {
             (_, _) if desk_side => None,
             (Some(endpoint), Mode::TwoWay) => {
-                if !transport && !endpoint.get_ref().is_inline() {
+                if !transport && !endpoint.get_ref().is_inline() && !observe {
                     self.note(
                         endpoint.span(),
                         &key("endpoint"),
@@ -550,6 +551,7 @@ impl Check<'_, '_> {
                 self.note(endpoint.span(), &key("endpoint"), "mode = \"outbound-only\" relays nothing to an endpoint; remove the section or write mode = \"two-way\"");
                 None
             }
+            (None, Mode::TwoWay) if observe => None,
             (None, Mode::TwoWay) => {
                 self.note(
                     span,
@@ -568,6 +570,7 @@ impl Check<'_, '_> {
             domain,
             recipient_delimiter,
             mode,
+            observe,
             environment,
             addresses,
             endpoint,

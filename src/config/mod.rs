@@ -5,6 +5,7 @@ mod check;
 mod check_desk;
 mod check_endpoint;
 mod check_host;
+mod check_observe;
 mod check_outbound;
 mod check_store;
 mod credential;
@@ -91,6 +92,23 @@ impl Config {
     pub fn serves(&self) -> bool {
         let mail = self.milter.is_some() || self.transport.is_some() || self.exim.is_some();
         mail || self.auth.is_some() || self.lookup.is_some()
+    }
+
+    /// The same without the connectors that only observe: what is done, and not only logged.
+    #[must_use]
+    pub fn acting(&self) -> Self {
+        self.with_connectors(|connector| !connector.observe)
+    }
+
+    /// The same with no other connectors than those that only observe; `None` where there are none.
+    #[must_use]
+    pub fn observing(&self) -> Option<Self> {
+        self.connectors.iter().any(|connector| connector.observe).then(|| self.with_connectors(|one| one.observe))
+    }
+
+    fn with_connectors(&self, wanted: impl Fn(&Connector) -> bool) -> Self {
+        let connectors = self.connectors.iter().filter(|connector| wanted(connector)).cloned().collect();
+        Self { connectors, ..self.clone() }
     }
 
     /// Whether any mail is signed.
@@ -258,11 +276,13 @@ pub struct Connector {
     pub recipient_delimiter: Option<char>,
     /// Which directions are relayed.
     pub mode: Mode,
+    /// It judges and logs what it would do, and does nothing. Company side only.
+    pub observe: bool,
     /// Production or sandbox.
     pub environment: Environment,
     /// The support addresses, all of `domain`.
     pub addresses: Vec<Address>,
-    /// The ticket endpoint; always there in two-way mode on the company side.
+    /// The ticket endpoint; always there in two-way mode on the company side, unless the connector only observes.
     pub endpoint: Option<Endpoint>,
     /// The company host, on the desk side. No connector has both.
     pub host: Option<Host>,

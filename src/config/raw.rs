@@ -112,6 +112,7 @@ pub(super) struct Connector {
     pub(super) domain: Text,
     pub(super) recipient_delimiter: Option<Text>,
     pub(super) mode: Option<Text>,
+    pub(super) observe: Option<Spanned<bool>>,
     pub(super) environment: Option<Text>,
     pub(super) addresses: Spanned<Vec<Text>>,
     pub(super) endpoint: Option<Spanned<Endpoint>>,

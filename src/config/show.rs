@@ -218,6 +218,9 @@ fn write_connector(f: &mut fmt::Formatter<'_>, connector: &Connector) -> fmt::Re
     }
     writeln!(f, "domain = {:?}\nmode = {mode:?}\nenvironment = {environment:?}", connector.domain.as_str())?;
     writeln!(f, "recipient_delimiter = {delimiter:?}\naddresses = {addresses:?}")?;
+    if connector.host.is_none() {
+        writeln!(f, "observe = {}", connector.observe)?;
+    }
     if let Some(host) = &connector.host {
         show_host::write(f, host)?;
     }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nix::unistd::User;
@@ -264,10 +265,12 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Nothing is open yet; all connections will be in `tasks`.
-    pub(super) fn new(parts: &Parts, tasks: TaskTracker) -> Self {
+    /// Nothing is open yet; all connections will be in `tasks`. What goes on at the end between two messages may go on for
+    /// `linger`.
+    pub(super) fn new(parts: &Parts, tasks: TaskTracker, linger: Duration) -> Self {
         let judge = Arc::new(ArcSwap::new(Arc::clone(&parts.judge)));
-        let service = milter::Service::new(Arc::clone(&judge), parts.spool.clone(), &parts.config.limits);
+        let service = milter::Service::new(Arc::clone(&judge), parts.spool.clone(), &parts.config.limits)
+            .with_patience(milter::Patience { linger, ..milter::Patience::default() });
         let exim_service = exim::Service::new(Arc::clone(&judge), parts.spool.clone(), parts.exim.clone());
         Self {
             judge,

@@ -41,6 +41,10 @@ use reload::Running;
 /// run out of time can still say so to the MTA.
 const DRAIN: Duration = Duration::from_secs(35);
 
+/// How long an SMTP session may go on with its next message after SIGTERM, where a service manager holds our sockets: new sessions
+/// wait there for the next process, with Postfix 30 s (`milter_command_timeout`), and lose nothing by that.
+const LINGER: Duration = Duration::from_secs(10);
+
 /// So long before the daemon starts its configuration may have been read.
 const READ_BEFORE_START: Duration = Duration::from_secs(60);
 
@@ -106,7 +110,8 @@ async fn serve(config: Config, file: &Path, sockets: Sockets, passed: Passed) ->
     let site_key = state::site_key(&config.daemon.site_key_file)?;
     let parts = Parts::first(config, site_key).map_err(|problems| problems.join("; "))?;
     let tasks = TaskTracker::new();
-    let mut listeners = Listeners::new(&parts, tasks.clone());
+    let linger = if passed.is_empty() { Duration::ZERO } else { LINGER };
+    let mut listeners = Listeners::new(&parts, tasks.clone(), linger);
     listeners.swap(&parts, sockets.register()?);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), connectors = parts.config.connectors.len(), "ready");
 

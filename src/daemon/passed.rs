@@ -41,6 +41,11 @@ impl Passed {
         kept.collect::<Result<_, _>>().map(Self)
     }
 
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The socket for `listen`, if it was passed. Owner, group and mode are those that it was made with.
     pub(super) fn get(&self, listen: &Listen) -> Option<Result<Socket, String>> {
         let (_, kept) = self.0.iter().find(|(address, _)| is_same(address, listen))?;

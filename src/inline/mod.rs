@@ -123,7 +123,7 @@ impl Inline {
     ) -> Self {
         let mut routes: HashMap<Domain, Vec<Arc<Route>>> = HashMap::new();
         standing.forget_unused_breakers();
-        for connector in &config.connectors {
+        for connector in config.connectors.iter().filter(|connector| !connector.observe) {
             let Some(endpoint) = &connector.endpoint else { continue };
             let (RelayMode::Inline { keep_copy }, Some(relay)) = (endpoint.relay, relays.get(&connector.name)) else {
                 continue;
@@ -204,6 +204,10 @@ impl Inline {
 impl Judge for Inline {
     fn concerns(&self, connection: &Connection, envelope: &Envelope) -> bool {
         self.pipeline.concerns(connection, envelope)
+    }
+
+    fn only_observes(&self, connection: &Connection, envelope: &Envelope) -> bool {
+        self.pipeline.only_observes(connection, envelope)
     }
 
     fn asks_recipients(&self) -> bool {

@@ -8,6 +8,8 @@ use crate::mail::Header;
 pub(super) const NAME: &str = "Authentication-Results";
 /// Octets of a property value at most; longer ones are cut, so that lines stay below 998.
 const VALUE_MAX: usize = 255;
+/// Results that are read of one field at most.
+const RESULTS_MAX: usize = 10;
 
 /// The result of a method, with RFC 8601's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +111,32 @@ pub(super) fn claims(field: &Header, authserv_id: &str) -> bool {
         reading == authserv_id
             || idna::domain_to_ascii(reading).is_ok_and(|ascii| ascii.trim_end_matches('.') == authserv_id)
     })
+}
+
+/// Methods and their results, `dkim=pass`, as a field says them; the first [`RESULTS_MAX`].
+pub(super) fn results(field: &Header) -> Vec<String> {
+    let bare = bare(&field.text().to_lowercase());
+    let results = bare.split(';').skip(1).filter_map(|result| result.split_whitespace().next());
+    let is_word = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_/".contains(c));
+    let whole = results.filter(|result| result.split_once('=').is_some_and(|(a, b)| is_word(a) && is_word(b)));
+    whole.take(RESULTS_MAX).map(str::to_owned).collect()
+}
+
+/// `text` without comments and without what is quoted.
+fn bare(text: &str) -> String {
+    let (mut bare, mut depth, mut quoted) = (String::with_capacity(text.len()), 0usize, false);
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => drop(chars.next()),
+            '"' if depth == 0 => quoted = !quoted,
+            '(' if !quoted => depth = depth.saturating_add(1),
+            ')' if !quoted => depth = depth.saturating_sub(1),
+            _ if depth == 0 && !quoted => bare.push(c),
+            _ => {}
+        }
+    }
+    bare
 }
 
 /// `text` without comments (nested too) and quotes (RFC 5322 section 3.2). An unclosed comment hides the rest, as it would in a

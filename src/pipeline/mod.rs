@@ -21,6 +21,7 @@ mod forged;
 #[path = "../../fuzz/targets/pipeline.rs"]
 pub(crate) mod fuzzing;
 mod hops;
+mod lane;
 mod notification;
 mod outbound;
 mod preserve;
@@ -43,6 +44,7 @@ pub use sender_auth::{Doubt, SenderAuth, Status};
 pub use site_key::SiteKey;
 pub use submitter::{Submitter, Submitters};
 
+use lane::{Beside, Lane};
 use outbound::Origin;
 
 use std::sync::Arc;
@@ -71,6 +73,12 @@ pub trait Judge: Send + Sync + 'static {
     /// Why one more recipient cannot be in this message, if it cannot; `envelope` has those before it.
     fn recipient(&self, _connection: &Connection, _envelope: &Envelope, _to: &Path) -> Option<Reply> {
         None
+    }
+
+    /// Whether mail of this client with this envelope concerns nobody but connectors that only observe: whatever becomes of its
+    /// judgement, nothing may happen to it.
+    fn only_observes(&self, _connection: &Connection, _envelope: &Envelope) -> bool {
+        false
     }
 
     /// Judges a message that concerns us.
@@ -109,30 +117,45 @@ pub struct Pipeline {
     on_temperror: OnTempError,
     verdict_lifetime: Duration,
     verdict_covers_body: bool,
-    classifier: classify::Classifier,
     authenticator: Arc<authenticate::Authenticator>,
-    outbound: outbound::Outbound,
+    /// What is done.
+    acting: Lane,
+    /// What would be done.
+    observing: Option<Lane>,
     desk: Option<DeskSide>,
     site_key: SiteKey,
 }
 
 impl Judge for Pipeline {
     fn concerns(&self, connection: &Connection, envelope: &Envelope) -> bool {
-        self.classifier.concerns(envelope)
-            || self.outbound.concerns(connection, envelope)
+        self.acting.concerns(connection, envelope)
+            || self.observer(connection, envelope).is_some()
             || self.desk.as_ref().is_some_and(|desk| desk.concerns(connection, envelope))
     }
 
+    fn only_observes(&self, connection: &Connection, envelope: &Envelope) -> bool {
+        self.observer(connection, envelope).is_some()
+            && !self.acting.concerns(connection, envelope)
+            && !self.desk.as_ref().is_some_and(|desk| desk.concerns(connection, envelope))
+    }
+
     async fn judge(&self, mail: &Mail) -> Verdict {
-        let mut record = Record { started: Some(Instant::now()), ..Record::default() };
-        let outcome = self.decide(mail, &mut record).await;
-        record.log(mail, outcome.as_ref().err());
-        match outcome {
-            Ok(edits) => Verdict { edits, ..Verdict::pass() },
-            Err(reply) => Verdict::refuse(reply),
+        let mut known = None;
+        let (connection, envelope) = (&mail.connection, &mail.envelope);
+        let verdict = match self.only_observes(connection, envelope) {
+            true => Verdict::pass(),
+            false => self.judge_in(&self.acting, mail, &mut known).await,
+        };
+        if let Some(lane) = self.observer(connection, envelope) {
+            // Its line in the log is all that comes of it.
+            self.judge_in(lane, mail, &mut known).await;
         }
+        verdict
     }
 }
+
+/// What the methods found, and whether the hop was trusted: what one lane has found out the other need not.
+type Known = Option<(Option<&'static str>, authenticate::Findings)>;
 
 impl Pipeline {
     /// A pipeline for this configuration; `budget` is for the messages that are verified.
@@ -167,7 +190,10 @@ impl Pipeline {
             true => Self::with(config, site_key, Arc::clone(&self.authenticator)),
             false => Self::new(config, site_key, budget)?,
         };
-        next.outbound.go_on_from(&self.outbound);
+        next.acting.outbound.go_on_from(&self.acting.outbound);
+        if let (Some(next), Some(earlier)) = (&mut next.observing, &self.observing) {
+            next.outbound.go_on_from(&earlier.outbound);
+        }
         Ok(next)
     }
 
@@ -180,9 +206,9 @@ impl Pipeline {
             on_temperror: authentication.on_temperror,
             verdict_lifetime: authentication.verdict_lifetime,
             verdict_covers_body: authentication.verdict_covers_body,
-            classifier: classify::Classifier::new(&config.connectors),
             authenticator,
-            outbound: outbound::Outbound::new(config),
+            acting: Lane::acting(config),
+            observing: Lane::observing(config),
             desk: None,
             site_key,
         }
@@ -200,15 +226,40 @@ impl Pipeline {
         self.desk.as_ref()
     }
 
+    /// The connectors that observe a message.
+    fn observer(&self, connection: &Connection, envelope: &Envelope) -> Option<&Lane> {
+        self.observing.as_ref().filter(|lane| connection.pass != Pass::Last && lane.concerns(connection, envelope))
+    }
+
+    async fn judge_in(&self, lane: &Lane, mail: &Mail, known: &mut Known) -> Verdict {
+        let mut record = Record { started: Some(Instant::now()), ..Record::default() };
+        let outcome = self.decide(lane, mail, &mut record, known).await;
+        if lane.observes {
+            record.beside = Some(Beside::of(mail, &self.authserv_id));
+        }
+        record.log(mail, outcome.as_ref().err());
+        match outcome {
+            Ok(edits) => Verdict { edits, ..Verdict::pass() },
+            Err(reply) => Verdict::refuse(reply),
+        }
+    }
+
     /// Classify, recognise, preserve, authenticate, tag, seal or sign.
     ///
     /// Inbound mail is never refused for what it says of its sender: the ticket system decides what to do with unauthenticated
     /// mail. It is deferred where it is for a support address, and refused for a flood of forged fields. What is to leave with
     /// our signature must be fit for it.
-    async fn decide(&self, mail: &Mail, record: &mut Record) -> Result<Vec<HeaderEdit>, Reply> {
+    async fn decide(
+        &self,
+        lane: &Lane,
+        mail: &Mail,
+        record: &mut Record,
+        known: &mut Known,
+    ) -> Result<Vec<HeaderEdit>, Reply> {
+        let Lane { classifier, outbound, .. } = lane;
         let now = seconds_since_1970();
-        let class = self.classifier.classify(&mail.envelope);
-        let origin = self.outbound.origin(mail, &self.site_key, now);
+        let class = classifier.classify(&mail.envelope);
+        let origin = outbound.origin(mail, &self.site_key, now);
         record.recognised(&class, &origin);
         if mail.connection.pass == Pass::Last && matches!(origin, Origin::Elsewhere) {
             let text = "a message on its last hop has no seal that is worth anything, so it is not sent; see the log";
@@ -219,17 +270,21 @@ impl Pipeline {
         }
 
         let received = match &self.desk {
-            Some(desk) => desk.judge(mail).await?,
-            None => None,
+            Some(desk) if !lane.observes => desk.judge(mail).await?,
+            _ => None,
         };
         record.received(received.as_ref());
 
-        let repair = self.outbound.repair(&origin, mail)?;
+        let repair = outbound.repair(&origin, mail)?;
+        if !repair.edits.is_empty() {
+            // What is judged is another message than the one that the other lane judges.
+            *known = None;
+        }
         let mut edits = repair.edits;
         let mut headers = mail.headers.clone();
         headers.apply(&edits);
         let standing = match &origin {
-            Origin::Elsewhere => self.standing_verdict(&mail.connection, &mail.headers, &headers, now),
+            Origin::Elsewhere => self.standing_verdict(outbound, &mail.connection, &mail.headers, &headers, now),
             _ => None,
         };
         let inbound = class.domain.is_some() && standing.is_none();
@@ -257,10 +312,10 @@ impl Pipeline {
             record.sender = Some(verdict);
         }
 
-        let keys = self.outbound.keys(&origin, &mail.headers);
+        let keys = outbound.keys(&origin, &mail.headers);
         let mut findings = None;
         if inbound || keys.iter().any(|key| key.asks(&mail.headers)) {
-            let (sender, found) = self.authenticate(mail, &class, &origin).await;
+            let (sender, found) = self.authenticate(mail, &class, &origin, known).await;
             findings = found;
             record.sender = Some(sender.to_string());
             if let Some(reply) = self.deferral(&class, &sender) {
@@ -275,7 +330,7 @@ impl Pipeline {
         }
 
         edits.extend(received.iter().flat_map(desk::Received::fields));
-        let departure = self.outbound.depart(&origin, keys, mail, findings.as_ref(), &self.site_key, now).await?;
+        let departure = outbound.depart(&origin, keys, mail, findings.as_ref(), &self.site_key, now).await?;
         record.departed(&departure);
         edits.extend(departure.fields.into_iter().map(HeaderEdit::Prepend));
         Ok(edits)
@@ -286,12 +341,13 @@ impl Pipeline {
     /// the filter.
     fn standing_verdict(
         &self,
+        outbound: &outbound::Outbound,
         connection: &Connection,
         came: &Headers,
         restored: &Headers,
         now: u64,
     ) -> Option<(usize, String)> {
-        if !self.outbound.is_reinjection(connection) {
+        if !outbound.is_reinjection(connection) {
             return None;
         }
         let fields = came.iter().enumerate().filter(|(_, field)| field.is(site_key::FIELD));
@@ -307,6 +363,7 @@ impl Pipeline {
         mail: &Mail,
         class: &classify::Class,
         origin: &Origin<'_>,
+        known: &mut Known,
     ) -> (SenderAuth, Option<authenticate::Findings>) {
         match mail.shortfall {
             // The transport refuses it for its size; whoever else it is for may take it.
@@ -314,8 +371,16 @@ impl Pipeline {
             Some(Shortfall::Spool) => return (SenderAuth::unknown("local-error", Some(Doubt::Local)), None),
             None => {}
         }
-        match self.authenticator.authenticate(mail, origin.trusted_hop()).await {
+        let hop = origin.trusted_hop();
+        let found = match known.take().filter(|(trusted, _)| *trusted == hop) {
+            Some((_, findings)) => Ok(findings),
+            None => self.authenticator.authenticate(mail, hop).await,
+        };
+        match found {
             Ok(mut findings) => {
+                if self.observing.is_some() {
+                    *known = Some((hop, findings.clone()));
+                }
                 // A login before the content filter is a login.
                 findings.login = findings.login.or_else(|| origin.login().map(str::to_owned));
                 (SenderAuth::weigh(&findings, class.domain.as_ref()), Some(findings))
@@ -403,22 +468,23 @@ impl Pipeline {
         }
         let connection = Connection { pass: Pass::Last, ..Connection::default() };
         let mut last = Mail { connection: Arc::new(connection), ..mail.with_headers(mail.headers.clone()) };
-        let origin = self.outbound.origin(&last, &self.site_key, now);
+        let origin = self.acting.outbound.origin(&last, &self.site_key, now);
         if matches!(origin, Origin::Elsewhere) {
             return Ok(());
         }
         let mut record = Record { started: Some(Instant::now()), ..Record::default() };
         record.recognised(&classify::Class::default(), &origin);
-        let mut edits = self.outbound.repair(&origin, &last)?.edits;
+        let mut edits = self.acting.outbound.repair(&origin, &last)?.edits;
         let seals = last.headers.iter().enumerate().filter(|(_, field)| field.is(SEAL_FIELD));
         edits.extend(seals.map(|(index, _)| HeaderEdit::Remove { index }));
         last.headers.apply(&edits);
-        let keys = self.outbound.keys(&origin, &last.headers);
+        let keys = self.acting.outbound.keys(&origin, &last.headers);
         let findings = match keys.iter().any(|key| key.asks(&last.headers)) {
-            true => self.authenticate(&last, &classify::Class::default(), &origin).await.1,
+            true => self.authenticate(&last, &classify::Class::default(), &origin, &mut None).await.1,
             false => None,
         };
-        let departure = self.outbound.depart(&origin, keys, &last, findings.as_ref(), &self.site_key, now).await?;
+        let departure =
+            self.acting.outbound.depart(&origin, keys, &last, findings.as_ref(), &self.site_key, now).await?;
         record.departed(&departure);
         record.log(&last, None);
         let fields: Vec<_> = departure.fields.into_iter().map(HeaderEdit::Prepend).collect();
@@ -453,6 +519,8 @@ struct Record {
     tags: Option<String>,
     sealed: bool,
     signed: Vec<String>,
+    /// In a lane that only observes.
+    beside: Option<Beside>,
 }
 
 impl Record {
@@ -488,6 +556,7 @@ impl Record {
         tracing::info!(
             queue_id = mail.queue_id,
             decision,
+            observed = self.beside.as_ref().map(|_| "yes"),
             connector = self.connectors.join(","),
             domain = self.domain.as_ref().map(Domain::as_str),
             notification = self.notification,
@@ -509,6 +578,8 @@ impl Record {
             spf = self.trusted_hop.map(|why| format!("not asked: {why}")),
             forged = self.forged,
             signed = (!self.signed.is_empty()).then(|| self.signed.join(",")),
+            local_results = self.beside.as_ref().and_then(|beside| beside.results.as_deref()),
+            signed_by = self.beside.as_ref().and_then(|beside| beside.signed_by.as_deref()),
             reply = refusal.map(ToString::to_string),
             delay_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             "judged"

@@ -35,6 +35,8 @@ pub(super) struct Outbound {
     settings: config::Outbound,
     /// For how long a message may wait between the first pass and its last hop: as long as the MTA keeps mail in its queue.
     queue_lifetime: Duration,
+    /// What is decided is only logged: then the connectors' notifications alone are looked at.
+    observes: bool,
 }
 
 /// A connector that takes notifications.
@@ -80,7 +82,13 @@ impl Outbound {
             by_domain,
             settings: config.outbound.clone(),
             queue_lifetime: config.authentication.verdict_lifetime,
+            observes: false,
         }
+    }
+
+    /// The same for connectors that only observe.
+    pub(super) fn observing(config: &Config) -> Self {
+        Self { observes: true, ..Self::new(config) }
     }
 
     /// Remembers what each login has used of its rates under the configuration before.
@@ -91,6 +99,9 @@ impl Outbound {
     /// Whether mail of this client may need something of us, whoever it is for. Where a content filter hands mail back, that is
     /// all mail: a seal that a stranger sends must be gone before the filter hands it back as if it were ours.
     pub(super) fn concerns(&self, connection: &Connection, envelope: &Envelope) -> bool {
+        if self.observes {
+            return self.channels.of(connection).is_some();
+        }
         self.has_filter()
             || self.may_have_come_back(connection, envelope)
             || self.channels.of(connection).is_some()
@@ -105,6 +116,9 @@ impl Outbound {
         }
         if let Some(channel) = self.channels.of(connection) {
             return Origin::TicketSystem(channel);
+        }
+        if self.observes {
+            return Origin::Elsewhere;
         }
         if self.is_reinjection(connection) {
             return self.opened(mail, site_key, now).map_or(Origin::Elsewhere, Origin::Filter);
@@ -165,6 +179,7 @@ impl Outbound {
                 queue_id = mail.queue_id,
                 connector = name,
                 fields,
+                observed = self.observed(),
                 "preserved fields were changed or missing: put back"
             );
         }
@@ -174,6 +189,7 @@ impl Outbound {
                 queue_id = mail.queue_id,
                 connector = name,
                 fields,
+                observed = self.observed(),
                 "preserved fields were changed or missing and cannot be put back"
             );
             if let Some(connector) = connector.filter(|connector| connector.preserve.policy == BreachPolicy::Reject) {
@@ -238,7 +254,13 @@ impl Outbound {
                 let reply = failure.reply();
                 let keys = keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
                 if reply.is_transient() {
-                    tracing::error!(queue_id = mail.queue_id, keys, %failure, "message not signed; it is deferred");
+                    tracing::error!(
+                        queue_id = mail.queue_id,
+                        keys,
+                        %failure,
+                        observed = self.observed(),
+                        "message not signed; it is deferred"
+                    );
                 }
                 return Err(reply);
             }
@@ -337,8 +359,15 @@ impl Outbound {
         names.iter().filter_map(|name| self.connectors.get(name)).find(|outgoing| outgoing.connector.supports(address))
     }
 
+    /// Whether a content filter stands between two passes of mail that is sealed and signed.
     fn has_filter(&self) -> bool {
-        !self.settings.reinjection_networks.is_empty()
+        let signs = !self.connectors.is_empty() || self.keys.has_rules();
+        signs && !self.settings.reinjection_networks.is_empty()
+    }
+
+    /// `yes` where what is told of is not done, for the log.
+    fn observed(&self) -> Option<&'static str> {
+        self.observes.then_some("yes")
     }
 
     /// Whether a content filter hands the message back: it comes from there, and nobody has logged in.

@@ -162,6 +162,7 @@ mod tests {
             domain: domain("acme.example"),
             recipient_delimiter: Some('+'),
             mode: Mode::TwoWay,
+            observe: false,
             environment: Environment::Production,
             addresses: Vec::new(),
             endpoint: None,

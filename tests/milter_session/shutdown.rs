@@ -46,3 +46,22 @@ async fn on_shutdown_no_message_is_waited_for_without_end() {
     daemon.tasks.close();
     timeout(Duration::from_secs(5), daemon.tasks.wait()).await.expect("all sessions have ended");
 }
+
+#[tokio::test]
+async fn a_session_may_go_on_for_a_while_where_others_can_wait_and_ends_after_it() {
+    let patience = Patience { linger: Duration::from_millis(600), ..Patience::default() };
+    let mut daemon = Daemon::with(Act::Pass, limits(), patience);
+    let (mut idle, mut busy) = (daemon.unix().await, daemon.unix().await);
+    idle.begin().await;
+    busy.begin().await;
+    daemon.shutdown.cancel();
+    for _ in 0..2 {
+        busy.message().await;
+        busy.expect('c').await;
+        daemon.seen().await;
+    }
+    idle.expect_close().await;
+    busy.expect_close().await;
+    daemon.tasks.close();
+    timeout(Duration::from_secs(5), daemon.tasks.wait()).await.expect("all sessions have ended");
+}

@@ -113,6 +113,7 @@ impl Site {
             domain: Domain::parse("acme.example").unwrap(),
             recipient_delimiter: None,
             mode: Mode::TwoWay,
+            observe: false,
             environment: Environment::Production,
             addresses: Vec::new(),
             endpoint: Some(self.endpoint.clone()),

@@ -101,7 +101,12 @@ impl<J: Judge> Conversation<'_, J> {
             Request::Ask(facts) if self.judge.concerns(&facts.connection, &facts.envelope) => reply::LOOK.to_vec(),
             Request::Ask(_) => reply::PASS.to_vec(),
             Request::Recipient { facts, to } => self.recipient(&facts, &to),
-            Request::Judge(facts) => self.judge(facts).await,
+            Request::Judge(facts) => {
+                let only_observed = self.judge.only_observes(&facts.connection, &facts.envelope);
+                let answer = self.judge(facts).await;
+                // Whatever became of it.
+                if only_observed { reply::PASS.to_vec() } else { answer }
+            }
             Request::Sign { id, size } => match timeout(MESSAGE_TIME, self.receive(&id, size, rest, stream)).await {
                 Ok(Ok(mail)) => self.sign(mail).await,
                 Ok(Err(refusal)) => reply::refusal(&refusal),

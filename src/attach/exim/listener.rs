@@ -41,10 +41,11 @@ pub async fn serve<J: Judge>(
                 }
             }
         };
+        // What was taken is served where that is possible, even if we were told to stop just then.
         let slot = tokio::select! {
             biased;
-            () = shutdown.cancelled() => return,
             slot = service.slots.take() => slot,
+            () = shutdown.cancelled() => return,
         };
         let (service, shutdown) = (Arc::clone(&service), shutdown.clone());
         tasks.spawn(async move {

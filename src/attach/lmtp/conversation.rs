@@ -34,6 +34,10 @@ pub(super) struct Conversation<H> {
     shutdown: CancellationToken,
     /// When the service was told to end and a transaction was still under way.
     draining_until: Option<Instant>,
+    /// Until when a client that has just come may still begin, once the service was told to end.
+    first_until: Option<Instant>,
+    /// Whether a transaction was ever begun.
+    begun: bool,
     message: Option<(Intake, Instant)>,
 }
 
@@ -59,7 +63,18 @@ impl<H: HandOver> Conversation<H> {
         };
         let session = Session::new(profile, false);
         let replies = session.greeting().to_wire();
-        Self { stream, replies, session, current, service, shutdown, draining_until: None, message: None }
+        Self {
+            stream,
+            replies,
+            session,
+            current,
+            service,
+            shutdown,
+            draining_until: None,
+            first_until: None,
+            begun: false,
+            message: None,
+        }
     }
 
     pub(super) async fn run(mut self) {
@@ -120,7 +135,18 @@ impl<H: HandOver> Conversation<H> {
         if self.session.recipients().is_empty() {
             self.service = self.current.load_full();
         }
+        self.begun = true;
         let connector = Arc::clone(&self.service.connector);
+        if connector.observe {
+            tracing::error!(
+                connector = connector.name,
+                to = %path,
+                "mail came to a connector that only observes; take observe out of it, or its addresses out of transport_maps"
+            );
+            let text =
+                format!("connector {} only observes (observe = true) and relays nothing; see the log", connector.name);
+            return Reply::new(451, 3, 5, text);
+        }
         if self.service.hand_over.takes(&connector, path) {
             self.session.take_recipient();
             return Reply::new(250, 1, 5, "recipient ok");
@@ -225,14 +251,21 @@ impl<H: HandOver> Conversation<H> {
                 () = self.shutdown.cancelled() => {}
                 read = timeout(wait, self.stream.read(buffer)) => return self.heard(read).await,
             }
-            self.draining_until = Some(Instant::now() + timeouts.drain);
+            let now = Instant::now();
+            self.draining_until = Some(now + timeouts.drain);
+            self.first_until = Some(now + timeouts.first);
         }
-        if !self.session.in_transaction() {
+        self.begun |= self.session.in_transaction();
+        let until = match (self.session.in_transaction(), self.begun) {
+            (true, _) => self.draining_until,
+            (false, false) => self.first_until,
+            (false, true) => None,
+        };
+        let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+        if left.is_zero() {
             return self.farewell("service is ending").await;
         }
-        if let Some(until) = self.draining_until {
-            wait = wait.min(until.saturating_duration_since(Instant::now()));
-        }
+        wait = wait.min(left);
         let read = timeout(wait, self.stream.read(buffer)).await;
         self.heard(read).await
     }

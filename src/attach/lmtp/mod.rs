@@ -66,17 +66,21 @@ pub struct Timeouts {
     pub message: Duration,
     /// For the rest of a transaction, the endpoint's reply included, once the service is told to end.
     pub drain: Duration,
+    /// For a client that has just come to begin its first transaction, once the service is told to end. Sent away in the place
+    /// of an answer to LHLO, Postfix would take the destination for dead; between transactions it expects that.
+    pub first: Duration,
 }
 
 impl Default for Timeouts {
     /// 300 s for a command and for data (RFC 5321 section 4.5.3.2.7 asks for 5 minutes), 30 minutes for a message, 30 s
-    /// to drain.
+    /// to drain, 2 s for a client that has just come.
     fn default() -> Self {
         Self {
             command: Duration::from_secs(300),
             data: Duration::from_secs(300),
             message: Duration::from_secs(30 * 60),
             drain: Duration::from_secs(30),
+            first: Duration::from_secs(2),
         }
     }
 }

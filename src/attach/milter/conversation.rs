@@ -67,14 +67,26 @@ impl From<std::io::Error> for ConversationError {
     }
 }
 
-/// Serves one connection to its end. `peer` names it in the log.
-///
-/// On `shutdown` it ends at once between messages; a message under way is finished within [`Patience::drain`].
-///
-/// [`Patience::drain`]: super::Patience::drain
+/// When a connection is to end.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    /// A message under way is finished within [`Patience::drain`](super::Patience::drain) after this.
+    pub told: CancellationToken,
+    /// From then on it ends between messages.
+    pub between: CancellationToken,
+}
+
+impl Stop {
+    /// Ends at once between messages.
+    pub fn at_once(told: CancellationToken) -> Self {
+        Self { between: told.clone(), told }
+    }
+}
+
+/// As [`converse_until`], and ends at once between messages when `shutdown` comes.
 ///
 /// # Errors
-/// The connection ended otherwise than by QUIT or a close between commands.
+/// As [`converse_until`].
 pub async fn converse<S, J>(
     stream: S,
     peer: &str,
@@ -85,8 +97,29 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     J: Judge,
 {
+    converse_until(&Stop::at_once(shutdown.clone()), stream, peer, service).await
+}
+
+/// Serves one connection to its end. `peer` names it in the log.
+///
+/// After `stop` it ends between messages; a message under way is finished within [`Patience::drain`].
+///
+/// [`Patience::drain`]: super::Patience::drain
+///
+/// # Errors
+/// The connection ended otherwise than by QUIT or a close between commands.
+pub async fn converse_until<S, J>(
+    stop: &Stop,
+    stream: S,
+    peer: &str,
+    service: &Service<J>,
+) -> Result<(), ConversationError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    J: Judge,
+{
     let drained = pin!(async {
-        shutdown.cancelled().await;
+        stop.told.cancelled().await;
         sleep(service.patience.drain).await;
     });
     let judge = service.judge.load_full();
@@ -96,7 +129,7 @@ where
         peer,
         judge,
         service,
-        shutdown,
+        stop,
         drained,
         session,
         intake: None,
@@ -114,7 +147,7 @@ struct Conversation<'c, S, J, D> {
     service: &'c Service<J>,
     /// The judge when the message at hand began.
     judge: Arc<J>,
-    shutdown: &'c CancellationToken,
+    stop: &'c Stop,
     /// Ends when the time to finish the last message is over.
     drained: Pin<&'c mut D>,
     session: Session,
@@ -153,7 +186,7 @@ where
             if !self.session.in_message() {
                 self.intake = None;
                 (self.large, self.large_octets) = (None, 0);
-                if self.shutdown.is_cancelled() {
+                if self.stop.between.is_cancelled() {
                     return Ok(());
                 }
                 if self.incoming.is_empty() {
@@ -178,7 +211,7 @@ where
                 Some(0) if self.incoming.is_empty() => return Ok(()),
                 Some(0) => return Err(ConversationError::Truncated),
                 Some(_) => {}
-                None if self.shutdown.is_cancelled() && !self.session.in_message() => return Ok(()),
+                None if self.stop.between.is_cancelled() && !self.session.in_message() => return Ok(()),
                 None if self.incoming.is_empty() => {
                     debug!(peer = self.peer, "milter connection idle for too long; closed");
                     return Ok(());
@@ -219,7 +252,7 @@ where
                 Ok(read) => Ok(Some(read?)),
                 Err(_) => Ok(None),
             },
-            () = self.shutdown.cancelled(), if !in_message => Ok(None),
+            () = self.stop.between.cancelled(), if !in_message => Ok(None),
             () = self.drained.as_mut() => Err(ConversationError::Drained),
         }
     }
@@ -255,7 +288,7 @@ where
             }
             Step::Close => return Ok(Flow::End),
         }
-        if self.shutdown.is_cancelled() && !self.session.in_message() { Ok(Flow::End) } else { Ok(Flow::Continue) }
+        if self.stop.between.is_cancelled() && !self.session.in_message() { Ok(Flow::End) } else { Ok(Flow::Continue) }
     }
 
     fn log_agreement(&self) {
@@ -310,6 +343,7 @@ where
         let leading_space = self.session.agreement().is_some_and(negotiate::Agreement::leading_space);
         let edits_recipients = self.session.agreement().is_some_and(negotiate::Agreement::recipients);
         let terms = Terms { complete: std::time::Instant::now(), edits_recipients, within: None, queue_relays: false };
+        let only_observed = self.judge.only_observes(&connection, &envelope);
         let outcome = match refusal {
             Some(reply) => {
                 warn!(
@@ -318,6 +352,7 @@ where
                     sender = %envelope.sender,
                     recipients = envelope.recipients.len(),
                     %reply,
+                    observed = only_observed.then_some("yes"),
                     "message refused before judging"
                 );
                 Err(reply)
@@ -325,6 +360,8 @@ where
             None => self.judge(Mail { connection, envelope, headers, body, shortfall, queue_id }, terms).await?,
         };
         match outcome {
+            // Whatever became of it.
+            _ if only_observed => Response::Continue.write(&mut self.outgoing),
             Ok((Verdict { disposition: Disposition::Continue, edits, recipients }, headers)) => {
                 if !recipients.is_empty() && !edits_recipients {
                     self.refuse_recipient_edits();

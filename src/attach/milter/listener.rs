@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::Service;
-use super::conversation::{ConversationError, converse};
+use super::conversation::{ConversationError, Stop, converse_until};
 use crate::pipeline::Judge;
 
 /// How long we wait after a failed accept at first (10 ms), and at most (1 s): "too many open files" comes back at once.
@@ -38,8 +38,10 @@ enum Stream {
 ///
 /// When `limits.milter_connections` are served, the next one waits for one to end, and further ones wait in the kernel's
 /// queue, which bounds them; an MTA that waits too long does as its default action says. On
-/// `shutdown` no more are taken; those in `tasks` end at once between messages and within 30 s otherwise. Returns when no
-/// more connections are taken; wait for `tasks` to see the last one end.
+/// `shutdown` no more are taken; those in `tasks` end between messages, at once or after [`Patience::linger`], and within 30 s
+/// otherwise. Returns when no more connections are taken; wait for `tasks` to see the last one end.
+///
+/// [`Patience::linger`]: super::Patience::linger
 pub async fn serve<J: Judge>(
     listener: Listener,
     service: Arc<Service<J>>,
@@ -47,6 +49,7 @@ pub async fn serve<J: Judge>(
     tasks: TaskTracker,
 ) {
     let mut pause = PAUSE_MIN;
+    let stop = stop(shutdown.clone(), service.patience.linger);
     let mut full = Throttle::default();
     let mut failing = Throttle::default();
     loop {
@@ -74,21 +77,38 @@ pub async fn serve<J: Judge>(
             warn!("all milter connections are in use, more have to wait; consider a higher limits.milter_connections");
         }
         // Only a connection that is there takes a slot: a listener that waits for one must not starve the others.
+        // What was taken is served where that is possible, even if we were told to stop just then.
         let slot = tokio::select! {
             biased;
-            () = shutdown.cancelled() => return,
             slot = service.slots.take() => slot,
+            () = shutdown.cancelled() => return,
         };
-        let (service, shutdown) = (Arc::clone(&service), shutdown.clone());
+        let (service, stop) = (Arc::clone(&service), stop.clone());
         tasks.spawn(async move {
             let _slot = slot;
             let ended = match stream {
-                Stream::Unix(stream) => converse(stream, &peer, &service, &shutdown).await,
-                Stream::Tcp(stream) => converse(stream, &peer, &service, &shutdown).await,
+                Stream::Unix(stream) => converse_until(&stop, stream, &peer, &service).await,
+                Stream::Tcp(stream) => converse_until(&stop, stream, &peer, &service).await,
             };
             log_end(&peer, ended);
         });
     }
+}
+
+/// When `shutdown` comes, and when `linger` is over after it.
+fn stop(shutdown: CancellationToken, linger: Duration) -> Stop {
+    if linger.is_zero() {
+        return Stop::at_once(shutdown);
+    }
+    let (told, between) = (shutdown, CancellationToken::new());
+    let stop = Stop { told: told.clone(), between: between.clone() };
+    // None of the tasks that the end waits for.
+    tokio::spawn(async move {
+        told.cancelled().await;
+        sleep(linger).await;
+        between.cancel();
+    });
+    stop
 }
 
 fn log_end(peer: &str, ended: Result<(), ConversationError>) {

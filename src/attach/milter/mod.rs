@@ -83,6 +83,11 @@ pub struct Patience {
     pub progress: Duration,
     /// For the message at hand once we are told to stop.
     pub drain: Duration,
+    /// For the next message of a session that goes on, once we are told to stop. Postfix takes a connection that closes between
+    /// two messages for the end of the milter, and does as its default action says until the client has gone. Zero where other
+    /// clients find nobody meanwhile; where a service manager holds our sockets they wait there, and the sessions that we have can
+    /// end by themselves.
+    pub linger: Duration,
 }
 
 impl Default for Patience {
@@ -94,6 +99,7 @@ impl Default for Patience {
             judge: Duration::from_secs(200),
             progress: Duration::from_secs(8),
             drain: Duration::from_secs(30),
+            linger: Duration::ZERO,
         }
     }
 }

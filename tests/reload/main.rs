@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+mod restarts;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
