@@ -22,5 +22,6 @@ pub mod mail;
 pub mod pipeline;
 pub mod relay;
 pub mod sandbox;
+pub mod status;
 pub mod store;
 pub mod submit;

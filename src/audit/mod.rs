@@ -10,11 +10,11 @@
 //! less than happened where it was rotated away or cut; then the report says that it cannot know, and never that mail is lost.
 
 mod conclude;
-mod ledger;
-mod line;
-mod own;
-mod postfix;
-mod report;
+pub(crate) mod ledger;
+pub(crate) mod line;
+pub(crate) mod own;
+pub(crate) mod postfix;
+pub(crate) mod report;
 mod tickets;
 
 pub use line::{Clock, parse_time};
@@ -64,7 +64,8 @@ impl Audit {
     /// # Errors
     /// [`TooMany`].
     pub fn line(&mut self, line: &str) -> Result<(), TooMany> {
-        let Some(line) = line::Line::parse(line, &self.clock) else {
+        let line = line::as_text(line);
+        let Some(line) = line::Line::parse(&line, &self.clock) else {
             self.ledger.not_understood += 1;
             return Ok(());
         };

@@ -7,6 +7,7 @@ mod exim;
 mod exim_filter;
 mod import;
 mod key;
+mod logs;
 mod postfix;
 mod sandbox;
 mod serve;

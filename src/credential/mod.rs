@@ -12,7 +12,7 @@ mod logins;
 mod password;
 
 pub use hash::{HashError, hash};
-pub use logins::{Accepted, Logins, Outcome, Refusal};
+pub use logins::{Accepted, Logins, Outcome, Refusal, Standing};
 pub use password::new_password;
 
 use std::collections::HashMap;

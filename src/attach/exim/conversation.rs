@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{Instrument, debug, error, info_span, warn};
 
 use super::intake::{Content, Intake, Unfit};
 use super::prefix::Prefix;
@@ -240,7 +240,7 @@ impl<J: Judge> Conversation<'_, J> {
         };
         tokio::select! {
             biased;
-            verdict = self.judge.judge(mail) => Ok(verdict),
+            verdict = self.judge.judge(mail).instrument(info_span!("exim")) => Ok(verdict),
             () = sleep(self.settings.deadline) => {
                 warn!(queue_id, seconds = self.settings.deadline.as_secs(), "judging took too long; the message is deferred");
                 Err(Reply::new(451, 7, 1, "judging this message took too long; try again later"))

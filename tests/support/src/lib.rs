@@ -16,6 +16,7 @@ mod exim;
 mod lmtp_client;
 mod lmtp_sink;
 mod message;
+mod metrics;
 mod milter_client;
 mod name_server;
 mod outbound_site;
@@ -43,6 +44,7 @@ pub use exim::{EximSite, EximTerms, PrivateExim, exim_program};
 pub use lmtp_client::LmtpClient;
 pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, fields, received_as_sent};
+pub use metrics::{Numbers, http_get, http_get_unix, promtool};
 pub use milter_client::{MilterClient, Verdict as MilterVerdict};
 pub use name_server::{NameServer, Zone};
 pub use outbound_site::{
