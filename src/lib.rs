@@ -11,6 +11,7 @@ pub mod credential;
 pub mod daemon;
 pub mod dkim;
 pub mod doctor;
+pub mod explain;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 #[path = "../fuzz/targets/mod.rs"]

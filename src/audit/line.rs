@@ -82,6 +82,12 @@ pub(crate) fn as_text(line: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
+/// Whether a line is ours on standard error, in whichever form.
+pub(crate) fn is_own(line: &str) -> bool {
+    let of_text = || line.split_once(' ').and_then(|(_, rest)| after_level(rest)).is_some();
+    line.starts_with("{\"time\":") || line.starts_with("time=") || of_text()
+}
+
 fn after_level(text: &str) -> Option<&str> {
     let (level, rest) = text.split_once(' ')?;
     LEVELS.contains(&level).then_some(rest)

@@ -5,6 +5,7 @@ mod check;
 mod credential;
 mod exim;
 mod exim_filter;
+mod explain;
 mod import;
 mod key;
 mod logs;
@@ -50,6 +51,8 @@ enum Command {
     Check(ConfigFile),
     /// Reconcile Postfix's log with deskmilter's: what became of every message for a support address, and whether one is lost.
     Audit(Box<audit::AuditArgs>),
+    /// Tell the story of one message from the logs of Postfix and deskmilter: what was made of it, and where it is now.
+    Explain(Box<explain::ExplainArgs>),
     /// Show, make or take back the change to a Postfix configuration that attaches deskmilter, or check it.
     Postfix(postfix::PostfixArgs),
     /// Hand over a message to the daemon, called as sendmail is: the ticket system's way out.
@@ -119,6 +122,7 @@ pub fn run() -> ExitCode {
         Command::Serve(file) => serve::run(&file),
         Command::Check(file) => check::run(&file),
         Command::Audit(arguments) => audit::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Postfix(arguments) => postfix::run(&arguments),
         Command::Submit(arguments) => ExitCode::from(crate::submit::run(arguments.arguments)),
         Command::Sandbox(arguments) => sandbox::run(*arguments),

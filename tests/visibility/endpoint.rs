@@ -66,7 +66,7 @@ fn what_the_endpoint_tells_is_in_the_list_and_to_the_liking_of_promtool() {
     assert_eq!(reply.code, 250, "{reply}");
     watched.site.desk.wait_for_tickets(1);
     watched.site.postfix.wait_for_empty_queue();
-    assert!(matches!(watched.sasl().plain("nobody", "wrong", "192.0.2.1"), SaslReply::Fail(_)));
+    assert!(matches!(watched.sasl().plain("ghost-user", "wrong", "192.0.2.1"), SaslReply::Fail(_)));
 
     let numbers = watched.numbers();
     let mut check = Command::new(promtool())
@@ -116,7 +116,7 @@ fn what_the_endpoint_tells_is_in_the_list_and_to_the_liking_of_promtool() {
     assert!(expires > now, "{expires}");
     let changed = numbers.sum("deskmilter_password_changed_timestamp_seconds", &[acme, ("set", "1")]);
     assert!(changed > now - 600.0 && changed <= now, "{changed}");
-    for secret in ["customer.example", "jane", "nobody", "support@"] {
+    for secret in ["customer.example", "jane", "ghost-user", "support@"] {
         assert!(!numbers.text().contains(secret), "{secret} is nobody's business\n{}", numbers.text());
     }
 }

@@ -2,5 +2,7 @@
 
 #![cfg(test)]
 
+mod agreement;
 mod endpoint;
+mod explain;
 mod rules;
