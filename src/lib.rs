@@ -11,6 +11,7 @@ pub mod credential;
 pub mod daemon;
 pub mod dkim;
 pub mod doctor;
+pub mod explain;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 #[path = "../fuzz/targets/mod.rs"]
@@ -22,5 +23,6 @@ pub mod mail;
 pub mod pipeline;
 pub mod relay;
 pub mod sandbox;
+pub mod status;
 pub mod store;
 pub mod submit;

@@ -436,12 +436,13 @@ mod fixture {
                 user: None,
                 site_key_file: SecretFile::new("/var/lib/deskmilter/site.key"),
             },
-            log: Log { target: LogTarget::Stderr, level: tracing::Level::INFO },
+            log: Log { target: LogTarget::Stderr, format: LogFormat::Text, level: tracing::Level::INFO },
             milter: Some(Milter {
                 listen: vec!["unix:/var/spool/postfix/deskmilter/milter.sock".parse().unwrap()],
                 access: access.clone(),
             }),
             exim: None,
+            metrics: None,
             transport: Some(Transport {
                 directory: "/var/spool/postfix/deskmilter/transport".into(),
                 access,

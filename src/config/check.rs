@@ -14,8 +14,8 @@ use super::check_outbound::{Logins, OutboundSpans};
 use super::key_files::{KeyFiles, KnownKeys};
 use super::problem::Report;
 use super::{
-    Authentication, Config, Connector, Daemon, Environment, Exim, Limits, Listen, Log, LogTarget, Milter, Mode,
-    OnTempError, SecretFile, SocketAccess, System, Transport, credential, quantity, raw,
+    Authentication, Config, Connector, Daemon, Environment, Exim, Limits, Listen, Milter, Mode, OnTempError,
+    SecretFile, SocketAccess, System, Transport, credential, quantity, raw,
 };
 use crate::mail::{Address, Domain};
 
@@ -51,6 +51,7 @@ pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut R
     let conversations = check.conversations(raw.conversations);
     let auth = raw.auth.and_then(|auth| check.auth(auth));
     let lookup = raw.lookup.and_then(|lookup| check.lookup(lookup));
+    let metrics = raw.metrics.and_then(|metrics| check.metrics(metrics));
     Some(Config {
         daemon: daemon?,
         log: log?,
@@ -67,6 +68,7 @@ pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut R
         conversations,
         auth,
         lookup,
+        metrics,
     })
 }
 
@@ -133,27 +135,6 @@ impl Check<'_, '_> {
         );
         let pid_file = raw.pid_file.map(|path| self.path(path.get_ref()));
         Some(Daemon { hostname: hostname?, state_directory, user, site_key_file, pid_file })
-    }
-
-    fn log(&mut self, raw: raw::Log) -> Option<Log> {
-        let target = self.choice(
-            "log.target",
-            raw.target,
-            LogTarget::Stderr,
-            &[("stderr", LogTarget::Stderr), ("syslog", LogTarget::Syslog)],
-        );
-        let level = self.choice(
-            "log.level",
-            raw.level,
-            tracing::Level::INFO,
-            &[
-                ("error", tracing::Level::ERROR),
-                ("warn", tracing::Level::WARN),
-                ("info", tracing::Level::INFO),
-                ("debug", tracing::Level::DEBUG),
-            ],
-        );
-        Some(Log { target: target?, level: level? })
     }
 
     fn milter(&mut self, raw: raw::Milter) -> Option<Milter> {

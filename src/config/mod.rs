@@ -15,6 +15,8 @@ mod key_files;
 mod keys;
 mod listen;
 mod load;
+mod log;
+mod metrics;
 mod outbound;
 mod problem;
 mod quantity;
@@ -35,6 +37,8 @@ pub use desk::{Desk, FieldPattern};
 pub use host::{Host, HostCredential, Mechanism, Preset, Proof, Unverified};
 pub use key_files::KnownKeys;
 pub use listen::{Listen, ListenError};
+pub use log::{Log, LogFormat, LogTarget};
+pub use metrics::Metrics;
 pub use outbound::{
     BreachPolicy, Cover, DkimKey, Login, Outbound, Preserve, Rate, SenderPattern, SignWhen, SignWith, Signing,
     Submission, holds,
@@ -85,6 +89,8 @@ pub struct Config {
     pub auth: Option<Auth>,
     /// The tables for the MTA; `None` when not configured.
     pub lookup: Option<Lookup>,
+    /// The service that tells numbers; `None` when not configured.
+    pub metrics: Option<Metrics>,
 }
 
 impl Config {
@@ -145,24 +151,6 @@ pub struct Daemon {
     pub site_key_file: SecretFile,
     /// Where the process writes its id, for a service manager that wants it; nowhere unless told.
     pub pid_file: Option<PathBuf>,
-}
-
-/// `[log]`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    /// Where to.
-    pub target: LogTarget,
-    /// `error`, `warn`, `info` or `debug`.
-    pub level: tracing::Level,
-}
-
-/// `log.target`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogTarget {
-    /// Standard error, a line an event.
-    Stderr,
-    /// The system log, facility mail.
-    Syslog,
 }
 
 /// Permissions of our unix sockets.

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::raw_desk;
+use super::{log, metrics, raw_desk};
 
 type Text = Spanned<String>;
 
@@ -14,7 +14,7 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) daemon: Daemon,
     #[serde(default)]
-    pub(super) log: Log,
+    pub(super) log: log::Raw,
     pub(super) milter: Option<Milter>,
     pub(super) transport: Option<Transport>,
     pub(super) exim: Option<Exim>,
@@ -36,6 +36,7 @@ pub(super) struct Raw {
     pub(super) conversations: raw_desk::Conversations,
     pub(super) auth: Option<Auth>,
     pub(super) lookup: Option<Lookup>,
+    pub(super) metrics: Option<metrics::Raw>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -45,12 +46,6 @@ pub(super) struct Daemon {
     pub(super) user: Option<Text>,
     pub(super) site_key_file: Option<Text>,
     pub(super) pid_file: Option<Text>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Log {
-    pub(super) target: Option<Text>,
-    pub(super) level: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -14,7 +14,7 @@ use super::delays::{Client, Delays};
 use super::issued::{Issued, Standing};
 use super::{Binding, Credential, UserName, hash, overlaps};
 use crate::config::Secret;
-use crate::mail::Domain;
+use crate::mail::{Domain, Waiting};
 use crate::store::{Store, StoreError, now};
 
 /// Octets of a password at most; ours have 31.
@@ -79,6 +79,8 @@ pub struct Logins {
     /// Logins in line for a computation.
     waiting: Semaphore,
     computing: Arc<Gauge>,
+    in_line: Arc<AtomicUsize>,
+    sets: Mutex<Sets>,
 }
 
 impl Logins {
@@ -97,6 +99,8 @@ impl Logins {
             computations: Arc::new(Semaphore::new(computations.max(1))),
             waiting: Semaphore::new(computations.max(1).saturating_mul(WAITING_PER_COMPUTATION)),
             computing: Arc::default(),
+            in_line: Arc::default(),
+            sets: Mutex::default(),
         });
         hash::prepare();
         tokio::spawn(watch(Arc::downgrade(&logins), overlap_warning));
@@ -129,6 +133,21 @@ impl Logins {
         self.computing.peak.load(Ordering::Relaxed)
     }
 
+    /// How things are at this moment.
+    pub fn at_present(&self) -> AtPresent {
+        let sets = lock(&self.sets);
+        let long =
+            |since: &&i64| u64::try_from(now().saturating_sub(**since)).is_ok_and(|age| age > sets.overlap_warning);
+        AtPresent {
+            running: self.computing.now.load(Ordering::Relaxed),
+            waiting: self.in_line.load(Ordering::Relaxed),
+            store_up: sets.store_up,
+            live: sets.live,
+            overlapping: sets.overlaps.iter().filter(long).count(),
+            oldest: sets.oldest,
+        }
+    }
+
     /// Checks one login of a client at `address`. Takes some 9 s at most.
     pub async fn check(&self, user: &str, password: Secret, address: Option<IpAddr>) -> Outcome {
         let name = self.digests.of(&[user.as_bytes()]);
@@ -159,7 +178,9 @@ impl Logins {
     async fn compute(&self, user: &str, password: Secret, name: &Digest, login: &Digest) -> Outcome {
         let busy = || Outcome::Unavailable("too many logins at once".to_owned());
         let Ok(_place) = self.waiting.try_acquire() else { return busy() };
+        let waiting = Waiting::count(&self.in_line);
         let computation = timeout(COMPUTATION_WAIT, Arc::clone(&self.computations).acquire_owned()).await;
+        drop(waiting);
         let Ok(Ok(computation)) = computation else { return busy() };
         // Of many that came at once with the same login the first one has done the work for all.
         if let Some(accepted) = self.remembered(name, login) {
@@ -200,6 +221,35 @@ impl Logins {
             Err(error) => Outcome::Unavailable(format!("the computation failed: {error}")),
         }
     }
+}
+
+/// How the check of logins stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AtPresent {
+    /// Computations under way.
+    pub running: usize,
+    /// Logins in line for one.
+    pub waiting: usize,
+    /// The store has answered when it was asked last; `None` before that.
+    pub store_up: Option<bool>,
+    /// Live sets.
+    pub live: usize,
+    /// Bindings that have had two live sets for longer than they should.
+    pub overlapping: usize,
+    /// When the oldest live set was issued, in seconds since 1970.
+    pub oldest: Option<i64>,
+}
+
+/// What was seen of the sets when the store was asked last.
+#[derive(Debug, Default)]
+struct Sets {
+    store_up: Option<bool>,
+    live: usize,
+    oldest: Option<i64>,
+    /// Since when each binding with two sets has had them, in seconds since 1970.
+    overlaps: Vec<i64>,
+    /// Seconds.
+    overlap_warning: u64,
 }
 
 /// Counts what is under way, and remembers the highest count.
@@ -253,7 +303,9 @@ struct Watched {
 
 impl Watched {
     async fn look(&mut self, logins: &Logins, overlap_warning: Duration) {
-        match self.try_look(logins, overlap_warning).await {
+        let looked = self.try_look(logins, overlap_warning).await;
+        lock(&logins.sets).store_up = Some(looked.is_ok());
+        match looked {
             Ok(()) if self.away => {
                 self.away = false;
                 tracing::info!(store = %logins.store, "the store is there again");
@@ -288,6 +340,12 @@ impl Watched {
         if changed {
             let ids: HashSet<i64> = live.iter().map(|set| set.id).collect();
             lock(&logins.cache).retain(ids);
+            let mut sets = lock(&logins.sets);
+            sets.live = live.len();
+            sets.oldest = live.iter().map(|set| set.issued_at).min();
+            sets.overlaps = overlaps(&live).into_iter().map(|(_, since)| since).collect();
+            sets.overlap_warning = overlap_warning.as_secs();
+            drop(sets);
             self.revision = Some(revision);
         }
         if due {

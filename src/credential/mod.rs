@@ -14,7 +14,7 @@ mod password;
 
 pub use hash::{HashError, hash};
 pub use issued::Standing;
-pub use logins::{Accepted, Logins, Outcome, Refusal};
+pub use logins::{Accepted, AtPresent, Logins, Outcome, Refusal};
 pub use password::new_password;
 
 use std::collections::HashMap;

@@ -12,7 +12,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::bind::{Access, Name, Socket};
+use super::bind::{Access, Mark, Name, Socket};
+use super::measure::Served;
 use super::parts::{Credentials, Parts};
 use super::passed::Passed;
 use crate::attach::slots::Slots;
@@ -20,6 +21,7 @@ use crate::attach::{accept, exim, lmtp, lookup, milter, sasl};
 use crate::config::{Config, Connector, Listen};
 use crate::credential::Logins;
 use crate::inline::Inline;
+use crate::status::{self, Status};
 
 /// Sockets that are told one by one in the log, at most; more of them are told in one line.
 const TOLD_MAX: usize = 20;
@@ -45,6 +47,7 @@ enum Purpose {
     Transport(String),
     Auth,
     Lookup,
+    Metrics,
 }
 
 /// Bound sockets that nobody serves yet. Dropping them takes them back.
@@ -64,7 +67,8 @@ impl Sockets {
         let transport = config.connectors.iter().filter_map(|connector| transport_socket(config, connector));
         let logins = config.auth.iter().flat_map(|service| service.listen.iter().cloned());
         let tables = config.lookup.iter().flat_map(|service| service.listen.iter().cloned());
-        milter.chain(exim).chain(logins).chain(tables).chain(transport.map(Listen::Unix))
+        let numbers = config.metrics.iter().flat_map(|service| service.listen.iter().cloned());
+        milter.chain(exim).chain(logins).chain(tables).chain(numbers).chain(transport.map(Listen::Unix))
     }
 
     /// Binds everything that `config` names and that is not among `open`; what was `passed` to us is bound already.
@@ -100,6 +104,10 @@ impl Sockets {
         if let Some(service) = &config.lookup {
             let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
             wanted.extend(service.listen.iter().map(|listen| (listen.clone(), Purpose::Lookup, access)));
+        }
+        if let Some(service) = &config.metrics {
+            let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
+            wanted.extend(service.listen.iter().map(|listen| (listen.clone(), Purpose::Metrics, access)));
         }
         wanted.retain(|(listen, ..)| !open.contains(listen));
         let (mut sockets, mut problems) = (Vec::with_capacity(wanted.len()), Vec::new());
@@ -193,6 +201,10 @@ impl Door {
     fn can_be_found(&self) -> bool {
         self.name.as_ref().is_none_or(Name::leads_here)
     }
+
+    fn mark(&self) -> Option<Mark> {
+        self.name.as_ref().map(Name::mark)
+    }
 }
 
 impl Drop for Door {
@@ -261,13 +273,16 @@ pub(super) struct Listeners {
     exim: HashMap<Listen, Door>,
     transport: HashMap<PathBuf, TransportDoor>,
     credentials: Option<CredentialDoors>,
+    status: Arc<Status>,
+    metrics: HashMap<Listen, Door>,
+    metrics_slots: Slots,
     tasks: TaskTracker,
 }
 
 impl Listeners {
     /// Nothing is open yet; all connections will be in `tasks`. What goes on at the end between two messages may go on for
-    /// `linger`.
-    pub(super) fn new(parts: &Parts, tasks: TaskTracker, linger: Duration) -> Self {
+    /// `linger`. `status` is what `[metrics]` tells.
+    pub(super) fn new(parts: &Parts, tasks: TaskTracker, linger: Duration, status: Arc<Status>) -> Self {
         let judge = Arc::new(ArcSwap::new(Arc::clone(&parts.judge)));
         let service = milter::Service::new(Arc::clone(&judge), parts.spool.clone(), &parts.config.limits)
             .with_patience(milter::Patience { linger, ..milter::Patience::default() });
@@ -280,6 +295,9 @@ impl Listeners {
             exim: HashMap::new(),
             transport: HashMap::new(),
             credentials: None,
+            status,
+            metrics: HashMap::new(),
+            metrics_slots: Slots::new(status::CONNECTIONS_MAX),
             tasks,
         }
     }
@@ -287,10 +305,43 @@ impl Listeners {
     /// What is open, as configured. A socket whose name was removed is not: a reload makes it anew.
     pub(super) fn open(&self) -> HashSet<Listen> {
         let credentials = self.credentials.iter().flat_map(|doors| doors.auth.iter().chain(&doors.lookup));
-        let others = self.milter.iter().chain(&self.exim).chain(credentials).filter(|(_, door)| door.can_be_found());
+        let others = self
+            .milter
+            .iter()
+            .chain(&self.exim)
+            .chain(&self.metrics)
+            .chain(credentials)
+            .filter(|(_, door)| door.can_be_found());
         let transport = self.transport.iter().filter(|(_, transport)| transport.door.can_be_found());
         let transport = transport.map(|(path, _)| Listen::Unix(path.clone()));
         others.map(|(listen, _)| listen.clone()).chain(transport).collect()
+    }
+
+    /// The services with their connections and sockets.
+    pub(super) fn served(&self) -> Vec<Served> {
+        let of = |service, slots: &Slots, doors: &HashMap<Listen, Door>| Served {
+            service,
+            connector: String::new(),
+            slots: slots.clone(),
+            names: doors.values().map(Door::mark).collect(),
+        };
+        let mut served = vec![
+            of("milter", self.service.slots(), &self.milter),
+            of("exim", self.exim_service.slots(), &self.exim),
+            of("metrics", &self.metrics_slots, &self.metrics),
+        ];
+        if let Some(doors) = &self.credentials {
+            served.push(of("auth", &doors.auth_slots, &doors.auth));
+            served.push(of("lookup", &doors.lookup_slots, &doors.lookup));
+        }
+        served.retain(|served| !served.names.is_empty());
+        served.extend(self.transport.values().map(|transport| Served {
+            service: "lmtp",
+            connector: transport.connector.clone(),
+            slots: transport.slots.clone(),
+            names: vec![transport.door.mark()],
+        }));
+        served
     }
 
     /// From here on `parts` hold for every message that begins: what is open serves them, `new` is opened, what they do not name
@@ -310,6 +361,14 @@ impl Listeners {
             let stays = listen.contains(address);
             if !stays {
                 tracing::info!(socket = %address, "exim closed");
+            }
+            stays
+        });
+        let listen: HashSet<&Listen> = parts.config.metrics.iter().flat_map(|service| &service.listen).collect();
+        self.metrics.retain(|address, _| {
+            let stays = listen.contains(address);
+            if !stays {
+                tracing::info!(socket = %address, "metrics closed");
             }
             stays
         });
@@ -391,6 +450,12 @@ impl Listeners {
                 let (slots, tables) = (doors.lookup_slots.clone(), Arc::clone(&doors.tables));
                 self.tasks.spawn(lookup::serve(plain(listener), slots, tables, close, tasks));
                 doors.lookup.insert(listen, door);
+            }
+            (Purpose::Metrics, listen, listener) => {
+                tracing::info!(socket = %address, "metrics listening");
+                let (slots, status) = (self.metrics_slots.clone(), Arc::clone(&self.status));
+                self.tasks.spawn(status::serve(plain(listener), slots, status, close, tasks));
+                self.metrics.insert(listen, door);
             }
             // These have unix sockets only.
             (Purpose::Transport(_) | Purpose::Exim, ..) => {}

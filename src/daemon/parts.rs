@@ -114,6 +114,21 @@ impl Parts {
         Ok(Self { credentials, ..parts })
     }
 
+    /// The memory for messages that are verified.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// The ticket endpoints, by connector.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = (&str, &Relay)> {
+        self.remotes.endpoints.iter().map(|(name, relay)| (name.as_str(), relay.as_ref()))
+    }
+
+    /// The company hosts, by connector.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = (&str, &lmtp::Desk)> {
+        self.remotes.hosts.iter().map(|(name, desk)| (name.as_str(), desk.as_ref()))
+    }
+
     /// The remote servers for `config`; see [`Remotes::new`].
     pub(super) fn remotes(&self, config: &Config, changed: &HashSet<PathBuf>) -> (Remotes, Vec<NoRemote>) {
         Remotes::new(config, Some(self), changed)

@@ -3,7 +3,7 @@
 
 const INTEGER: u8 = 0x02;
 const OBJECT_IDENTIFIER: u8 = 0x06;
-const SEQUENCE: u8 = 0x30;
+pub(crate) const SEQUENCE: u8 = 0x30;
 
 /// The octets of the algorithm's object identifier in a PKCS #8 document (RFC 5208 section 5).
 pub(super) fn pkcs8_algorithm(document: &[u8]) -> Option<&[u8]> {
@@ -111,7 +111,7 @@ pub(super) fn bits(number: &[u8]) -> usize {
 }
 
 /// The content of the element `tag` at the beginning, and what follows it.
-fn take(tag: u8, octets: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(crate) fn take(tag: u8, octets: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&found, rest) = octets.split_first()?;
     let (&first, mut rest) = rest.split_first()?;
     let mut length = usize::from(first);

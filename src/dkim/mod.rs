@@ -5,7 +5,7 @@
 //! wrong. Knows nothing of messages or connectors, and opens nothing but the key's own file.
 
 mod consistency;
-mod der;
+pub(crate) mod der;
 mod key;
 mod new_file;
 mod pem;

@@ -141,6 +141,16 @@ impl Inline {
         Self { pipeline, routes, standing, most: config.limits.inline_relays }
     }
 
+    /// Messages under way, and how many there may be.
+    pub fn under_way(&self) -> (usize, usize) {
+        (self.standing.under_way.load(Ordering::Relaxed), self.most)
+    }
+
+    /// The connectors whose mail is relayed inline, and whether the endpoint of each counts as down.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.routes.values().flatten().map(|route| (route.connector.name.as_str(), route.breaker.is_down()))
+    }
+
     fn route(&self, to: &Path) -> Option<&Arc<Route>> {
         let address = to.address()?;
         self.routes.get(address.domain())?.iter().find(|route| route.connector.supports(&address))

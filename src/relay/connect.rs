@@ -41,6 +41,7 @@ pub(super) async fn connect(route: &Route, clock: Clock, trace: &mut Trace) -> R
     let stream = handshake(route, stream, &peer, clock).await?;
     let tls = parameters(&stream);
     trace.tls = Some(tls.clone());
+    route.expiry.note(stream.get_ref().1.peer_certificates());
     let mut dialogue = Dialogue::new(stream, peer, clock);
     if route.encryption == Tls::Implicit {
         dialogue.expect(Step::Greeting, 220).await?;

@@ -9,6 +9,7 @@
 //! `transaction` with the message's `content`, and the connection back into the pool. [`send_lmtp`] runs the same transaction
 //! over a unix socket of this host.
 
+mod certificate;
 mod clock;
 mod connect;
 mod content;
@@ -33,6 +34,7 @@ mod transaction;
 
 pub use clock::Bounds;
 pub use lmtp::send_lmtp;
+pub use pool::Connections;
 pub use record::Record;
 pub use rejected::{FIELD as REFUSED_FIELD, HandBack, refused_field};
 pub use route::{Authorities, RelayError, client_tls};
@@ -162,6 +164,16 @@ impl Relay {
             pool: Pool::new(host.connections, bounds),
             refusals: Refusals::default(),
         })
+    }
+
+    /// The connections at this moment.
+    pub fn connections(&self) -> Connections {
+        self.pool.standing()
+    }
+
+    /// When the certificate expires that the remote server showed last, in seconds since 1970; `None` before the first connection.
+    pub fn certificate_expiry(&self) -> Option<i64> {
+        self.route.expiry.get()
     }
 
     /// Hands the message to the endpoint within the endpoint's deadline. Never panics, never waits longer, and answers

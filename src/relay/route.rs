@@ -13,6 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 
+use super::certificate::Expiry;
 use super::credential::Credential;
 use crate::config::{Endpoint, Host, HostCredential, Tls};
 use crate::mail::Domain;
@@ -80,6 +81,8 @@ pub(super) struct Route {
     pub hello: Domain,
     pub credentials: Vec<Credential>,
     pub remote: Remote,
+    /// When the certificate expires that was seen last.
+    pub expiry: Expiry,
 }
 
 /// What the remote server is to us.
@@ -187,6 +190,7 @@ impl Route {
             hello: hello.clone(),
             credentials,
             remote: target.remote,
+            expiry: Expiry::default(),
         })
     }
 }

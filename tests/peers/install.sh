@@ -173,3 +173,5 @@ install_postgres
 # Exim conflicts as well. It insists on the user that Debian's package makes.
 [ -x "$peers/exim/usr/sbin/exim4" ] || unpack "$peers/exim" "${unpacked_exim[@]}"
 system_user Debian-exim
+# Prometheus' package starts a service; only its tools are needed.
+[ -x "$peers/prometheus/usr/bin/promtool" ] || unpack "$peers/prometheus" prometheus

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::intake::{Content, Intake, Unfit};
 use super::prefix::Prefix;
@@ -267,7 +267,7 @@ impl<J: Judge> Conversation<'_, J> {
         };
         tokio::select! {
             biased;
-            verdict = verdict => Ok(verdict),
+            verdict = verdict.instrument(info_span!("exim")) => Ok(verdict),
             () = sleep(self.settings.deadline) => {
                 warn!(queue_id, seconds = self.settings.deadline.as_secs(), "judging took too long; the message is deferred");
                 Err(Reply::new(451, 7, 1, "judging this message took too long; try again later"))

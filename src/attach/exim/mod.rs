@@ -77,6 +77,11 @@ pub struct Settings {
 }
 
 impl<J> Service<J> {
+    /// The connections.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
     /// A service that asks the judge that `judge` holds when a request comes, and spools bodies into `spool`.
     pub fn new(judge: Arc<ArcSwap<J>>, spool: Spool, settings: Settings) -> Self {
         let slots = Slots::new(settings.connections);

@@ -18,6 +18,7 @@ mod exim_site;
 mod lmtp_client;
 mod lmtp_sink;
 mod message;
+mod metrics;
 mod milter_client;
 mod name_server;
 mod outbound_site;
@@ -47,6 +48,7 @@ pub use exim_site::{EximSite, EximTerms, PreparedExim};
 pub use lmtp_client::LmtpClient;
 pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, fields, received_as_sent};
+pub use metrics::{Numbers, http_get, http_get_unix, promtool};
 pub use milter_client::{MilterClient, Verdict as MilterVerdict};
 pub use name_server::{NameServer, Zone};
 pub use outbound_site::{

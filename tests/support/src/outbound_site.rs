@@ -225,6 +225,14 @@ impl PreparedSite {
         self.folder.path()
     }
 
+    /// Has the ticket endpoint fail, by further command-line arguments.
+    ///
+    /// # Panics
+    /// When it does not come back.
+    pub fn desk_faults(&mut self, arguments: &[&str]) {
+        self.desk.restart_with(arguments);
+    }
+
     /// Lets deskmilter write into main.cf what it needs: `deskmilter postfix --apply`.
     ///
     /// # Panics
