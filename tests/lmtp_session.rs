@@ -74,6 +74,7 @@ impl Listener {
                     .to_vec(),
                 endpoint: None,
                 host: None,
+                delivery: None,
                 submission: None,
                 preserve: Preserve::default(),
                 dkim: Vec::new(),

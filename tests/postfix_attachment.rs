@@ -488,6 +488,7 @@ mod fixture {
                     rejected: None,
                 }),
                 host: None,
+                delivery: None,
                 submission: None,
                 preserve: Preserve::default(),
                 dkim: Vec::new(),

@@ -8,7 +8,7 @@ use serde_ignored::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::raw;
+use super::{raw, raw_delivery};
 
 /// A key that means nothing to us.
 #[derive(Debug)]
@@ -111,6 +111,8 @@ fn known_keys(section: &[&str]) -> &'static [&'static str] {
         ["auth"] => fields_of::<raw::Auth>(),
         ["lookup"] => fields_of::<raw::Lookup>(),
         ["connector", "host"] => fields_of::<raw::Host>(),
+        ["connector", "delivery"] => fields_of::<raw_delivery::Delivery>(),
+        ["connector", "delivery", "queues"] => fields_of::<raw_delivery::QueueOf>(),
         ["connector", "host", "credentials"] => fields_of::<raw::HostCredential>(),
         ["connector", "endpoint"] => fields_of::<raw::Endpoint>(),
         ["connector", "endpoint", "credentials"] => fields_of::<raw::CredentialSet>(),

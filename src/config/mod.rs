@@ -2,11 +2,13 @@
 //! and remedy. Nothing else in the program reads the configuration file; nothing here opens a socket.
 
 mod check;
+mod check_delivery;
 mod check_endpoint;
 mod check_host;
 mod check_outbound;
 mod check_store;
 mod credential;
+mod delivery;
 mod host;
 mod key_files;
 mod keys;
@@ -16,8 +18,10 @@ mod outbound;
 mod problem;
 mod quantity;
 mod raw;
+mod raw_delivery;
 mod secret;
 mod show;
+mod show_delivery;
 mod show_host;
 mod stamp;
 mod store;
@@ -26,6 +30,9 @@ mod submission_socket;
 #[cfg(test)]
 mod tests;
 
+pub use delivery::{
+    BaseUrl, Delivery, DeliveryWay, LineEnding, Post, PostProof, Refused, RtTarget, Shape, TicketSystem,
+};
 pub use host::{Host, HostCredential, Mechanism, Preset, Proof, Unverified};
 pub use key_files::KnownKeys;
 pub use listen::{Listen, ListenError};
@@ -259,6 +266,8 @@ pub struct Connector {
     pub endpoint: Option<Endpoint>,
     /// The company host, on the desk side. No connector has both.
     pub host: Option<Host>,
+    /// The way into the ticket system, on the desk side.
+    pub delivery: Option<Delivery>,
     /// How notifications come in; `None` where they do not come through here.
     pub submission: Option<Submission>,
     /// Which of their header fields must survive.
@@ -394,14 +403,15 @@ impl Connector {
         self.endpoint.as_ref().filter(|endpoint| endpoint.is_inline())
     }
 
-    /// The files of the passwords that the connector shows to servers.
+    /// The files of the passwords and keys that the connector shows to servers.
     pub fn password_files(&self) -> impl Iterator<Item = &SecretFile> {
         let sets = self.endpoint.iter().flat_map(|endpoint| &endpoint.credentials).map(|set| &set.password_file);
         let accounts = self.host.iter().flat_map(|host| &host.credentials);
-        sets.chain(accounts.filter_map(|account| match &account.proof {
+        let accounts = accounts.filter_map(|account| match &account.proof {
             Proof::Password(file) => Some(file),
             Proof::TokenFile(_) | Proof::TokenCommand(_) => None,
-        }))
+        });
+        sets.chain(accounts).chain(self.delivery.as_ref().and_then(Delivery::secret_file))
     }
 
     /// Whether `address` is one of the support addresses, spelled in any letter case, with or without an extension.

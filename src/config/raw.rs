@@ -112,6 +112,7 @@ pub(super) struct Connector {
     pub(super) addresses: Spanned<Vec<Text>>,
     pub(super) endpoint: Option<Spanned<Endpoint>>,
     pub(super) host: Option<Spanned<Host>>,
+    pub(super) delivery: Option<Spanned<super::raw_delivery::Delivery>>,
     pub(super) submission: Option<Spanned<Submission>>,
     pub(super) preserve: Option<Spanned<Preserve>>,
     #[serde(default)]

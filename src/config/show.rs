@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     BreachPolicy, Config, Connector, Cover, Environment, LogTarget, Mode, OnTempError, Rejected, RelayMode, SignWhen,
-    SignWith, SocketAccess, Submission, Tls, quantity, show_host,
+    SignWith, SocketAccess, Submission, Tls, quantity, show_delivery, show_host,
 };
 
 /// TOML that [`Config::parse`] reads again. Passwords are only named by their files.
@@ -219,6 +219,9 @@ fn write_connector(f: &mut fmt::Formatter<'_>, connector: &Connector) -> fmt::Re
     writeln!(f, "recipient_delimiter = {delimiter:?}\naddresses = {addresses:?}")?;
     if let Some(host) = &connector.host {
         show_host::write(f, host)?;
+    }
+    if let Some(delivery) = &connector.delivery {
+        show_delivery::write(f, delivery)?;
     }
     let Some(endpoint) = &connector.endpoint else { return Ok(()) };
     let tls = match endpoint.tls {

@@ -166,6 +166,7 @@ mod tests {
             addresses: Vec::new(),
             endpoint: None,
             host: Some(host.clone()),
+            delivery: None,
             submission: None,
             preserve: Preserve::default(),
             dkim: Vec::new(),

@@ -117,6 +117,7 @@ impl Site {
             addresses: Vec::new(),
             endpoint: Some(self.endpoint.clone()),
             host: None,
+            delivery: None,
             submission: None,
             preserve: Preserve::default(),
             dkim: Vec::new(),
