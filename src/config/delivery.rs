@@ -250,9 +250,7 @@ impl BaseUrl {
         let port = match port {
             Some("") => Some(if https { 443 } else { 80 }),
             Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => port.parse::<u16>().ok().filter(|&port| port > 0),
-            Some(_) => None,
-
-            None => None,
+            Some(_) | None => None,
         };
         let port = port.ok_or(SHAPE)?;
         let address = host.parse::<IpAddr>().ok();

@@ -8,6 +8,7 @@
 
 mod circle;
 mod daemon;
+mod delivery_site;
 mod desk_site;
 mod dovecot;
 mod dovecot_submission;
@@ -31,11 +32,13 @@ mod site;
 mod smtp;
 mod smtp_sink;
 mod submission;
+mod ticket_http;
 mod tls_identity;
 mod verifiers;
 
 pub use circle::{COMPANY, Circle, circle_records};
 pub use daemon::{Daemon, Ran, SandboxEndpoint, Ticket, deskmilter};
+pub use delivery_site::{DeliverySite, rt_mailgate};
 pub use desk_site::{CREDENTIALS, DeskSite};
 pub use dovecot::Dovecot;
 pub use dovecot_submission::DovecotSubmission;
@@ -60,5 +63,6 @@ pub use site::Site;
 pub use smtp::{Client, Reply, SmtpSession};
 pub use smtp_sink::{ContentFilter, DISCLAIMER, SmtpSink};
 pub use submission::Submission;
+pub use ticket_http::{HttpAnswer, HttpRequest, TICKET_SECRET, TICKET_SECRET_BASE64, TicketHttp};
 pub use tls_identity::TlsIdentity;
 pub use verifiers::{Signature, Verdicts};
