@@ -87,7 +87,7 @@ impl Check<'_, '_> {
             };
             DeliveryWay::Command(words)
         } else {
-            DeliveryWay::Post(self.post(connector, addresses, preset, raw, span)?)
+            DeliveryWay::Post(Box::new(self.post(connector, addresses, preset, raw, span)?))
         };
         Some(Delivery { preset, way, line_ending, concurrency, deadline })
     }

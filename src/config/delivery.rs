@@ -48,7 +48,7 @@ pub enum DeliveryWay {
     /// `delivery.command`: a program's full path and its arguments.
     Command(Vec<String>),
     /// `delivery.url`
-    Post(Post),
+    Post(Box<Post>),
 }
 
 /// A ticket system that takes mail by HTTP POST.

@@ -162,7 +162,7 @@ impl Parts {
         };
         let ways = config.connectors.iter().flat_map(|connector| {
             let transport = remotes.way(connector, &pipeline, &config).zip(transport_socket(&config, connector));
-            let delivery = remotes.into_ticket_system(connector, &config).zip(delivery_socket(&config, connector));
+            let delivery = remotes.ticket_system_of(connector, &config).zip(delivery_socket(&config, connector));
             [transport, delivery].into_iter().flatten().map(move |(way, path)| (connector, way, path))
         });
         let services = ways.map(|(connector, hand_over, path)| {
@@ -322,7 +322,7 @@ impl Remotes {
     }
 
     /// Where mail for the connector's ticket system goes.
-    fn into_ticket_system(&self, connector: &Connector, config: &Config) -> Option<lmtp::Way> {
+    fn ticket_system_of(&self, connector: &Connector, config: &Config) -> Option<lmtp::Way> {
         let system = Arc::clone(self.deliveries.get(&connector.name)?);
         Some(lmtp::Way::Delivery(lmtp::HandIn { system, hops: config.limits.hops }))
     }

@@ -99,7 +99,7 @@ pub(super) fn judge(name: &str, preset: Option<TicketSystem>, refused: Refused, 
 }
 
 fn cut_off(name: &str, log: &str) -> Outcome {
-    Outcome::later((4, 2), format!("{name}: {log}: the answer was cut off, unknown whether the message was taken"), log)
+    Outcome::later((4, 2), format!("{name}: {log}: the answer was cut off, unknown whether it was taken"), log)
 }
 
 impl Answer {

@@ -59,8 +59,7 @@ impl Request<'_> {
         match timeout_at(until, self.send_at_leisure(mail, ending, tls)).await {
             Ok(outcome) => outcome.unwrap_or_else(|outcome| outcome),
             Err(_) => {
-                let text =
-                    format!("{}: {}: timed out, unknown whether the message was taken", self.name, self.post.url.host);
+                let text = format!("{}: {}: timed out, unknown whether it was taken", self.name, self.post.url.host);
                 Outcome::later((4, 2), text, "timeout")
             }
         }

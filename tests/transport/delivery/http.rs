@@ -102,7 +102,7 @@ fn each_answer_of_osticket_and_each_failure_has_its_reply() {
         (Close, 451, "4.4.2 osticket: localhost: lost connection", "WARN"),
         (CloseAmid, 451, "4.4.2 osticket: localhost: lost connection", "WARN"),
         (Endless, 451, "4.3.5 osticket: HTTP 200: ooooo", "ERROR"),
-        (Hang, 451, "4.4.2 osticket: localhost: timed out, unknown whether the message was taken", "WARN"),
+        (Hang, 451, "4.4.2 osticket: localhost: timed out, unknown whether it was taken", "WARN"),
         (OsTicket, 250, "2.0.0 osticket: HTTP 201: 471100", "decision=relayed"),
     ] {
         let before = (ticket.connections(), site.daemon.log().len());
@@ -227,7 +227,7 @@ fn a_reload_leads_elsewhere_and_a_replaced_authority_counts_without_one() {
     let told = site.daemon.wait_for_log("configuration reloaded");
     assert!(told.contains("changed=acme"), "{told}");
     let [reply] = site.send(SUPPORT, MESSAGE).try_into().unwrap();
-    assert!(reply.code == 451 && reply.text.contains("unknown issuer"), "{reply}");
+    assert!(reply.code == 451 && reply.text.starts_with("4.7.5 "), "{reply}");
     fs::write(site.folder().join("ca.new"), new.ca()).unwrap();
     fs::rename(site.folder().join("ca.new"), site.folder().join("ca.pem")).unwrap();
     site.daemon.wait_for_log("replaced files taken over");
