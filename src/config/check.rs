@@ -524,8 +524,8 @@ impl Check<'_, '_> {
                 raw.submission.as_ref().map(|submission| (submission.span(), "submission")),
             ];
             for (span, section) in other.into_iter().flatten() {
-                let text = "is for the company side, [connector.host] and [connector.delivery] for the desk side; a connector is \
-                            on one of them";
+                let text = "is for the company side, [connector.host] and [connector.delivery] for the desk side; a connector has \
+                            one of them only";
                 self.note(span, &key(section), text);
             }
         }
