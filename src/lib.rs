@@ -6,9 +6,11 @@
 pub mod attach;
 pub mod audit;
 pub mod cli;
+mod command;
 pub mod config;
 pub mod credential;
 pub mod daemon;
+pub mod delivery;
 pub mod dkim;
 pub mod doctor;
 pub mod explain;

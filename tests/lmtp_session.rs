@@ -76,6 +76,7 @@ impl Listener {
                 endpoint: None,
                 host: None,
                 desk: None,
+                delivery: None,
                 submission: None,
                 preserve: Preserve::default(),
                 dkim: Vec::new(),

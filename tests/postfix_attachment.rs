@@ -491,6 +491,7 @@ mod fixture {
                 }),
                 host: None,
                 desk: None,
+                delivery: None,
                 submission: None,
                 preserve: Preserve::default(),
                 dkim: Vec::new(),

@@ -24,7 +24,8 @@ const MTA_USERS: [&str; 4] = ["root", "postfix", "Debian-exim", "exim"];
 
 /// Checks a whole configuration. Relative paths are relative to `base`; keys that are `known` are not read again.
 pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut Report<'_>) -> Option<Config> {
-    let mut check = Check { base, report, owner: nix::unistd::geteuid().as_raw(), keys: KeyFiles::default() };
+    let mut check =
+        Check { base, report, owner: nix::unistd::geteuid().as_raw(), owner_named: false, keys: KeyFiles::default() };
     let daemon = check.daemon(raw.daemon);
     // Whose files they must be is known now.
     check.keys = check.key_files(&raw.connector, &raw.signing, known);
@@ -77,6 +78,8 @@ pub(super) struct Check<'c, 'r> {
     report: &'c mut Report<'r>,
     /// The user id that deskmilter will run as, which secrets must belong to.
     pub(super) owner: u32,
+    /// Whether the configuration says so.
+    owner_named: bool,
     /// The private keys, read ahead.
     pub(super) keys: KeyFiles,
 }
@@ -95,6 +98,11 @@ impl Check<'_, '_> {
 
     pub(super) fn note(&mut self, span: Range<usize>, key: &str, message: impl Into<String>) {
         self.report.note(span, key, message);
+    }
+
+    /// Whether the daemon is sure to run as root. Where nobody says as whom it runs, the service manager may do so.
+    pub(super) fn runs_as_root(&self) -> bool {
+        self.owner_named && self.owner == 0
     }
 
     fn daemon(&mut self, raw: raw::Daemon) -> Option<Daemon> {
@@ -116,6 +124,7 @@ impl Check<'_, '_> {
         let user = raw.user.and_then(|user| match nix::unistd::User::from_name(user.get_ref()) {
             Ok(Some(found)) => {
                 self.owner = found.uid.as_raw();
+                self.owner_named = true;
                 Some(user.into_inner())
             }
             _ => {
@@ -484,35 +493,49 @@ impl Check<'_, '_> {
                 self.support_address(&key("addresses"), &text, &domain, native_domain.as_ref(), recipient_delimiter)
             })
             .collect();
-        if let Some(desk_side) = &raw.host {
+        let desk_sides = [
+            raw.host.as_ref().map(|host| (host.span(), "host")),
+            raw.delivery.as_ref().map(|delivery| (delivery.span(), "delivery")),
+        ];
+        for (span, section) in desk_sides.iter().flatten() {
+            if !transport {
+                let text = "needs a [transport] section with the directory for the LMTP sockets";
+                self.note(span.clone(), &key(section), text);
+            }
+        }
+        let desk_side = desk_sides.iter().any(Option::is_some);
+        if desk_side {
             let other = [
                 raw.endpoint.as_ref().map(|endpoint| (endpoint.span(), "endpoint")),
                 raw.submission.as_ref().map(|submission| (submission.span(), "submission")),
             ];
             for (span, section) in other.into_iter().flatten() {
-                let text =
-                    "is for the company side and [connector.host] for the desk side; a connector has one of them";
+                let text = "is for the company side, [connector.host] and [connector.delivery] for the desk side; a connector has \
+                            one of them only";
                 self.note(span, &key(section), text);
             }
-            if !transport {
-                let text = "needs a [transport] section with the directory for the LMTP sockets";
-                self.note(desk_side.span(), &key("host"), text);
-            }
         }
-        if raw.host.is_none() && raw.desk.is_some() {
+        if !desk_side && raw.desk.is_some() {
             let company_side = [
                 raw.endpoint.as_ref().map(|endpoint| (endpoint.span(), "endpoint")),
                 raw.submission.as_ref().map(|submission| (submission.span(), "submission")),
             ];
             self.desk_alone(&name, company_side);
         }
-        let desk_side = raw.host.is_some() || raw.desk.is_some();
+        let desk_side = desk_side || raw.desk.is_some();
         let observe = self.observe(&key("observe"), raw.observe, desk_side);
         let desk = desk_side.then(|| self.desk(&name, system, raw.desk.map(Spanned::into_inner)));
         let host = match raw.host {
             Some(host) => {
                 let span = host.span();
                 self.host(&name, &addresses, &domain, host.into_inner(), span)
+            }
+            None => None,
+        };
+        let delivery = match raw.delivery {
+            Some(delivery) => {
+                let span = delivery.span();
+                self.delivery(&name, &addresses, delivery.into_inner(), span)
             }
             None => None,
         };
@@ -537,7 +560,7 @@ impl Check<'_, '_> {
                 self.note(
                     span,
                     &key("endpoint"),
-                    "missing; a two-way connector needs [connector.endpoint] with host and credentials, or on the desk side [connector.host]",
+                    "missing; a two-way connector needs [connector.endpoint] with host and credentials, or on the desk side [connector.host] or [connector.delivery]",
                 );
                 None
             }
@@ -557,6 +580,7 @@ impl Check<'_, '_> {
             endpoint,
             host,
             desk,
+            delivery,
             submission: outbound.submission,
             preserve: outbound.preserve,
             dkim: outbound.dkim,

@@ -8,7 +8,7 @@ use serde_ignored::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{log, metrics, raw, raw_desk};
+use super::{log, metrics, raw, raw_delivery, raw_desk};
 
 /// A key that means nothing to us.
 #[derive(Debug)]
@@ -114,6 +114,8 @@ fn known_keys(section: &[&str]) -> &'static [&'static str] {
         ["connector", "desk"] => fields_of::<raw_desk::Desk>(),
         ["metrics"] => fields_of::<metrics::Raw>(),
         ["connector", "host"] => fields_of::<raw::Host>(),
+        ["connector", "delivery"] => fields_of::<raw_delivery::Delivery>(),
+        ["connector", "delivery", "queues"] => fields_of::<raw_delivery::QueueOf>(),
         ["connector", "host", "credentials"] => fields_of::<raw::HostCredential>(),
         ["connector", "endpoint"] => fields_of::<raw::Endpoint>(),
         ["connector", "endpoint", "credentials"] => fields_of::<raw::CredentialSet>(),

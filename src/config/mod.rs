@@ -2,6 +2,7 @@
 //! and remedy. Nothing else in the program reads the configuration file; nothing here opens a socket.
 
 mod check;
+mod check_delivery;
 mod check_desk;
 mod check_endpoint;
 mod check_host;
@@ -9,6 +10,7 @@ mod check_observe;
 mod check_outbound;
 mod check_store;
 mod credential;
+mod delivery;
 mod desk;
 mod host;
 mod key_files;
@@ -21,9 +23,11 @@ mod outbound;
 mod problem;
 mod quantity;
 mod raw;
+mod raw_delivery;
 mod raw_desk;
 mod secret;
 mod show;
+mod show_delivery;
 mod show_desk;
 mod show_host;
 mod stamp;
@@ -33,6 +37,9 @@ mod submission_socket;
 #[cfg(test)]
 mod tests;
 
+pub use delivery::{
+    BaseUrl, Delivery, DeliveryWay, LineEnding, Post, PostProof, Refused, RtTarget, Shape, TicketSystem,
+};
 pub use desk::{Desk, FieldPattern};
 pub use host::{Host, HostCredential, Mechanism, Preset, Proof, Unverified};
 pub use key_files::KnownKeys;
@@ -276,6 +283,8 @@ pub struct Connector {
     pub host: Option<Host>,
     /// What becomes of mail for the ticket system on its own side; on the desk side alone, and there always.
     pub desk: Option<Desk>,
+    /// The way into the ticket system, on the desk side.
+    pub delivery: Option<Delivery>,
     /// How notifications come in; `None` where they do not come through here.
     pub submission: Option<Submission>,
     /// Which of their header fields must survive.
@@ -411,14 +420,15 @@ impl Connector {
         self.endpoint.as_ref().filter(|endpoint| endpoint.is_inline())
     }
 
-    /// The files of the passwords that the connector shows to servers.
+    /// The files of the passwords and keys that the connector shows to servers.
     pub fn password_files(&self) -> impl Iterator<Item = &SecretFile> {
         let sets = self.endpoint.iter().flat_map(|endpoint| &endpoint.credentials).map(|set| &set.password_file);
         let accounts = self.host.iter().flat_map(|host| &host.credentials);
-        sets.chain(accounts.filter_map(|account| match &account.proof {
+        let accounts = accounts.filter_map(|account| match &account.proof {
             Proof::Password(file) => Some(file),
             Proof::TokenFile(_) | Proof::TokenCommand(_) => None,
-        }))
+        });
+        sets.chain(accounts).chain(self.delivery.as_ref().and_then(Delivery::secret_file))
     }
 
     /// Whether `address` is one of the support addresses, spelled in any letter case, with or without an extension.

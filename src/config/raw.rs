@@ -113,6 +113,7 @@ pub(super) struct Connector {
     pub(super) endpoint: Option<Spanned<Endpoint>>,
     pub(super) host: Option<Spanned<Host>>,
     pub(super) desk: Option<Spanned<raw_desk::Desk>>,
+    pub(super) delivery: Option<Spanned<super::raw_delivery::Delivery>>,
     pub(super) submission: Option<Spanned<Submission>>,
     pub(super) preserve: Option<Spanned<Preserve>>,
     #[serde(default)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     BreachPolicy, Config, Connector, Cover, Environment, Mode, OnTempError, Rejected, RelayMode, SignWhen, SignWith,
-    SocketAccess, Submission, Tls, quantity, show_desk, show_host,
+    SocketAccess, Submission, Tls, quantity, show_delivery, show_desk, show_host,
 };
 
 /// TOML that [`Config::parse`] reads again. Passwords are only named by their files.
@@ -224,6 +224,9 @@ fn write_connector(f: &mut fmt::Formatter<'_>, connector: &Connector) -> fmt::Re
     }
     if let Some(desk) = &connector.desk {
         show_desk::write(f, desk)?;
+    }
+    if let Some(delivery) = &connector.delivery {
+        show_delivery::write(f, delivery)?;
     }
     let Some(endpoint) = &connector.endpoint else { return Ok(()) };
     let tls = match endpoint.tls {

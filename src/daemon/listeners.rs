@@ -38,6 +38,20 @@ pub(super) fn transport_socket(config: &Config, connector: &Connector) -> Option
     Some(service.directory.join(format!("{}.sock", connector.name)))
 }
 
+/// Where the LMTP socket is that leads into a connector's ticket system; `None` where none does. No connector's name holds a dot.
+pub(super) fn delivery_socket(config: &Config, connector: &Connector) -> Option<PathBuf> {
+    connector.delivery.as_ref()?;
+    Some(config.transport.as_ref()?.directory.join(format!("{}.delivery.sock", connector.name)))
+}
+
+/// All LMTP sockets.
+fn lmtp_sockets(config: &Config) -> impl Iterator<Item = (&Connector, PathBuf)> {
+    config.connectors.iter().flat_map(|connector| {
+        let sockets = [transport_socket(config, connector), delivery_socket(config, connector)];
+        sockets.into_iter().flatten().map(|path| (connector.as_ref(), path))
+    })
+}
+
 /// What a socket is for.
 #[derive(Debug)]
 enum Purpose {
@@ -64,7 +78,7 @@ impl Sockets {
     pub(super) fn named(config: &Config) -> impl Iterator<Item = Listen> {
         let milter = config.milter.iter().flat_map(|service| service.listen.iter().cloned());
         let exim = config.exim.iter().flat_map(|service| service.listen.iter().cloned());
-        let transport = config.connectors.iter().filter_map(|connector| transport_socket(config, connector));
+        let transport = lmtp_sockets(config).map(|(_, path)| path);
         let logins = config.auth.iter().flat_map(|service| service.listen.iter().cloned());
         let tables = config.lookup.iter().flat_map(|service| service.listen.iter().cloned());
         let numbers = config.metrics.iter().flat_map(|service| service.listen.iter().cloned());
@@ -92,10 +106,10 @@ impl Sockets {
         }
         if let Some(service) = &config.transport {
             let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
-            wanted.extend(config.connectors.iter().filter_map(|connector| {
-                let path = transport_socket(config, connector)?;
-                Some((Listen::Unix(path), Purpose::Transport(connector.name.clone()), access))
-            }));
+            wanted.extend(
+                lmtp_sockets(config)
+                    .map(|(connector, path)| (Listen::Unix(path), Purpose::Transport(connector.name.clone()), access)),
+            );
         }
         if let Some(service) = &config.auth {
             let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
@@ -422,12 +436,15 @@ impl Listeners {
             (Purpose::Transport(connector), Listen::Unix(path), milter::Listener::Unix(listener)) => {
                 let Some(service) = parts.services.get(&path) else { return };
                 if told {
-                    let Connector { endpoint, host, .. } = service.connector.as_ref();
+                    let Connector { endpoint, host, delivery, .. } = service.connector.as_ref();
+                    let delivery = delivery.as_ref().filter(|_| matches!(service.hand_over, lmtp::Way::Delivery(_)));
+                    let host = host.as_ref().filter(|_| delivery.is_none());
                     tracing::info!(
                         socket = %path.display(),
                         connector,
                         endpoint = endpoint.as_ref().map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)),
-                        host = host.as_ref().map(|host| format!("{}:{}", host.host, host.port)),
+                        host = host.map(|host| format!("{}:{}", host.host, host.port)),
+                        delivery = delivery.map(ToString::to_string),
                         "transport listening"
                     );
                 }

@@ -5,11 +5,12 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::listeners::transport_socket;
+use super::listeners::{delivery_socket, transport_socket};
 use super::{privileges, state, watch};
 use crate::attach::{exim, lmtp, lookup};
 use crate::config::{Config, Connector};
 use crate::credential::Logins;
+use crate::delivery::TicketSystem;
 use crate::inline::{Inline, Standing};
 use crate::mail::{Budget, Spool};
 use crate::pipeline::{Conversations, DeskSide, Pipeline, SiteKey};
@@ -51,6 +52,8 @@ pub(super) struct Remotes {
     endpoints: HashMap<String, Arc<Relay>>,
     /// Company hosts.
     hosts: HashMap<String, Arc<lmtp::Desk>>,
+    /// Ticket systems that take no SMTP.
+    deliveries: HashMap<String, Arc<TicketSystem>>,
 }
 
 /// Why a connector leads nowhere.
@@ -134,13 +137,16 @@ impl Parts {
         Remotes::new(config, Some(self), changed)
     }
 
-    /// Has `remotes` lead the connector where it leads now.
+    /// Has `remotes` lead the connector where it leads now, so far as they do not lead it anywhere.
     pub(super) fn keep_remote(&self, remotes: &mut Remotes, connector: &str) {
         if let Some(relay) = self.remotes.endpoints.get(connector) {
-            remotes.endpoints.insert(connector.to_owned(), Arc::clone(relay));
+            remotes.endpoints.entry(connector.to_owned()).or_insert_with(|| Arc::clone(relay));
         }
         if let Some(desk) = self.remotes.hosts.get(connector) {
-            remotes.hosts.insert(connector.to_owned(), Arc::clone(desk));
+            remotes.hosts.entry(connector.to_owned()).or_insert_with(|| Arc::clone(desk));
+        }
+        if let Some(system) = self.remotes.deliveries.get(connector) {
+            remotes.deliveries.entry(connector.to_owned()).or_insert_with(|| Arc::clone(system));
         }
     }
 
@@ -149,6 +155,7 @@ impl Parts {
         let now = &self.remotes;
         differ(now.endpoints.get(connector), remotes.endpoints.get(connector))
             || differ(now.hosts.get(connector), remotes.hosts.get(connector))
+            || differ(now.deliveries.get(connector), remotes.deliveries.get(connector))
     }
 
     /// All but the issued credentials, which depend on nothing here.
@@ -172,8 +179,12 @@ impl Parts {
             header_size: config.limits.header_size,
             connections: config.limits.milter_connections,
         };
-        let services = config.connectors.iter().filter_map(|connector| {
-            let hand_over = remotes.way(connector, &pipeline, &config)?;
+        let ways = config.connectors.iter().flat_map(|connector| {
+            let transport = remotes.way(connector, &pipeline, &config).zip(transport_socket(&config, connector));
+            let delivery = remotes.ticket_system_of(connector, &config).zip(delivery_socket(&config, connector));
+            [transport, delivery].into_iter().flatten().map(move |(way, path)| (connector, way, path))
+        });
+        let services = ways.map(|(connector, hand_over, path)| {
             let service = lmtp::Service {
                 connector: Arc::clone(connector),
                 hand_over,
@@ -183,7 +194,7 @@ impl Parts {
                 peers: peers.clone(),
                 timeouts: lmtp::Timeouts::default(),
             };
-            Some((transport_socket(&config, connector)?, Arc::new(service)))
+            (path, Arc::new(service))
         });
         let services = services.collect();
         let judge = Arc::new(Inline::new(&config, Arc::clone(&pipeline), &remotes.endpoints, Arc::clone(&standing)));
@@ -282,8 +293,29 @@ impl Remotes {
         for connector in &config.connectors {
             let name = &connector.name;
             let before = before.get(name.as_str());
-            let Some(trusts) = trusts(connector) else { continue };
-            let same_trust = !trusts.map_or(roots_changed, |file| changed.contains(file));
+            let same_trust = |trusts: Option<&PathBuf>| !trusts.map_or(roots_changed, |file| changed.contains(file));
+            let old = earlier.and_then(|earlier| earlier.deliveries.get(name));
+            if let Some(delivery) = &connector.delivery {
+                let trusts = delivery.trusts();
+                let same_trust = trusts.is_none_or(same_trust);
+                let kept = old.filter(|_| same_trust && before == Some(&connector.as_ref()));
+                let made = kept.map_or_else(
+                    || TicketSystem::new(connector, delivery, &mut authorities).map(Arc::new),
+                    |kept| Ok(Arc::clone(kept)),
+                );
+                match made {
+                    Ok(system) => {
+                        remotes.deliveries.insert(name.clone(), system);
+                    }
+                    Err(error) => failed.push(NoRemote {
+                        connector: name.clone(),
+                        trusts: trusts.flatten().cloned(),
+                        problem: format!("connector.{name}.delivery: {error}"),
+                    }),
+                }
+            }
+            let Some(trusts) = server_trusts(connector) else { continue };
+            let same_trust = same_trust(trusts);
             let made = if let Some(endpoint) = &connector.endpoint {
                 let kept = earlier
                     .filter(|_| same_trust && before.is_some_and(|before| before.endpoint.as_ref() == Some(endpoint)))
@@ -324,6 +356,12 @@ impl Remotes {
         (remotes, failed)
     }
 
+    /// Where mail for the connector's ticket system goes.
+    fn ticket_system_of(&self, connector: &Connector, config: &Config) -> Option<lmtp::Way> {
+        let system = Arc::clone(self.deliveries.get(&connector.name)?);
+        Some(lmtp::Way::Delivery(lmtp::HandIn { system, hops: config.limits.hops }))
+    }
+
     /// Where mail that comes to the connector's socket goes.
     fn way(&self, connector: &Connector, pipeline: &Arc<Pipeline>, config: &Config) -> Option<lmtp::Way> {
         if let Some(desk) = self.hosts.get(&connector.name) {
@@ -338,9 +376,14 @@ impl Remotes {
     }
 }
 
-/// The file of certification authorities that a connector's remote server is checked by; `None` within for the system's, `None`
-/// where there is no such server.
-pub(super) fn trusts(connector: &Connector) -> Option<Option<&PathBuf>> {
+/// The files of certification authorities that a connector's remote servers are checked by; `None` for the system's.
+pub(super) fn trusts(connector: &Connector) -> impl Iterator<Item = Option<&PathBuf>> {
+    let delivery = connector.delivery.as_ref().and_then(|delivery| delivery.trusts());
+    server_trusts(connector).into_iter().chain(delivery)
+}
+
+/// That of its endpoint or host; `None` within for the system's, `None` where there is no such server.
+fn server_trusts(connector: &Connector) -> Option<Option<&PathBuf>> {
     let endpoint = connector.endpoint.as_ref().map(|endpoint| endpoint.ca_file.as_ref());
     endpoint.or_else(|| connector.host.as_ref().map(|host| host.ca_file.as_ref()))
 }

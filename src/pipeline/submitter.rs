@@ -168,6 +168,7 @@ mod tests {
             endpoint: None,
             host: Some(host.clone()),
             desk: None,
+            delivery: None,
             submission: None,
             preserve: Preserve::default(),
             dkim: Vec::new(),

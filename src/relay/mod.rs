@@ -39,6 +39,10 @@ pub use record::Record;
 pub use rejected::{FIELD as REFUSED_FIELD, HandBack, refused_field};
 pub use route::{Authorities, RelayError, client_tls};
 
+pub(crate) use connect::{is_out_of_descriptors, parameters as tls_parameters, reason as handshake_reason};
+pub(crate) use content::Content;
+pub(crate) use credential::read as read_secret;
+
 use std::time::Duration;
 
 use tracing::Level;
@@ -77,8 +81,12 @@ pub struct Delivery {
 /// The way a message took, for the log line.
 #[derive(Debug, Clone, Default)]
 pub struct Trace {
-    /// `host[address]:port`, once connected.
+    /// `host[address]:port`, once connected; of a ticket system that takes no SMTP, its address or its program.
     pub remote: Option<String>,
+    /// Such a ticket system.
+    pub system: Option<String>,
+    /// How it ended there: `HTTP 201`, `exit 75`.
+    pub status: Option<String>,
     /// Protocol and cipher, for example `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
     pub tls: Option<String>,
     /// The user name of the credential set that the endpoint took.

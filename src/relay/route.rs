@@ -31,7 +31,7 @@ pub enum RelayError {
         host: String,
     },
     /// The CA file cannot be read.
-    #[error("{}: {error}; endpoint.ca_file or host.ca_file must be a PEM file that deskmilter can read", path.display())]
+    #[error("{}: {error}; ca_file (endpoint.ca_file, host.ca_file, delivery.ca_file) must be a PEM file that deskmilter can read", path.display())]
     CaFile {
         /// The file.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum RelayError {
     },
     /// The system has no certification authorities.
     #[error(
-        "no certification authorities found on this system ({error}); install ca-certificates or set endpoint.ca_file or host.ca_file"
+        "no certification authorities found on this system ({error}); install ca-certificates or set endpoint.ca_file, host.ca_file or delivery.ca_file"
     )]
     SystemRoots {
         /// What was met on the way.
@@ -122,7 +122,7 @@ pub struct Authorities {
 
 impl Authorities {
     /// TLS as a client that trusts those in `ca_file`, or the system's.
-    fn trusted(&mut self, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, RelayError> {
+    pub(crate) fn trusted(&mut self, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, RelayError> {
         let ca_file = ca_file.map(Path::to_owned);
         if let Some(tls) = self.read.get(&ca_file) {
             return Ok(Arc::clone(tls));

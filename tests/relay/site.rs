@@ -119,6 +119,7 @@ impl Site {
             endpoint: Some(self.endpoint.clone()),
             host: None,
             desk: None,
+            delivery: None,
             submission: None,
             preserve: Preserve::default(),
             dkim: Vec::new(),

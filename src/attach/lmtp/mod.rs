@@ -13,6 +13,7 @@ mod desk;
 #[cfg(any(test, fuzzing))]
 #[path = "../../../fuzz/targets/lmtp.rs"]
 pub(crate) mod fuzzing;
+mod hand_in;
 mod intake;
 mod queue_id;
 
@@ -31,6 +32,7 @@ use crate::pipeline::{Conversations, Pipeline, References, is_authenticated};
 use crate::relay::{Delivery, HandBack, Relay};
 
 pub use desk::Desk;
+pub use hand_in::HandIn;
 pub use queue_id::queue_id;
 
 /// How long the listener rests after it could not accept a connection: out of file descriptors, say.
@@ -114,6 +116,8 @@ pub enum Way {
     Endpoint(Route),
     /// On the desk side: to the company host. What was taken there is remembered.
     Host(Arc<Desk>, Option<Arc<Conversations>>),
+    /// On the desk side: into the ticket system.
+    Delivery(HandIn),
 }
 
 impl HandOver for Way {
@@ -130,6 +134,7 @@ impl HandOver for Way {
                 }
                 handed_over
             }
+            Self::Delivery(hand_in) => hand_in.hand_over(connector, mail).await,
         }
     }
 
@@ -137,6 +142,7 @@ impl HandOver for Way {
         match self {
             Self::Endpoint(route) => route.takes(connector, recipient),
             Self::Host(desk, _) => desk.takes(connector, recipient),
+            Self::Delivery(hand_in) => hand_in.takes(connector, recipient),
         }
     }
 }
