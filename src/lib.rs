@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod credential;
 pub mod daemon;
+pub mod disconnect;
 pub mod dkim;
 pub mod doctor;
 #[cfg(any(test, fuzzing))]

@@ -9,6 +9,7 @@
 
 mod bind;
 mod difference;
+mod in_force;
 mod listeners;
 mod notify;
 mod parts;
@@ -29,7 +30,10 @@ use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{self, SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
+pub use in_force::tell_to_reload;
+
 use crate::config::Config;
+use in_force::InForceFile;
 use listeners::{Listeners, Sockets};
 use notify::Notify;
 use parts::Parts;
@@ -111,7 +115,8 @@ async fn serve(config: Config, file: &Path, sockets: Sockets, passed: Passed) ->
     tracing::info!(version = env!("CARGO_PKG_VERSION"), connectors = parts.config.connectors.len(), "ready");
 
     let notify = Arc::new(Notify::from_environment()?);
-    let mut running = Running::new(file.to_owned(), parts, listeners, since, (passed, Arc::clone(&notify)));
+    let in_force = InForceFile::new(&parts.config.daemon.state_directory);
+    let mut running = Running::new(file.to_owned(), parts, listeners, since, (passed, Arc::clone(&notify)), in_force);
     notify.ready(&running.status());
     tokio::spawn(Arc::clone(&notify).keep_watchdog());
     let reason = tokio::select! {

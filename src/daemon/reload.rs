@@ -14,6 +14,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::difference::{Difference, Names, keep_what_needs_restart};
+use super::in_force::{self, InForceFile};
 use super::listeners::{Listeners, Sockets};
 use super::notify::Notify;
 use super::parts::Parts;
@@ -36,6 +37,7 @@ pub(super) struct Running {
     watch: Watch,
     passed: Arc<Passed>,
     notify: Arc<Notify>,
+    in_force: InForceFile,
 }
 
 /// A configuration that is ready to be swapped in.
@@ -54,9 +56,10 @@ impl Running {
         listeners: Listeners,
         since: SystemTime,
         (passed, notify): (Passed, Arc<Notify>),
+        in_force: InForceFile,
     ) -> Self {
         let watch = Watch::new(&parts.config, since);
-        Self { file, parts: Arc::new(parts), listeners, watch, passed: Arc::new(passed), notify }
+        Self { file, parts: Arc::new(parts), listeners, watch, passed: Arc::new(passed), notify, in_force }
     }
 
     /// What is served, in a few words.
@@ -87,8 +90,12 @@ impl Running {
             self.listeners.open(),
             Arc::clone(&self.passed),
         );
-        let prepared = spawn_blocking(move || prepare(&file, &parts, &watch, &open, &passed));
-        let prepared = prepared.await.unwrap_or_else(|error| Err(vec![error.to_string()]));
+        let prepared = spawn_blocking(move || {
+            let read = in_force::fingerprint(&file);
+            let prepared = prepare(&file, &parts, &watch, &open, &passed);
+            (prepared, read.filter(|read| in_force::fingerprint(&file).as_ref() == Some(read)))
+        });
+        let (prepared, configuration) = prepared.await.unwrap_or_else(|error| (Err(vec![error.to_string()]), None));
         let outcome = prepared.and_then(|prepared| self.swap(prepared).map_err(|problem| vec![problem]));
         if let Err(problems) = outcome {
             for problem in problems.iter().take(PROBLEMS_MAX) {
@@ -99,9 +106,11 @@ impl Running {
                 problems = problems.len(),
                 "configuration not reloaded; the one before stays in force"
             );
+            self.in_force.refused(&problems);
             let status = format!("{}; the last reload failed, see the log", self.status());
             return self.notify.ready(&status);
         }
+        self.in_force.taken_over(configuration);
         self.notify.ready(&self.status());
     }
 

@@ -223,7 +223,7 @@ fn attached(installation: &Installation, attachment: &Attachment, base: &str) ->
 }
 
 /// A parameter's value if `main.cf` were `text`, as Postfix reads it.
-fn trial(installation: &Installation, text: &str, name: &str) -> Result<String, PostfixError> {
+pub(super) fn trial(installation: &Installation, text: &str, name: &str) -> Result<String, PostfixError> {
     let at = |path: &Path| {
         let path = path.to_owned();
         move |error| PostfixError::File { path: path.clone(), error }
@@ -240,7 +240,7 @@ fn trial(installation: &Installation, text: &str, name: &str) -> Result<String, 
 }
 
 /// A text file, or `None` when it is not there.
-fn read_optional(path: &Path) -> Result<Option<String>, PostfixError> {
+pub(super) fn read_optional(path: &Path) -> Result<Option<String>, PostfixError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -253,7 +253,10 @@ fn read_optional(path: &Path) -> Result<Option<String>, PostfixError> {
 }
 
 /// Writes `text` to `path` at once: readers see the old file or the new one. Owner and mode are those of `model`.
-fn replace(path: &Path, text: &str, model: &Path) -> Result<(), PostfixError> {
+///
+/// # Errors
+/// Names the file that could not be written.
+pub fn replace(path: &Path, text: &str, model: &Path) -> Result<(), PostfixError> {
     let failed = |error| PostfixError::File { path: path.to_owned(), error };
     let directory = path.parent().unwrap_or(Path::new("/"));
     let facts = fs::metadata(model).map_err(failed)?;
@@ -267,7 +270,8 @@ fn replace(path: &Path, text: &str, model: &Path) -> Result<(), PostfixError> {
     fs::File::open(directory).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 
-fn diff(path: &Path, old: &str, new: &str) -> String {
+/// What is different, as a unified diff.
+pub fn diff(path: &Path, old: &str, new: &str) -> String {
     let path = path.display().to_string();
     TextDiff::from_lines(old, new).unified_diff().context_radius(CONTEXT).header(&path, &path).to_string()
 }
