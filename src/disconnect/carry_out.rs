@@ -10,10 +10,10 @@ use crate::doctor::postfix::{Installation, Queued};
 
 /// How often the queue is looked at while it empties.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How often what is deferred is requeued at most: each time it passes one more hop, and an MTA counts them.
-const REQUEUES_MAX: u32 = 3;
+/// How often what is deferred is requeued at most: where address rewriting does not take effect it would go round for ever.
+const REQUEUES_MAX: usize = 5;
 /// How long requeued mail may take until it is somewhere else, before it is requeued once more.
-const REQUEUE_PAUSE: Duration = Duration::from_secs(10);
+const REQUEUE_PAUSE: Duration = Duration::from_secs(3);
 /// How long a daemon may take to take over a configuration.
 pub(super) const RELOAD_WAIT: Duration = Duration::from_secs(60);
 
@@ -89,12 +89,14 @@ impl Site {
         Ok(())
     }
 
-    fn requeue(&self, postfix: &Installation, ids: &[String]) -> Result<(), Stop> {
-        if !ids.is_empty() {
-            postfix.requeue(ids)?;
-            (self.say)(&format!("requeued: {}", ids.join(" ")));
+    /// Requeues those that are still deferred; how many that were.
+    fn requeue(&self, postfix: &Installation, ids: &[String]) -> Result<usize, Stop> {
+        if ids.is_empty() {
+            return Ok(0);
         }
-        Ok(())
+        let count = postfix.requeue(ids)?;
+        (self.say)(&format!("requeued: {count} of {}", ids.join(" ")));
+        Ok(count)
     }
 }
 
@@ -102,7 +104,7 @@ impl Site {
 /// requeued and takes its other way.
 fn empty(site: &Site, postfix: &Installation, record: &Record) -> Result<(), Stop> {
     let begun = Instant::now();
-    let (mut requeues, mut requeued) = (0_u32, None::<Instant>);
+    let (mut requeues, mut requeued) = (0_usize, None::<Instant>);
     loop {
         let queued = postfix.queued()?;
         let ours: Vec<&Queued> = queued.iter().filter(|message| record.waiting.has(message)).collect();
@@ -118,8 +120,8 @@ fn empty(site: &Site, postfix: &Installation, record: &Record) -> Result<(), Sto
         }
         let deferred = record.waiting.deferred(&queued);
         if !deferred.is_empty() && requeued.is_none_or(|at| at.elapsed() > REQUEUE_PAUSE) && requeues < REQUEUES_MAX {
-            site.requeue(postfix, &deferred)?;
-            requeues = requeues.saturating_add(1);
+            // One that Postfix has taken up meanwhile was not requeued, and does not count.
+            requeues = requeues.saturating_add(site.requeue(postfix, &deferred)?.min(1));
             requeued = Some(Instant::now());
         }
         if begun.elapsed() > site.wait {
@@ -133,6 +135,7 @@ fn empty(site: &Site, postfix: &Installation, record: &Record) -> Result<(), Sto
             )));
         }
         std::thread::sleep(LOOK_INTERVAL);
+        postfix.nudge();
     }
 }
 

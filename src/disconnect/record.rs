@@ -10,12 +10,14 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::{Stop, Waiting};
-use crate::doctor::postfix::{PostfixError, Rewrite, replace};
+use crate::doctor::postfix::{PostfixError, Rewrite, replace, sweep};
 
 /// The records' folder in the state directory.
 const FOLDER: &str = "disconnect";
 /// The lock in it.
 const LOCK: &str = "lock";
+/// Where the next text of a record is written first.
+const ASIDE: &str = "next";
 /// Octets of a record at most: the configuration twice, the tables.
 const RECORD_MAX: u64 = 256 << 20;
 
@@ -94,6 +96,7 @@ impl FileChange {
 
     /// Writes the text after.
     pub(super) fn make(&self) -> Result<(), Stop> {
+        sweep(&self.path)?;
         match self.stage()? {
             Stage::After => Ok(()),
             Stage::Before => Ok(replace(&self.path, &self.after, &self.model)?),
@@ -102,6 +105,7 @@ impl FileChange {
 
     /// Writes the text before.
     pub(super) fn take_back(&self) -> Result<(), Stop> {
+        sweep(&self.path)?;
         match (self.stage()?, &self.before) {
             (Stage::Before, _) => Ok(()),
             (Stage::After, Some(before)) => Ok(replace(&self.path, before, &self.path)?),
@@ -193,11 +197,15 @@ impl Records {
     pub fn save(&self, number: u32, record: &Record) -> Result<(), Stop> {
         let path = self.path(number);
         let write = || {
-            // Mode 0600 from the first moment.
-            let mut aside = tempfile::NamedTempFile::new_in(&self.folder)?;
-            aside.write_all(&serde_json::to_vec(record)?)?;
-            aside.as_file().sync_all()?;
-            aside.persist(&path).map_err(|error| error.error)?;
+            let aside = self.folder.join(ASIDE);
+            match fs::remove_file(&aside) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+            out.write_all(&serde_json::to_vec(record)?)?;
+            out.sync_all()?;
+            fs::rename(&aside, &path)?;
             File::open(&self.folder)?.sync_all()
         };
         write().map_err(|error| failed(&path, error))

@@ -22,6 +22,7 @@ pub fn undo(site: &Site, records: &Records, number: u32, record: &Record) -> Res
     if let Some(postfix) = site.postfix.as_ref().filter(|_| record.first.len().saturating_add(record.last.len()) > 0) {
         if postfix.is_running()? {
             postfix.reload()?;
+            postfix.nudge();
             postfix.retry(&record.waiting.deferred(&postfix.queued()?))?;
             (site.say)("mail comes to deskmilter again; Postfix reloaded");
         } else {

@@ -5,8 +5,10 @@
 
 mod both;
 mod desk;
+mod disconnect;
 mod postfix;
 mod restarts;
+mod rotation;
 mod secrets;
 mod service;
 mod store;

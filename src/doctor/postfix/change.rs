@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -260,14 +260,41 @@ pub fn replace(path: &Path, text: &str, model: &Path) -> Result<(), PostfixError
     let failed = |error| PostfixError::File { path: path.to_owned(), error };
     let directory = path.parent().unwrap_or(Path::new("/"));
     let facts = fs::metadata(model).map_err(failed)?;
-    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    fchown(file.as_file(), Some(facts.uid()), Some(facts.gid())).map_err(failed)?;
-    file.as_file().set_permissions(facts.permissions()).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
+    sweep(path)?;
+    let aside = aside(path);
+    let write = || {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+        file.write_all(text.as_bytes())?;
+        fchown(&file, Some(facts.uid()), Some(facts.gid()))?;
+        file.set_permissions(facts.permissions())?;
+        file.sync_all()?;
+        fs::rename(&aside, path)
+    };
+    write().map_err(|error| {
+        let _ = fs::remove_file(&aside);
+        failed(error)
+    })?;
     // The new name is on disk only once its folder is.
     fs::File::open(directory).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
+/// Removes what a [`replace`] of `path` left behind that was killed.
+///
+/// # Errors
+/// It is there and cannot be removed.
+pub fn sweep(path: &Path) -> Result<(), PostfixError> {
+    let aside = aside(path);
+    match fs::remove_file(&aside) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(PostfixError::File { path: aside, error }),
+        _ => Ok(()),
+    }
+}
+
+/// Where the next text of a file is written first: always the same name, so that none of them is left behind for good.
+fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".deskmilter-new");
+    name.into()
 }
 
 /// What is different, as a unified diff.

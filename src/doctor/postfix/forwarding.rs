@@ -134,17 +134,19 @@ pub fn take_off_transport(
     if fenced && !can_fence(&installation.services()?) {
         return Ok(None);
     }
-    let changed = |line: &str| match line.split_once(['\t', ' ']) {
-        Some((key, _)) if keys.iter().any(|gone| gone == key) => {
-            if fenced {
-                format!("{key}\t{FENCE}\n")
-            } else {
-                String::new()
-            }
-        }
-        _ => line.to_owned(),
-    };
-    let after: String = text.split_inclusive('\n').map(changed).collect();
+    let goes = |line: &&str| line.split_once(['\t', ' ']).is_some_and(|(key, _)| keys.iter().any(|gone| gone == key));
+    let (gone, mut left): (Vec<&str>, Vec<&str>) = text.split_inclusive('\n').partition(goes);
+    let fences: Vec<String> = gone
+        .iter()
+        .filter_map(|line| line.split_once(['\t', ' ']))
+        .filter(|_| fenced)
+        .map(|(key, _)| format!("{key}\t{FENCE}\n"))
+        .collect();
+    // In the order in which `deskmilter postfix --apply` would write them: last, and sorted.
+    let (mut last, first): (Vec<&str>, Vec<&str>) = left.drain(..).partition(|line| line.trim_end().ends_with(FENCE));
+    last.extend(fences.iter().map(String::as_str));
+    last.sort_unstable();
+    let after: String = first.into_iter().chain(last).collect();
     let differs = after != text;
     Ok(differs.then_some(Rewrite { path, before: Some(text), after }))
 }

@@ -19,7 +19,7 @@ mod reach;
 mod service;
 
 pub use attachment::{Attachment, keys};
-pub use change::{Change, Undo, diff, replace};
+pub use change::{Change, Undo, diff, replace, sweep};
 pub use checks::check;
 pub use forwarding::{Forwarding, Rewrite, foreign_transport, has_a_way, take_off_transport};
 pub use main_cf::ParameterEdit;

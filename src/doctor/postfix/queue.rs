@@ -50,19 +50,28 @@ impl Installation {
     }
 
     /// Puts deferred messages through address rewriting anew (`postsuper -r`, its section on requeued messages): milters do not
-    /// see them again, virtual aliases count as they are now. One that is being delivered at this moment is left alone.
+    /// see them again, virtual aliases count as they are now. One that is being delivered at this moment is left alone. How many
+    /// were requeued.
     ///
     /// # Errors
     /// When `postsuper` fails.
-    pub fn requeue(&self, ids: &[String]) -> Result<(), PostfixError> {
+    pub fn requeue(&self, ids: &[String]) -> Result<usize, PostfixError> {
+        let mut count = 0_usize;
         for some in ids.chunks(IDS_AT_ONCE) {
             let mut arguments: Vec<String> = some.iter().flat_map(|id| ["-r".to_owned(), id.clone()]).collect();
             arguments.push("deferred".to_owned());
-            self.tool("postsuper", &arguments)?;
+            let said = self.tool("postsuper", &arguments)?;
+            count = count.saturating_add(requeued(&said));
         }
-        // Without this word pickup looks once a minute. It is no more than that, so whether it is heard does not matter.
+        self.nudge();
+        Ok(count)
+    }
+
+    /// Has Postfix look at once at what was requeued and at what comes in. By itself it looks once a minute and once in five
+    /// minutes, where a reload has swallowed the word. It is no more than that, so whether it is heard does not matter.
+    pub fn nudge(&self) {
         let _ = self.tool("postkick", &["public", "pickup", "W"].map(str::to_owned));
-        Ok(())
+        let _ = self.tool("postkick", &["public", "qmgr", "I"].map(str::to_owned));
     }
 
     /// Tries deferred messages now (`postqueue -i`).
@@ -82,7 +91,7 @@ impl Installation {
         Ok(output("postfix", &["-c", &directory, "status"])?.status.success())
     }
 
-    /// Has Postfix read its configuration again.
+    /// Has Postfix read its configuration again. Returns when its processes have been told.
     ///
     /// # Errors
     /// When it does not run, or will not.
@@ -98,6 +107,26 @@ impl Installation {
             let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(PostfixError::Program { program: program.to_owned(), message });
         }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        // postsuper tells on standard error what it did.
+        let said = if program == "postsuper" { &output.stderr } else { &output.stdout };
+        Ok(String::from_utf8_lossy(said).into_owned())
+    }
+}
+
+/// The number in "postsuper: Requeued: 2 messages".
+fn requeued(said: &str) -> usize {
+    let number = |line: &str| line.split_once("Requeued: ")?.1.split_whitespace().next()?.parse::<usize>().ok();
+    said.lines().filter_map(number).fold(0, usize::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_postsuper_has_done_is_told_from_what_it_was_asked_for() {
+        assert_eq!(requeued("postsuper: 4F8: requeued\npostsuper: Requeued: 1 message\n"), 1);
+        assert_eq!(requeued("postsuper: Requeued: 12 messages\n"), 12);
+        assert_eq!(requeued(""), 0);
     }
 }
