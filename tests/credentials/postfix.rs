@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use support::{Client, Message, PrivatePostfix, Submission, TlsIdentity, free_address};
+use support::{Client, Message, PrivatePostfix, Submission, TlsIdentity, free_port};
 
 use crate::both::Place;
 use crate::desk::Desk;
@@ -21,7 +21,8 @@ pub fn start(socket: &str, names: &[&str]) -> Mta {
     let mut postfix = PrivatePostfix::new(&["support@acme.example"], "", false);
     // The milter that the support crate adds by default is not there.
     let employees = Submission::add(&postfix, &["employee"], &["smtpd_milters=".to_owned()]);
-    let (address, identity) = (free_address(), TlsIdentity::for_names(names));
+    let (address, identity): (std::net::SocketAddr, _) =
+        (([127, 0, 0, 1], free_port()).into(), TlsIdentity::for_names(names));
     let chain = postfix.configuration().join("desk.pem");
     identity.write_chain(&chain);
     let chain = chain.display();
