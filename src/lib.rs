@@ -11,6 +11,7 @@ pub mod config;
 pub mod credential;
 pub mod daemon;
 pub mod delivery;
+pub mod disconnect;
 pub mod dkim;
 pub mod doctor;
 pub mod explain;

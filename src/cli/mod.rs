@@ -3,6 +3,7 @@
 mod audit;
 mod check;
 mod credential;
+mod disconnect;
 mod exim;
 mod exim_filter;
 mod explain;
@@ -71,6 +72,7 @@ enum Command {
     Key(key::KeyArgs),
     /// Issue, list, rotate and revoke what a company's mail server logs in with.
     Credential(credential::CredentialArgs),
+    Disconnect(Box<disconnect::DisconnectArgs>),
     /// Print the configuration that does what another program was configured to do.
     Import(import::ImportArgs),
 }
@@ -134,6 +136,7 @@ pub fn run() -> ExitCode {
         Command::EximFilter(arguments) => exim_filter::run(&arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Credential(arguments) => credential::run(&arguments),
+        Command::Disconnect(arguments) => disconnect::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
     }
 }

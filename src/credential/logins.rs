@@ -401,19 +401,29 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn there_are_never_more_computations_at_a_time_than_allowed() {
+    async fn a_flood_of_right_and_wrong_logins_is_never_more_computations_at_a_time_than_allowed() {
+        const LOGINS: u32 = 120;
         let folder = tempfile::tempdir().unwrap();
         let logins = logins(&folder, 2).await;
-        let attempts: Vec<_> = (0..60)
+        let attempts: Vec<_> = (0..LOGINS)
             .map(|n| {
                 let logins = Arc::clone(&logins);
-                // All wrong, from everywhere, so that neither the cache nor a delay spares us anything.
-                tokio::spawn(async move { logins.check("acme", Secret::new(format!("x{n}").into()), from(n)).await })
+                // From everywhere, so that no delay spares us anything; the right ones only until the first was right.
+                let password = if n % 3 == 0 { "s3cret".to_owned() } else { format!("x{n}") };
+                tokio::spawn(async move { (n, logins.check("acme", Secret::new(password.into()), from(n)).await) })
             })
             .collect();
+        let (mut right, mut wrong, mut put_off) = (0, 0, 0);
         for attempt in attempts {
-            assert!(!matches!(attempt.await.unwrap(), Outcome::Accepted { .. }));
+            match attempt.await.unwrap() {
+                (n, Outcome::Accepted { .. }) if n % 3 == 0 => right += 1,
+                (n, Outcome::Refused(Refusal::WrongPassword)) if n % 3 != 0 => wrong += 1,
+                (_, Outcome::Unavailable(_)) => put_off += 1,
+                (n, other) => panic!("{n}: {other:?}"),
+            }
         }
+        assert_eq!(right + wrong + put_off, LOGINS);
+        assert!(right > 0 && wrong > 0, "{right} right, {wrong} wrong, {put_off} put off");
         assert_eq!(logins.peak_computations(), 2);
     }
 

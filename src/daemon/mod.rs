@@ -9,6 +9,7 @@
 
 mod bind;
 mod difference;
+mod in_force;
 mod listeners;
 mod measure;
 mod notify;
@@ -30,8 +31,11 @@ use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{self, SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
+pub use in_force::tell_to_reload;
+
 use crate::config::Config;
 use crate::status::{Board, Status};
+use in_force::InForceFile;
 use listeners::{Listeners, Sockets};
 use measure::View;
 use notify::Notify;
@@ -123,8 +127,9 @@ async fn serve(config: Config, file: &Path, sockets: Sockets, passed: Passed, bo
     tracing::info!(version = env!("CARGO_PKG_VERSION"), connectors = parts.config.connectors.len(), "ready");
 
     let notify = Arc::new(Notify::from_environment()?);
-    let mut running =
-        Running::new(file.to_owned(), parts, listeners, since, (passed, Arc::clone(&notify)), (view, board));
+    let in_force = InForceFile::new(&parts.config.daemon.state_directory);
+    let shown = (view, board, in_force);
+    let mut running = Running::new(file.to_owned(), parts, listeners, since, (passed, Arc::clone(&notify)), shown);
     notify.ready(&running.status());
     tokio::spawn(Arc::clone(&notify).keep_watchdog());
     let reason = tokio::select! {

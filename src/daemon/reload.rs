@@ -14,6 +14,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::difference::{Difference, Names, keep_what_needs_restart};
+use super::in_force::{self, InForceFile};
 use super::listeners::{Listeners, Sockets};
 use super::measure::{self, View};
 use super::notify::Notify;
@@ -40,6 +41,7 @@ pub(super) struct Running {
     notify: Arc<Notify>,
     view: Arc<View>,
     board: Arc<Board>,
+    in_force: InForceFile,
 }
 
 impl Drop for Running {
@@ -65,12 +67,12 @@ impl Running {
         listeners: Listeners,
         since: SystemTime,
         (passed, notify): (Passed, Arc<Notify>),
-        (view, board): (Arc<View>, Arc<Board>),
+        (view, board, in_force): (Arc<View>, Arc<Board>, InForceFile),
     ) -> Self {
         let watch = Watch::new(&parts.config, since);
         let parts = Arc::new(parts);
         view.show(&parts, listeners.served(), true);
-        Self { file, parts, listeners, watch, passed: Arc::new(passed), notify, view, board }
+        Self { file, parts, listeners, watch, passed: Arc::new(passed), notify, view, board, in_force }
     }
 
     /// What is served, in a few words.
@@ -101,8 +103,12 @@ impl Running {
             self.listeners.open(),
             Arc::clone(&self.passed),
         );
-        let prepared = spawn_blocking(move || prepare(&file, &parts, &watch, &open, &passed));
-        let prepared = prepared.await.unwrap_or_else(|error| Err(vec![error.to_string()]));
+        let prepared = spawn_blocking(move || {
+            let read = in_force::fingerprint(&file);
+            let prepared = prepare(&file, &parts, &watch, &open, &passed);
+            (prepared, read.filter(|read| in_force::fingerprint(&file).as_ref() == Some(read)))
+        });
+        let (prepared, configuration) = prepared.await.unwrap_or_else(|error| (Err(vec![error.to_string()]), None));
         let outcome = prepared.and_then(|prepared| self.swap(prepared).map_err(|problem| vec![problem]));
         self.view.reloaded(outcome.is_ok());
         if let Err(problems) = outcome {
@@ -114,9 +120,11 @@ impl Running {
                 problems = problems.len(),
                 "configuration not reloaded; the one before stays in force"
             );
+            self.in_force.refused(&problems);
             let status = format!("{}; the last reload failed, see the log", self.status());
             return self.notify.ready(&status);
         }
+        self.in_force.taken_over(configuration);
         self.notify.ready(&self.status());
     }
 

@@ -5,9 +5,11 @@
 
 mod both;
 mod desk;
+mod disconnect;
 mod exim;
 mod postfix;
 mod restarts;
+mod rotation;
 mod secrets;
 mod service;
 mod sides;
