@@ -8,7 +8,7 @@ use crate::mail::Path;
 pub(crate) fn request(octets: &[u8]) {
     let Ok(request) = Request::parse(octets) else { return };
     match request {
-        Request::Ask(facts) => assert!(facts.id.as_ref().is_none_or(names_a_file)),
+        Request::Ask(facts) | Request::Recipient { facts, .. } => assert!(facts.id.as_ref().is_none_or(names_a_file)),
         Request::Judge(facts) => assert!(facts.id.as_ref().is_some_and(names_a_file)),
         Request::Sign { id, .. } => assert!(names_a_file(&id)),
     }
