@@ -82,7 +82,8 @@ fn exim_asks_on_the_desk_side_too_which_way_mail_came() {
     let (auth, store) = (at("auth"), format!("[store]\nurl = \"sqlite:{}\"\n", at("test.db")));
     let tables = format!("{store}[auth]\nlisten = [\"unix:{auth}\"]\nsocket_group = \"Debian-exim\"\n");
     let main = format!("DESKMILTER_AUTH == {auth}\n");
-    let site = EximSite::start(EximTerms { main: main.leak(), tables: tables.leak(), ..EximTerms::default() });
+    let terms = support::Terms { tables: tables.leak(), ..support::Terms::default() };
+    let site = EximSite::start(EximTerms { main: main.leak(), terms, ..EximTerms::default() });
     // The same store, which is all that the command needs to know.
     let configuration = folder.path().join("issue.toml");
     std::fs::write(
