@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{LmtpClient, Message, SaslReply, Site, SmtpSession, deskmilter, free_address};
+use support::endpoint::Script;
+use support::{
+    CREDENTIALS, DeskSite, LmtpClient, Message, PrivatePostfix, SaslReply, Site, SmtpSession, deskmilter, free_address,
+};
 
 use crate::both::Place;
 use crate::desk::{Desk, credential};
@@ -353,4 +356,54 @@ fn on_the_desk_side_the_sets_of_the_domain_are_revoked_and_those_of_others_are_n
     assert_eq!(std::fs::read(&configuration).unwrap(), text);
     assert_eq!(run("none.example --apply").0, 1);
     assert!(credential(Path::new(&configuration), "issue --domain acme.example").status.success());
+}
+
+#[test]
+fn a_ticket_systems_notifications_leave_the_queue_with_the_companys_login_before_its_connector_goes() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let script = Script { passwords: vec!["s3cret-two"], ..Script::default() };
+    let (desk, host) = DeskSite::with_script(&runtime, script, CREDENTIALS, "");
+    let beside = PrivatePostfix::start(
+        &["agent@desk.example"],
+        &format!(
+            "sender_dependent_default_transport_maps = inline:{{ {{ @acme.example = lmtp:unix:{} }} }}",
+            desk.socket().display()
+        ),
+    );
+    let run = |words: &str| {
+        let mut command = Command::new(deskmilter());
+        command
+            .arg("disconnect")
+            .arg("-c")
+            .arg(desk.configuration())
+            .arg("--config-directory")
+            .arg(beside.configuration());
+        let output = command.args(words.split_whitespace()).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|octets| String::from_utf8_lossy(&octets).into_owned()).concat();
+        (output.status.code().unwrap(), text)
+    };
+    let send = || {
+        let message = Message::new(SUPPORT, "jane@end.example", "notification").octets();
+        assert_eq!(beside.submit(SUPPORT, &["jane@end.example"], &message).code, 250);
+    };
+    let before = std::fs::read(desk.configuration()).unwrap();
+    // The company host refuses the password: the message waits, and so does the disconnection.
+    send();
+    beside.wait_for("a deferred message", |postfix| postfix.queue().iter().any(|queued| queued.queue == "deferred"));
+    let (code, told) = run("acme.example --apply --wait 2");
+    assert!(code == 75 && told.contains("the queue still holds 1 messages"), "{told}");
+    assert!(told.contains("sends mail of @acme.example to deskmilter"), "{told}");
+    assert_eq!(std::fs::read(desk.configuration()).unwrap(), before);
+    host.set_passwords(&["s3cret-one"]);
+    desk.set_secret("support.secret", "s3cret-one ");
+    desk.set_secret("support.secret", "s3cret-one");
+    let (code, told) = run("acme.example --apply --wait 90");
+    assert!(code == 0 && told.contains("goes on"), "{told}\n{}", desk.daemon.log());
+    assert_eq!(host.see(|record| record.taken.len()), 1);
+    assert!(!desk.socket().exists());
+    assert_eq!(run("--undo").0, 0);
+    assert_eq!(std::fs::read(desk.configuration()).unwrap(), before);
+    send();
+    beside.wait_for_empty_queue();
+    assert_eq!(host.see(|record| record.taken.len()), 2);
 }
