@@ -32,7 +32,12 @@ struct Company {
 
 impl Company {
     fn start() -> Self {
-        let site = Site::start();
+        Self::with("")
+    }
+
+    /// One with more in `[connector.endpoint]`.
+    fn with(endpoint: &str) -> Self {
+        let site = Site::with("", endpoint, "");
         let mailboxes =
             ["support@acme.example", "billing@acme.example", "sales@acme.example", NATIVE, "billing@acme.zendesk.com"];
         let maps: Vec<String> = mailboxes.iter().map(|address| format!("{{ {address} = {address}/ }}")).collect();
@@ -299,6 +304,31 @@ fn what_cannot_be_done_safely_is_refused_with_a_remedy_and_changes_nothing() {
 }
 
 #[test]
+fn an_inline_connector_keeps_its_copies_and_the_forwarding_outlives_the_attachment() {
+    let company = Company::with("relay = \"inline\"\nkeep_copy = true");
+    company.submit(SUPPORT, "a ticket and a copy");
+    company.site.desk.wait_for_tickets(1);
+    company.site.postfix.wait_for_mail(SUPPORT, 1);
+    company.disconnect(0, "acme.example --apply");
+    company.submit(SUPPORT, "forwarded, and a copy");
+    company.forwarded(1);
+    company.site.postfix.wait_for_mail(SUPPORT, 2);
+    assert_eq!(company.run("postfix", "--undo").code, 0);
+    company.site.postfix.reload();
+    company.submit(SUPPORT, "without deskmilter");
+    company.forwarded(2);
+    company.site.postfix.wait_for_mail(SUPPORT, 3);
+    assert_eq!(company.site.desk.count_tickets(), 1);
+    // The milter's lines were the postmaster's own, so that nothing of them was taken out.
+    company.disconnect(0, "--undo");
+    company.submit(SUPPORT, "a ticket and a copy again");
+    company.site.desk.wait_for_tickets(2);
+    company.site.postfix.wait_for_mail(SUPPORT, 4);
+    assert_eq!(company.forwarded(2).len(), 2);
+    company.nothing_bounced();
+}
+
+#[test]
 fn a_queue_that_does_not_empty_leaves_the_connector_as_it_is_until_it_does() {
     let mut company = Company::start();
     company.site.desk.stop();
@@ -391,7 +421,7 @@ fn a_ticket_systems_notifications_leave_the_queue_with_the_companys_login_before
     send();
     beside.wait_for("a deferred message", |postfix| postfix.queue().iter().any(|queued| queued.queue == "deferred"));
     let (code, told) = run("acme.example --apply --wait 2");
-    assert!(code == 75 && told.contains("the queue still holds 1 messages"), "{told}");
+    assert!(code == 75 && told.contains("still in the queue, messages: 1 "), "{told}");
     assert!(told.contains("sends mail of @acme.example to deskmilter"), "{told}");
     assert_eq!(std::fs::read(desk.configuration()).unwrap(), before);
     host.set_passwords(&["s3cret-one"]);
