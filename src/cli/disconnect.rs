@@ -159,9 +159,9 @@ fn take_back(args: &DisconnectArgs, config: &Config) -> Result<(), Stop> {
     let nothing = || Stop::Refused("nothing was disconnected here".to_owned());
     let state = &config.daemon.state_directory;
     let records = if Records::exist(state) { Records::open(state)? } else { return Err(nothing()) };
-    let (number, record) = records.last()?.ok_or_else(nothing)?;
+    let (number, mut record) = records.last()?.ok_or_else(nothing)?;
     let site = args.site(config, args.postfix(&record)?);
-    undo(&site, &records, number, &record)?;
+    undo(&site, &records, number, &mut record)?;
     say(&format!("{} is as it was before {}\n", record.request, record.begun));
     if !record.revoked.is_empty() {
         let sets: Vec<String> = record.revoked.iter().map(ToString::to_string).collect();

@@ -217,7 +217,14 @@ fn killed_at_any_instant_it_goes_on_or_back_and_no_message_is_lost() {
         if round % 2 == 0 {
             company.disconnect(0, "acme.example --apply");
             assert!(!std::fs::read_to_string(company.site.configuration()).unwrap().contains("[[connector]]"));
-            company.disconnect(0, "--undo");
+            // And taking it back is killed, too.
+            let mut command = company.command("disconnect", "--undo");
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(whole * (round + 1) / (2 * ROUNDS));
+            let _ = child.kill();
+            let _ = child.wait();
+            let said = company.run("disconnect", "--undo");
+            assert!(said.code == 0 || said.text.contains("nothing was disconnected"), "{}", said.text);
         } else {
             let said = company.run("disconnect", "--undo");
             assert!(said.code == 0 || said.text.contains("nothing was disconnected"), "{}", said.text);

@@ -1,9 +1,14 @@
 //! Postfix's queue as `postqueue -j` tells it, and the commands that have it look at a message again.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use super::{Installation, PostfixError, output};
 
+/// Before a reload: Postfix's programs wait for a `main.cf` that was just written, and a service that ends twice in a moment, as by
+/// two reloads, is not started again for a minute (`service_throttle_time`).
+const SETTLE: Duration = Duration::from_secs(2);
 /// Queue ids in one command line.
 const IDS_AT_ONCE: usize = 200;
 
@@ -91,11 +96,12 @@ impl Installation {
         Ok(output("postfix", &["-c", &directory, "status"])?.status.success())
     }
 
-    /// Has Postfix read its configuration again. Returns when its processes have been told.
+    /// Has Postfix read its configuration again, after a pause in which a change and an earlier reload settle.
     ///
     /// # Errors
     /// When it does not run, or will not.
     pub fn reload(&self) -> Result<(), PostfixError> {
+        std::thread::sleep(SETTLE);
         self.tool("postfix", &["reload".to_owned()]).map(drop)
     }
 
