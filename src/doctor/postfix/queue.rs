@@ -6,9 +6,8 @@ use serde::Deserialize;
 
 use super::{Installation, PostfixError, output};
 
-/// Before a reload: Postfix's programs wait for a `main.cf` that was just written, and a service that ends twice in a moment, as by
-/// two reloads, is not started again for a minute (`service_throttle_time`).
-const SETTLE: Duration = Duration::from_secs(2);
+/// Before a reload: Postfix's programs wait for a `main.cf` that was just written.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Queue ids in one command line.
 const IDS_AT_ONCE: usize = 200;
 
@@ -72,8 +71,9 @@ impl Installation {
         Ok(count)
     }
 
-    /// Has Postfix look at once at what was requeued and at what comes in. By itself it looks once a minute and once in five
-    /// minutes, where a reload has swallowed the word. It is no more than that, so whether it is heard does not matter.
+    /// Has Postfix look at once at what was requeued and at what comes in. By itself it looks once a minute, and once in five
+    /// minutes: that is how long a message would wait that was being delivered at a reload (the queue manager says "skipped, still
+    /// being delivered", and takes it up again a minute later at the earliest). Whether it is heard does not matter.
     pub fn nudge(&self) {
         let _ = self.tool("postkick", &["public", "pickup", "W"].map(str::to_owned));
         let _ = self.tool("postkick", &["public", "qmgr", "I"].map(str::to_owned));
@@ -96,7 +96,7 @@ impl Installation {
         Ok(output("postfix", &["-c", &directory, "status"])?.status.success())
     }
 
-    /// Has Postfix read its configuration again, after a pause in which a change and an earlier reload settle.
+    /// Has Postfix read its configuration again, after a moment in which a change settles.
     ///
     /// # Errors
     /// When it does not run, or will not.
