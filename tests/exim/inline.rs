@@ -315,3 +315,56 @@ fn verification_mail_from_and_to_the_support_address_is_signed_and_becomes_a_tic
     assert_eq!(tickets[0].tags(), ["system_authenticated_email_ticket"]);
     site.exim.wait_for_empty_queue();
 }
+
+#[test]
+fn what_apply_writes_into_a_configuration_without_us_is_enough() {
+    let mut site = EximSite::start(terms(""));
+    site.exim.stop();
+    let file = site.exim.configuration();
+    let bare = |line: &&str| {
+        let ours = ["/macros", "/rcpt", "/acl", "/routers", "/transports"].iter().any(|name| line.ends_with(name));
+        let value = line.starts_with("DESKMILTER_") && !line.starts_with("DESKMILTER_AUTH");
+        !(line.contains(".include") && ours) && !value && !line.contains("transport_filter")
+    };
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<&str> = text.lines().filter(bare).collect();
+    let text = lines.join("\n").replacen("acl_smtp_data = ${if", "# ${if", 1) + "\n";
+    let text = text.replacen("acl_smtp_rcpt =", "acl_smtp_data = acl_data\nacl_smtp_rcpt =", 1);
+    std::fs::write(&file, &text).unwrap();
+    // --check runs Exim as root, who trusts nobody else's file.
+    std::os::unix::fs::chown(&file, Some(0), Some(0)).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let deskmilter = |action: &str| {
+        let mut command = std::process::Command::new(support::deskmilter());
+        command.args(["exim", action, "-c"]).arg(site.configuration()).arg("--config-file").arg(&file);
+        let output = command.arg("--exim").arg(support::exim_program()).arg("--generated").arg(&file).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    deskmilter("--apply");
+    let told = deskmilter("--check");
+    assert!(!told.contains("fail  ") && !told.contains("warn  "), "{told}");
+    site.exim.resume();
+    assert_eq!(submit(&site, &[SUPPORT], &message("by what was written")).code, 250, "{}", site.logs());
+    assert_eq!(site.desk.tickets().len(), 1, "{}", site.logs());
+    assert_eq!(submit(&site, &[SALES], &message("for people")).code, 250);
+    site.exim.wait_for_mail(SALES, 1);
+    site.exim.wait_for_empty_queue();
+    assert_eq!((site.desk.tickets().len(), site.exim.mailbox(SUPPORT).len()), (1, 0));
+    site.daemon.kill();
+    let reply = submit(&site, &["support+1@acme.example"], &message("the daemon is down"));
+    assert!(reply.code == 451 && reply.text.starts_with("4.3.0"), "{reply}");
+}
+
+#[test]
+fn files_that_were_written_before_inline_relay_put_mail_off_rather_than_lose_it() {
+    let mut site = EximSite::start(terms(&format!("rejected_to = \"{BOSS}\"")));
+    let acl = site.exim.configuration().with_file_name("acl");
+    let text = std::fs::read_to_string(&acl).unwrap();
+    std::fs::write(&acl, text.replace("edits=${base64:recipients}", "")).unwrap();
+    site.exim.stop();
+    site.exim.resume();
+    let reply = submit(&site, &[SUPPORT], &message("old files"));
+    assert!(reply.code == 451 && reply.text.starts_with("4.3.5"), "{reply}\n{}", site.logs());
+    assert!(site.desk.tickets().is_empty() && site.daemon.log().contains("deskmilter exim --apply"));
+}
