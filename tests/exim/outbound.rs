@@ -138,3 +138,20 @@ fn what_leaves_for_a_support_address_is_put_right_and_signed_there_whatever_a_ro
     assert_signed(&site, &received);
     assert!(site.daemon.log().contains("preserved fields were changed or missing: put back"), "{}", site.daemon.log());
 }
+
+#[test]
+fn a_seal_that_comes_past_the_acl_goes_and_the_message_is_relayed_unsigned_as_anybodys() {
+    let site = EximSite::start(EximTerms::default());
+    let sent = Message::zendesk_notification(SUPPORT, "boss@acme.example", "Seen by the boss").octets();
+    assert_eq!(site.login(SUPPORT_LOGIN).send(SUPPORT, &["boss@acme.example"], &sent).code, 250);
+    let seen = String::from_utf8(site.exim.wait_for_mail("boss@acme.example", 1).remove(0)).unwrap();
+    assert!(seen.contains("X-Deskmilter-Seal"), "what this test is about");
+    let replay = seen.replace('\n', "\r\n").into_bytes();
+    let stranger = Client::new("198.51.100.66", "stranger.example");
+    assert_eq!(site.exim.submit_past_the_acl(&stranger, SUPPORT, &[SUPPORT], &replay).code, 250);
+    let ticket = site.desk.wait_for_tickets(1).remove(0);
+    let received = ticket.messages().remove(0);
+    let shown = String::from_utf8_lossy(&received);
+    assert!(!shown.contains("X-Deskmilter-Seal") && fields(&received, "DKIM-Signature").is_empty(), "{shown}");
+    assert!(site.daemon.log().contains("it belongs to another message"), "{}", site.daemon.log());
+}
