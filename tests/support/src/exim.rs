@@ -66,6 +66,11 @@ impl PrivateExim {
         self.folder.path().join(name)
     }
 
+    /// Its configuration file.
+    pub fn configuration(&self) -> PathBuf {
+        self.at("exim.conf")
+    }
+
     /// A file of its configuration.
     pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.at(name), text).expect("a file of Exim's configuration");
