@@ -146,7 +146,7 @@ impl Teller {
         let facts = Own::of(line);
         match facts.what.as_str() {
             "judged" => {
-                let state = match facts.get("decision") {
+                let state = match facts.get("decision").filter(|_| facts.get("observed").is_none()) {
                     Some("refused") => Some(State::Refused),
                     Some("deferred") => Some(State::PutOff),
                     _ => None,
