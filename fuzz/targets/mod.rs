@@ -101,6 +101,6 @@ targets! {
     journal_line = crate::inline::journal::fuzzing::journal_line;
     /// A piped message goes to nobody it does not name, and reads back as it was sent.
     submit = crate::submit::fuzzing::message;
-    /// No log makes the audit panic.
+    /// No log breaks the audit or the story of a message, and neither shows what commands a terminal.
     log_lines = log::lines;
 }
