@@ -24,13 +24,13 @@ const BLANKS_MAX: usize = 3;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct References {
     /// Its own Message-ID. Several, where several fields or a broken one leave readers the choice.
-    pub(super) own: Vec<String>,
+    pub(in crate::pipeline) own: Vec<String>,
     /// Those that In-Reply-To and References name.
-    pub(super) cited: Vec<String>,
+    pub(in crate::pipeline) cited: Vec<String>,
     /// Numbers of tickets in its subject.
-    pub(super) tickets: Vec<String>,
+    pub(in crate::pipeline) tickets: Vec<String>,
     /// Whether it names more than is looked at: what it belongs to could be among the rest.
-    pub(super) too_many: bool,
+    pub(in crate::pipeline) too_many: bool,
 }
 
 impl References {
