@@ -25,7 +25,7 @@ use path::Path;
 const PATH_FIELD: &str = "X-Deskmilter-Path-Auth";
 /// The field with the tags for its ticket.
 const TAGS_FIELD: &str = "X-Deskmilter-Tags";
-/// Domains of ours among the recipients of one message at most: the store is asked for each.
+/// Domains and ticket systems among the recipients of one message at most: the store is asked for each.
 const DOMAINS_MAX: usize = 10;
 
 /// Judges mail for the connectors of the desk side, and for all domains for which credentials were issued.
@@ -140,17 +140,18 @@ impl DeskSide {
     /// The tags, and what is remembered for later mail of the same conversation.
     async fn tags(&self, mail: &Mail, recipients: &[Recipient<'_>], authenticated: bool) -> Result<Vec<String>, Reply> {
         let mut tags: Vec<String> = Vec::new();
-        let mut domains: Vec<&Domain> = Vec::new();
+        let mut asked: Vec<(&Domain, &config::Desk)> = Vec::new();
         for Recipient { address, rules, makes_tickets, .. } in recipients {
             let domain = address.domain();
-            if !makes_tickets || domains.contains(&domain) {
+            let same = |(other, its): &(&Domain, &config::Desk)| *other == domain && std::ptr::eq(*its, *rules);
+            if !makes_tickets || asked.iter().any(same) {
                 continue;
             }
-            if domains.len() == DOMAINS_MAX {
+            if asked.len() == DOMAINS_MAX {
                 let text = format!("recipients of more than {DOMAINS_MAX} domains; send them one after the other");
                 return Err(Reply::new(452, 5, 3, text));
             }
-            domains.push(domain);
+            asked.push((domain, rules));
             let references = References::of(&mail.headers, rules.subject_token.as_deref());
             if references.too_many && !authenticated {
                 // The one that matters could be among those that are not looked up.
