@@ -59,6 +59,8 @@ targets! {
     addresses = mail::addresses;
     /// Whoever any reader may take for the author counts.
     author = crate::pipeline::fuzzing::author;
+    /// What a message answers is found within the bounds, after any refolding.
+    references = crate::pipeline::fuzzing::references;
     /// Forged results are found in every spelling; what we write stays in its place.
     authentication_results = crate::pipeline::fuzzing::authentication_results;
     /// A seal opens for its own message alone, and puts back what was changed.
