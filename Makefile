@@ -47,7 +47,7 @@ MDBOOK_VERSION = 0.4.52
 MDBOOK = target/tools/bin/mdbook
 
 book: toolchain ## Make the documents into a book in target/book
-	@[ -x $(MDBOOK) ] || cargo install --locked --root target/tools --no-default-features --features search \
+	@[ -x $(MDBOOK) ] || cargo install --debug --locked --root target/tools --no-default-features --features search \
 		--version $(MDBOOK_VERSION) mdbook
 	$(MDBOOK) build docs
 
