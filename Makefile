@@ -11,9 +11,9 @@ help: ## Show this
 build: toolchain ## Build target/release/deskmilter
 	cargo build --release $(CARGO_FLAGS) --package deskmilter
 
-demo: peers toolchain ## Go the whole circle on real mail servers: ticket, answer, what the end user sees
+demo: peers toolchain ## Go the whole circle on real mail servers: ticket, answer, what the end user sees (MTA=postfix or exim)
 	cargo build --release $(CARGO_FLAGS) --package deskmilter --package demo
-	$${CARGO_TARGET_DIR:-target}/release/demo
+	$${CARGO_TARGET_DIR:-target}/release/demo $(MTA)
 
 test: peers toolchain ## Run all tests, with real mail servers
 	@if cargo nextest --version >/dev/null 2>&1; then \

@@ -6,11 +6,15 @@
 pub mod attach;
 pub mod audit;
 pub mod cli;
+mod command;
 pub mod config;
 pub mod credential;
 pub mod daemon;
+pub mod delivery;
+pub mod disconnect;
 pub mod dkim;
 pub mod doctor;
+pub mod explain;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 #[path = "../fuzz/targets/mod.rs"]
@@ -22,5 +26,6 @@ pub mod mail;
 pub mod pipeline;
 pub mod relay;
 pub mod sandbox;
+pub mod status;
 pub mod store;
 pub mod submit;

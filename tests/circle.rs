@@ -6,12 +6,17 @@
 use std::fs;
 
 use serde_json::Value;
-use support::{Circle, LmtpSink, SandboxEndpoint, Signer, Terms, Zone, circle_records, fields};
+use support::{Circle, LmtpSink, Mta, SandboxEndpoint, Signer, Terms, Zone, circle_records, fields};
 
 const SUPPORT: &str = "support@acme.example";
 /// One signature of the company, over the core fields: what happens to a preserved field does not break it.
 const CORE: Option<&str> =
     Some("[[connector.dkim]]\nselector = \"desk2026\"\nkey_file = \"desk2026.pem\"\ncover = \"core\"\n");
+
+support::for_each_mta! {
+    a_notification_comes_back_to_the_end_user_all_green,
+    an_address_is_verified_by_the_message_that_goes_round_and_can_be_verified_again,
+}
 
 /// The lines of a report that are red, each down to its first two words.
 fn red(report: &str) -> Vec<String> {
@@ -29,9 +34,8 @@ fn report(terms: &Terms) -> (i32, String) {
     (report.code, report.told)
 }
 
-#[test]
-fn a_notification_comes_back_to_the_end_user_all_green() {
-    let circle = Circle::start(&Terms::default());
+fn a_notification_comes_back_to_the_end_user_all_green(mta: Mta) {
+    let circle = Circle::with(mta, &Terms::default());
     let message = circle.write_as_jane("Größe");
     let ticket = circle.desk().tickets().remove(0);
     assert_eq!((&ticket.facts["auth_status"], &ticket.facts["sender_auth"]), (&"authenticated".into(), &"pass".into()));
@@ -133,7 +137,7 @@ fn what_the_company_refuses_or_what_never_arrives_is_red_and_told() {
     arguments.extend(["1", "--to", "nobody@customer.example"].map(str::to_owned));
     let sent = circle.desk().run("notify", &arguments);
     assert!(sent.code == 0 && sent.told.contains("as zendesk-support"), "{}", sent.told);
-    circle.company.postfix.wait_for("the end user's refusal", |postfix| postfix.log().contains("status=bounced"));
+    circle.company.wait_for_mta_log("status=bounced");
     let report = circle.desk().run("report", &["1"]);
     assert_eq!((report.code, red(&report.told)), (1, vec!["delivery missing".to_owned()]), "{}", report.told);
     // A password that was changed at the company: try again, and nothing is sent.
@@ -197,9 +201,8 @@ fn a_transports_replies_are_told_for_each_recipient_and_decide_the_exit_code() {
     assert_eq!(desk.run("notify", &["1"]).code, 64);
 }
 
-#[test]
-fn an_address_is_verified_by_the_message_that_goes_round_and_can_be_verified_again() {
-    let circle = Circle::start(&Terms::default());
+fn an_address_is_verified_by_the_message_that_goes_round_and_can_be_verified_again(mta: Mta) {
+    let circle = Circle::with(mta, &Terms::default());
     for _ in 0..2 {
         let mut arguments = circle.transport();
         arguments.extend([SUPPORT, "--within", "60"].map(str::to_owned));
@@ -216,14 +219,14 @@ fn an_address_is_verified_by_the_message_that_goes_round_and_can_be_verified_aga
 #[test]
 fn verification_mail_that_does_not_come_back_in_time_fails_and_does_not_tick_later() {
     let mut circle = Circle::start(&Terms::default());
-    circle.company.desk.restart_with(&["--fault", "tempfail"]);
+    circle.company.desk_mut().restart_with(&["--fault", "tempfail"]);
     let mut arguments = circle.host();
     arguments.extend([SUPPORT, "--within", "1"].map(str::to_owned));
     let failed = circle.desk().run("verify", &arguments);
     assert_eq!(failed.code, 1, "{}", failed.told);
     assert!(failed.told.contains("failed  not returned within 1 s"), "{}", failed.told);
-    circle.company.desk.restart_with(&[]);
-    circle.company.postfix.wait_for_empty_queue();
+    circle.company.desk_mut().restart_with(&[]);
+    circle.company.wait_for_empty_queue();
     let late = circle.desk().run("verifications", &[SUPPORT]);
     assert!(late.code == 1 && late.told.contains("came back later than 1 s"), "{}", late.told);
 }

@@ -1,13 +1,36 @@
-//! The main job on a real Postfix: mail for a support address becomes a ticket over TLS with AUTH, all other mail flows as ever.
+//! The main job, on a real Postfix and a real Exim: mail for a support address becomes a ticket over TLS with AUTH, all other mail flows as ever.
 
 #![cfg(test)]
 
-use support::{Message, Site, Ticket, received_as_sent};
+use support::{Company, Message, Mta, Site, Ticket, received_as_sent};
 
 const SUPPORT: &str = "support@acme.example";
 
-fn customer_mail(site: &Site, to: &str) -> Vec<u8> {
-    site.signer.sign(&Message::new("Jane <jane@customer.example>", to, "Order 4711").octets())
+support::for_each_mta! {
+    an_authentic_message_becomes_an_authenticated_ticket_byte_for_byte,
+    other_recipients_get_theirs_the_ordinary_way_and_two_support_addresses_make_one_ticket,
+    an_alias_that_ends_at_a_support_address_is_judged_and_relayed,
+    an_extension_of_a_support_address_is_relayed_with_the_extension,
+    a_bounce_to_a_support_address_passes,
+    a_spoofed_message_becomes_a_ticket_that_says_so,
+    forged_fields_do_not_survive_in_any_spelling,
+    a_verdict_that_was_injected_past_us_is_tagged_none,
+    a_verdict_of_another_message_does_not_count,
+    a_message_written_on_the_host_itself_is_judged_too,
+    a_sender_whose_dns_does_not_answer_is_tagged_none_and_never_pass,
+    mail_waits_in_the_queue_while_the_endpoint_is_down_and_then_arrives,
+    ordinary_mail_flows_while_the_daemon_is_down_and_support_mail_waits,
+    a_verdict_survives_a_restart_of_the_daemon_while_the_message_is_queued,
+    no_password_is_ever_logged_or_shown_in_the_process_list,
+    a_sender_beyond_ascii_that_did_not_say_so_is_relayed_as_the_mta_took_it,
+    thousands_of_forged_fields_do_not_keep_the_mail_server_busy,
+    thousands_of_injected_verdicts_do_not_keep_the_daemon_busy,
+    a_result_below_a_verdict_of_ours_is_not_ours,
+    a_verdict_does_not_pass_to_another_text_under_the_same_fields,
+}
+
+fn customer_mail(site: &Company, to: &str) -> Vec<u8> {
+    site.signer().sign(&Message::new("Jane <jane@customer.example>", to, "Order 4711").octets())
 }
 
 /// The message of a ticket as text.
@@ -19,13 +42,12 @@ fn fact<'t>(ticket: &'t Ticket, name: &str) -> &'t str {
     ticket.facts[name].as_str().unwrap_or_else(|| panic!("{name} in {}", ticket.facts))
 }
 
-#[test]
-fn an_authentic_message_becomes_an_authenticated_ticket_byte_for_byte() {
-    let site = Site::start();
+fn an_authentic_message_becomes_an_authenticated_ticket_byte_for_byte(mta: Mta) {
+    let site = Company::inbound(mta);
     let message = customer_mail(&site, SUPPORT);
-    let reply = site.postfix.submit_as(&Site::customer(), "jane@customer.example", &[SUPPORT], &message);
+    let reply = site.receive(&Site::customer(), "jane@customer.example", &[SUPPORT], &message);
     assert_eq!(reply.code, 250, "{reply}");
-    let tickets = site.desk.wait_for_tickets(1);
+    let tickets = site.desk().wait_for_tickets(1);
     let ticket = &tickets[0];
     assert_eq!(ticket.tags(), ["system_authenticated_email_ticket"]);
     assert_eq!(fact(ticket, "auth_status"), "authenticated");
@@ -55,14 +77,9 @@ fn an_authentic_message_becomes_an_authenticated_ticket_byte_for_byte() {
     }
     assert!(!added.contains("mac="), "{added}");
 
-    site.postfix.wait_for_empty_queue();
-    let log = site.daemon.log();
-    let id = site
-        .postfix
-        .log()
-        .lines()
-        .find_map(|line| line.split("qmgr[").nth(1)?.split(": ").nth(1).map(str::to_owned))
-        .unwrap();
+    site.wait_for_empty_queue();
+    let log = site.daemon().log();
+    let id = site.first_queue_id();
     let told: Vec<&str> = log.lines().filter(|line| line.contains(&format!(" {id}: "))).collect();
     assert_eq!(told.len(), 2, "one line where it was judged, one where it was relayed: {log}");
     assert!(
@@ -72,70 +89,59 @@ fn an_authentic_message_becomes_an_authenticated_ticket_byte_for_byte() {
     assert!(told[1].contains("decision=relayed") && told[1].contains("credential=acme.example"), "{log}");
 }
 
-#[test]
-fn other_recipients_get_theirs_the_ordinary_way_and_two_support_addresses_make_one_ticket() {
-    let site = Site::start();
+fn other_recipients_get_theirs_the_ordinary_way_and_two_support_addresses_make_one_ticket(mta: Mta) {
+    let site = Company::inbound(mta);
     let message = customer_mail(&site, "support@acme.example, Billing@Acme.example");
     let to = ["support@acme.example", "Billing@Acme.example", "sales@acme.example"];
-    assert_eq!(site.postfix.submit_as(&Site::customer(), "jane@customer.example", &to, &message).code, 250);
-    let delivered = site.postfix.wait_for_mail("sales@acme.example", 1);
-    site.postfix.wait_for_empty_queue();
+    assert_eq!(site.receive(&Site::customer(), "jane@customer.example", &to, &message).code, 250);
+    let delivered = site.wait_for_mail("sales@acme.example", 1);
+    site.wait_for_empty_queue();
     assert!(received_as_sent(&delivered[0], &message));
-    let tickets = site.desk.tickets();
+    let tickets = site.desk().tickets();
     assert_eq!(tickets.len(), 1);
     assert_eq!(tickets[0].facts["recipients"].as_array().unwrap().len(), 2, "{}", tickets[0].facts);
-    assert!(site.postfix.mailbox(SUPPORT).messages().is_empty());
+    assert!(site.mailbox(SUPPORT).is_empty());
 }
 
-#[test]
-fn an_alias_that_ends_at_a_support_address_is_judged_and_relayed() {
-    let site = Site::start();
+fn an_alias_that_ends_at_a_support_address_is_judged_and_relayed(mta: Mta) {
+    let site = Company::inbound(mta);
     let message = customer_mail(&site, "info@acme.example");
-    assert_eq!(
-        site.postfix.submit_as(&Site::customer(), "jane@customer.example", &["info@acme.example"], &message).code,
-        250
-    );
-    let tickets = site.desk.wait_for_tickets(1);
+    assert_eq!(site.receive(&Site::customer(), "jane@customer.example", &["info@acme.example"], &message).code, 250);
+    let tickets = site.desk().wait_for_tickets(1);
     assert_eq!(fact(&tickets[0], "sender_auth"), "pass");
 }
 
-#[test]
-fn an_extension_of_a_support_address_is_relayed_with_the_extension() {
-    let site = Site::with("", "", "recipient_delimiter = +\n");
+fn an_extension_of_a_support_address_is_relayed_with_the_extension(mta: Mta) {
+    let site = Company::inbound(mta);
     let message = customer_mail(&site, "support+vip@acme.example");
     assert_eq!(
-        site.postfix
-            .submit_as(&Site::customer(), "jane@customer.example", &["support+vip@acme.example"], &message)
-            .code,
+        site.receive(&Site::customer(), "jane@customer.example", &["support+vip@acme.example"], &message).code,
         250
     );
-    let tickets = site.desk.wait_for_tickets(1);
+    let tickets = site.desk().wait_for_tickets(1);
     assert_eq!(tickets[0].facts["recipients"][0], "support+vip@acme.example");
 }
 
-#[test]
-fn a_bounce_to_a_support_address_passes() {
-    let site = Site::start();
+fn a_bounce_to_a_support_address_passes(mta: Mta) {
+    let site = Company::inbound(mta);
     let message = Message::new("MAILER-DAEMON@customer.example", SUPPORT, "Undelivered").octets();
-    assert_eq!(site.postfix.submit_as(&Site::customer(), "", &[SUPPORT], &message).code, 250);
-    let tickets = site.desk.wait_for_tickets(1);
+    assert_eq!(site.receive(&Site::customer(), "", &[SUPPORT], &message).code, 250);
+    let tickets = site.desk().wait_for_tickets(1);
     assert_eq!(fact(&tickets[0], "sender"), "");
     assert_eq!(tickets[0].tags(), ["system_authenticated_email_ticket"]);
 }
 
-#[test]
-fn a_spoofed_message_becomes_a_ticket_that_says_so() {
-    let site = Site::start();
+fn a_spoofed_message_becomes_a_ticket_that_says_so(mta: Mta) {
+    let site = Company::inbound(mta);
     let message = Message::new("jane@customer.example", SUPPORT, "Send money").octets();
-    assert_eq!(site.postfix.submit_as(&Site::stranger(), "jane@customer.example", &[SUPPORT], &message).code, 250);
-    let tickets = site.desk.wait_for_tickets(1);
+    assert_eq!(site.receive(&Site::stranger(), "jane@customer.example", &[SUPPORT], &message).code, 250);
+    let tickets = site.desk().wait_for_tickets(1);
     assert_eq!(fact(&tickets[0], "sender_auth"), "fail");
     assert!(text(&tickets[0]).contains("dmarc=fail (p=reject)"), "{}", text(&tickets[0]));
 }
 
-#[test]
-fn forged_fields_do_not_survive_in_any_spelling() {
-    let site = Site::start();
+fn forged_fields_do_not_survive_in_any_spelling(mta: Mta) {
+    let site = Company::inbound(mta);
     let message = Message::new("jane@customer.example", SUPPORT, "Trust me")
         .field("X-Deskmilter-Sender-Auth", "pass; reason=dmarc; t=1; mac=AAAA")
         .field("Authentication-Results", "mx.acme.example; dmarc=pass")
@@ -149,13 +155,11 @@ fn forged_fields_do_not_survive_in_any_spelling() {
         .field("X-Deskmilter-Sender-Auth", "pass")
         .octets();
     assert_eq!(
-        site.postfix
-            .submit_as(&Site::stranger(), "x@stranger.example", &[SUPPORT, "sales@acme.example"], &message)
-            .code,
+        site.receive(&Site::stranger(), "x@stranger.example", &[SUPPORT, "sales@acme.example"], &message).code,
         250
     );
-    let relayed = text(&site.desk.wait_for_tickets(1)[0]);
-    let delivered = String::from_utf8_lossy(&site.postfix.wait_for_mail("sales@acme.example", 1)[0]).into_owned();
+    let relayed = text(&site.desk().wait_for_tickets(1)[0]);
+    let delivered = String::from_utf8_lossy(&site.wait_for_mail("sales@acme.example", 1)[0]).into_owned();
     for received in [&relayed, &delivered] {
         assert!(
             !received.contains("forged.example") && !received.contains("vip") && !received.contains("AAAA"),
@@ -174,9 +178,8 @@ fn forged_fields_do_not_survive_in_any_spelling() {
     }
 }
 
-#[test]
-fn a_verdict_that_was_injected_past_the_milter_is_tagged_none() {
-    let site = Site::start();
+fn a_verdict_that_was_injected_past_us_is_tagged_none(mta: Mta) {
+    let site = Company::inbound(mta);
     let message = Message::new("jane@customer.example", SUPPORT, "Trust me")
         .field(
             "X-Deskmilter-Sender-Auth",
@@ -184,20 +187,19 @@ fn a_verdict_that_was_injected_past_the_milter_is_tagged_none() {
         )
         .field("Authentication-Results", "mx.acme.example; dmarc=pass")
         .octets();
-    assert_eq!(site.submit_past_the_milter("x@stranger.example", &[SUPPORT], &message).code, 250);
-    let tickets = site.desk.wait_for_tickets(1);
+    assert_eq!(site.receive_unjudged("x@stranger.example", &[SUPPORT], &message).code, 250);
+    let tickets = site.desk().wait_for_tickets(1);
     assert_eq!(fact(&tickets[0], "sender_auth"), "none");
     let received = text(&tickets[0]);
     assert!(received.contains("X-Deskmilter-Sender-Auth: none; reason=not-judged\r\n"), "{received}");
     assert!(!received.contains("dmarc=pass"), "{received}");
 }
 
-#[test]
-fn a_verdict_of_another_message_does_not_count() {
-    let site = Site::start();
+fn a_verdict_of_another_message_does_not_count(mta: Mta) {
+    let site = Company::inbound(mta);
     let honest = customer_mail(&site, "sales@acme.example");
-    site.postfix.submit_as(&Site::customer(), "jane@customer.example", &["sales@acme.example"], &honest);
-    let seen = String::from_utf8_lossy(&site.postfix.wait_for_mail("sales@acme.example", 1)[0]).replace('\n', "\r\n");
+    site.receive(&Site::customer(), "jane@customer.example", &["sales@acme.example"], &honest);
+    let seen = String::from_utf8_lossy(&site.wait_for_mail("sales@acme.example", 1)[0]).replace('\n', "\r\n");
     let verdict = seen
         .split("X-Deskmilter-Sender-Auth:")
         .nth(1)
@@ -208,181 +210,161 @@ fn a_verdict_of_another_message_does_not_count() {
     let replay = format!(
         "X-Deskmilter-Sender-Auth:{verdict}\r\nFrom: jane@customer.example\r\nTo: {SUPPORT}\r\nMessage-ID: <other@customer.example>\r\n\r\nSend money\r\n"
     );
-    assert_eq!(site.submit_past_the_milter("x@stranger.example", &[SUPPORT], replay.as_bytes()).code, 250);
-    assert_eq!(fact(&site.desk.wait_for_tickets(1)[0], "sender_auth"), "none");
+    assert_eq!(site.receive_unjudged("x@stranger.example", &[SUPPORT], replay.as_bytes()).code, 250);
+    assert_eq!(fact(&site.desk().wait_for_tickets(1)[0], "sender_auth"), "none");
 }
 
-#[test]
-fn a_message_written_on_the_host_itself_is_judged_too() {
-    let site = Site::start();
-    let message = Message::new("cron@mx.acme.example", SUPPORT, "Disk full").octets();
-    site.postfix.submit_by_sendmail("cron@mx.acme.example", &[SUPPORT], &message);
-    let tickets = site.desk.wait_for_tickets(1);
+fn a_message_written_on_the_host_itself_is_judged_too(mta: Mta) {
+    let site = Company::inbound(mta);
+    let message = Message::new("cron@host.example", SUPPORT, "Disk full").octets();
+    site.submit_by_sendmail("cron@host.example", &[SUPPORT], &message);
+    let tickets = site.desk().wait_for_tickets(1);
     assert!(text(&tickets[0]).contains("Authentication-Results: mx.acme.example;"), "{}", text(&tickets[0]));
     assert_eq!(fact(&tickets[0], "sender_auth"), "none");
 }
 
-#[test]
-fn a_sender_whose_dns_does_not_answer_is_tagged_none_and_never_pass() {
-    let site = Site::start();
+fn a_sender_whose_dns_does_not_answer_is_tagged_none_and_never_pass(mta: Mta) {
+    let site = Company::inbound(mta);
     let message = Message::new("a@silent.example", SUPPORT, "Hello").octets();
-    assert_eq!(site.postfix.submit_as(&Site::stranger(), "a@silent.example", &[SUPPORT], &message).code, 250);
-    let tickets = site.desk.wait_for_tickets(1);
+    assert_eq!(site.receive(&Site::stranger(), "a@silent.example", &[SUPPORT], &message).code, 250);
+    let tickets = site.desk().wait_for_tickets(1);
     assert_eq!(fact(&tickets[0], "sender_auth"), "none");
     assert!(text(&tickets[0]).contains("spf=temperror"), "{}", text(&tickets[0]));
 }
 
-#[test]
-fn mail_waits_in_the_queue_while_the_endpoint_is_down_and_then_arrives() {
-    let mut site = Site::start();
-    site.desk.stop();
+fn mail_waits_in_the_queue_while_the_endpoint_is_down_and_then_arrives(mta: Mta) {
+    let mut site = Company::inbound(mta);
+    site.desk_mut().stop();
     let message = customer_mail(&site, SUPPORT);
     assert_eq!(
-        site.postfix
-            .submit_as(&Site::customer(), "jane@customer.example", &[SUPPORT, "sales@acme.example"], &message)
-            .code,
+        site.receive(&Site::customer(), "jane@customer.example", &[SUPPORT, "sales@acme.example"], &message).code,
         250
     );
-    site.postfix.wait_for_mail("sales@acme.example", 1);
-    site.postfix.wait_for("a reason in the queue", |postfix| {
-        postfix.queue().iter().any(|queued| queued.recipients.iter().any(|(_, reason)| reason.contains("451")))
-    });
-    site.desk.resume();
-    site.postfix.flush();
-    let tickets = site.desk.wait_for_tickets(1);
+    site.wait_for_mail("sales@acme.example", 1);
+    site.wait_for_deferral(SUPPORT, "451");
+    site.desk_mut().resume();
+    site.flush();
+    let tickets = site.desk().wait_for_tickets(1);
     assert_eq!(fact(&tickets[0], "sender_auth"), "pass");
-    site.postfix.wait_for_empty_queue();
+    site.wait_for_empty_queue();
 }
 
-#[test]
-fn ordinary_mail_flows_while_the_daemon_is_down_and_support_mail_waits() {
-    let mut site = Site::start();
-    site.daemon.stop();
+fn ordinary_mail_flows_while_the_daemon_is_down_and_support_mail_waits(mta: Mta) {
+    let mut site = Company::inbound(mta);
+    site.daemon_mut().stop();
     let message = customer_mail(&site, SUPPORT);
     assert_eq!(
-        site.postfix
-            .submit_as(&Site::customer(), "jane@customer.example", &[SUPPORT, "sales@acme.example"], &message)
-            .code,
+        site.receive(&Site::customer(), "jane@customer.example", &[SUPPORT, "sales@acme.example"], &message).code,
         250
     );
-    site.postfix.wait_for_mail("sales@acme.example", 1);
-    site.postfix
-        .wait_for("a deferred message", |postfix| postfix.queue().iter().any(|queued| queued.queue == "deferred"));
-    site.daemon.resume();
-    site.postfix.flush();
-    let tickets = site.desk.wait_for_tickets(1);
+    site.wait_for_mail("sales@acme.example", 1);
+    site.wait_for_deferral(SUPPORT, "");
+    site.daemon_mut().resume();
+    site.flush();
+    let tickets = site.desk().wait_for_tickets(1);
     // It came past a dead daemon, so nobody judged it.
     assert_eq!(fact(&tickets[0], "sender_auth"), "none");
-    site.postfix.wait_for_empty_queue();
+    site.wait_for_empty_queue();
 }
 
-#[test]
-fn a_verdict_survives_a_restart_of_the_daemon_while_the_message_is_queued() {
-    let mut site = Site::start();
-    site.desk.stop();
+fn a_verdict_survives_a_restart_of_the_daemon_while_the_message_is_queued(mta: Mta) {
+    let mut site = Company::inbound(mta);
+    site.desk_mut().stop();
     let message = customer_mail(&site, SUPPORT);
-    site.postfix.submit_as(&Site::customer(), "jane@customer.example", &[SUPPORT], &message);
-    site.postfix
-        .wait_for("a deferred message", |postfix| postfix.queue().iter().any(|queued| queued.queue == "deferred"));
-    site.daemon.kill();
-    site.daemon.resume();
-    site.desk.resume();
-    site.postfix.flush();
-    assert_eq!(fact(&site.desk.wait_for_tickets(1)[0], "sender_auth"), "pass");
+    site.receive(&Site::customer(), "jane@customer.example", &[SUPPORT], &message);
+    site.wait_for_deferral(SUPPORT, "");
+    site.daemon_mut().kill();
+    site.daemon_mut().resume();
+    site.desk_mut().resume();
+    site.flush();
+    assert_eq!(fact(&site.desk().wait_for_tickets(1)[0], "sender_auth"), "pass");
 }
 
-#[test]
-fn no_password_is_ever_logged_or_shown_in_the_process_list() {
-    let mut site = Site::start();
-    let password = std::fs::read_to_string(site.desk.password_file()).unwrap();
+fn no_password_is_ever_logged_or_shown_in_the_process_list(mta: Mta) {
+    let mut site = Company::inbound(mta);
+    let password = std::fs::read_to_string(site.desk().password_file()).unwrap();
     let message = customer_mail(&site, SUPPORT);
-    site.postfix.submit_as(&Site::customer(), "jane@customer.example", &[SUPPORT], &message);
-    site.desk.wait_for_tickets(1);
+    site.receive(&Site::customer(), "jane@customer.example", &[SUPPORT], &message);
+    site.desk().wait_for_tickets(1);
     site.set_password("wrong-but-secret\n");
-    site.postfix.submit_as(&Site::customer(), "jane@customer.example", &[SUPPORT], &message);
-    site.daemon.wait_for_log("refused");
-    let pid = site.daemon.pid();
+    site.receive(&Site::customer(), "jane@customer.example", &[SUPPORT], &message);
+    site.daemon().wait_for_log("refused");
+    let pid = site.daemon_mut().pid();
     let listed = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
-    let written = format!("{}{listed}{}", site.daemon.log(), site.postfix.log());
+    let written = format!("{}{listed}{}", site.daemon().log(), site.mta_log());
     for secret in [password.trim(), "wrong-but-secret"] {
         assert!(!written.contains(secret));
     }
 }
 
-#[test]
-fn a_sender_beyond_ascii_that_did_not_say_so_is_relayed_as_the_mta_took_it() {
-    let site = Site::start();
+fn a_sender_beyond_ascii_that_did_not_say_so_is_relayed_as_the_mta_took_it(mta: Mta) {
+    let site = Company::inbound(mta);
     let message = Message::new("J\u{fc}rgen <a@plain.example>", SUPPORT, "Gr\u{fc}\u{df}e").octets();
-    let reply = site.postfix.submit("j\u{fc}rgen@plain.example", &[SUPPORT], &message);
+    let reply = site.receive(&Site::stranger(), "j\u{fc}rgen@plain.example", &[SUPPORT], &message);
     assert_eq!(reply.code, 250, "{reply}");
-    site.postfix.wait_for("its fate", |postfix| postfix.log().contains("status="));
-    assert!(site.postfix.log().contains("status=sent"), "{}", site.postfix.log());
-    assert_eq!(fact(&site.desk.wait_for_tickets(1)[0], "sender"), "j\u{fc}rgen@plain.example");
+    assert_eq!(fact(&site.desk().wait_for_tickets(1)[0], "sender"), "j\u{fc}rgen@plain.example");
 }
 
-#[test]
-fn thousands_of_forged_fields_do_not_keep_postfix_busy() {
-    let site = Site::start();
+fn thousands_of_forged_fields_do_not_keep_the_mail_server_busy(mta: Mta) {
+    let site = Company::inbound(mta);
     let submit = |count: usize| {
         let forged = "X-Deskmilter-Sender-Auth: pass\r\n".repeat(count);
         let message = [forged.as_bytes(), &Message::new("a@plain.example", SUPPORT, "hello").octets()].concat();
-        site.postfix.submit("a@plain.example", &[SUPPORT], &message)
+        site.receive(&Site::stranger(), "a@plain.example", &[SUPPORT], &message)
     };
     // Postfix reads the whole header section again for each field that is to be deleted.
     let begun = std::time::Instant::now();
     let reply = submit(12_000);
     assert!(reply.code == 554 && begun.elapsed() < std::time::Duration::from_secs(4), "{reply} {:?}", begun.elapsed());
     assert_eq!(submit(100).code, 250);
-    let text = text(&site.desk.wait_for_tickets(1)[0]);
+    let text = text(&site.desk().wait_for_tickets(1)[0]);
     assert_eq!(text.matches("X-Deskmilter-").count(), 1, "{text}");
 }
 
-#[test]
-fn thousands_of_injected_verdicts_do_not_keep_the_daemon_busy() {
-    let site = Site::start();
+fn thousands_of_injected_verdicts_do_not_keep_the_daemon_busy(mta: Mta) {
+    let site = Company::inbound(mta);
     let verdicts = format!("X-Deskmilter-Sender-Auth: pass; t=1; mac={}\r\n", "A".repeat(43)).repeat(5_000);
     let to = format!("To: {SUPPORT}{}\r\n", format!(",\r\n {SUPPORT}").repeat(3_000)).repeat(10);
     let message = format!("{verdicts}From: a@plain.example\r\n{to}\r\nhello\r\n");
     let begun = std::time::Instant::now();
-    site.submit_past_the_milter("a@plain.example", &[SUPPORT], message.as_bytes());
-    let ticket = &site.desk.wait_for_tickets(1)[0];
+    let reply = site.receive_unjudged("a@plain.example", &[SUPPORT], message.as_bytes());
+    assert_eq!(reply.code, 250, "{reply}");
+    let ticket = &site.desk().wait_for_tickets(1)[0];
     assert!(begun.elapsed() < std::time::Duration::from_secs(6), "{:?}", begun.elapsed());
     assert_eq!(fact(ticket, "sender_auth"), "none");
 }
 
-#[test]
-fn a_result_below_a_verdict_of_ours_is_not_ours() {
-    let site = Site::start();
+fn a_result_below_a_verdict_of_ours_is_not_ours(mta: Mta) {
+    let site = Company::inbound(mta);
     let message = customer_mail(&site, "boss@acme.example");
-    site.postfix.submit_as(&Site::customer(), "jane@customer.example", &["boss@acme.example"], &message);
+    site.receive(&Site::customer(), "jane@customer.example", &["boss@acme.example"], &message);
     // As a mail server between the milter and the transport would hand it on, and a field put in on the way.
-    let judged = String::from_utf8_lossy(&site.postfix.wait_for_mail("boss@acme.example", 1)[0]).replace("\r\n", "\n");
+    let judged = String::from_utf8_lossy(&site.wait_for_mail("boss@acme.example", 1)[0]).replace("\r\n", "\n");
     let judged = &judged[judged.find("Authentication-Results").unwrap()..];
     let forged = "Authentication-Results: mx.acme.example; dmarc=pass header.from=bank.example\nFrom: ";
     let message = judged.replacen("From: ", forged, 1).replace('\n', "\r\n");
-    site.submit_past_the_milter("jane@customer.example", &[SUPPORT], message.as_bytes());
-    let text = text(&site.desk.wait_for_tickets(1)[0]);
+    site.receive_unjudged("jane@customer.example", &[SUPPORT], message.as_bytes());
+    let text = text(&site.desk().wait_for_tickets(1)[0]);
     assert!(text.contains("header.from=customer.example") && text.contains("Sender-Auth: pass;"), "{text}");
     assert!(!text.contains("bank.example"), "{text}");
 }
 
-#[test]
-fn a_verdict_does_not_pass_to_another_text_under_the_same_fields() {
-    let site = Site::start();
+fn a_verdict_does_not_pass_to_another_text_under_the_same_fields(mta: Mta) {
+    let site = Company::inbound(mta);
     let honest = Message::new("jane@customer.example", SUPPORT, "Order 4711").field("Cc", "sales@acme.example");
-    let signed = site.signer.sign(&honest.octets());
+    let signed = site.signer().sign(&honest.octets());
     let to = ["sales@acme.example"];
-    assert_eq!(site.postfix.submit_as(&Site::customer(), "jane@customer.example", &to, &signed).code, 250);
-    let delivered = site.postfix.wait_for_mail("sales@acme.example", 1);
+    assert_eq!(site.receive(&Site::customer(), "jane@customer.example", &to, &signed).code, 250);
+    let delivered = site.wait_for_mail("sales@acme.example", 1);
     let seen = String::from_utf8_lossy(&delivered[0]).replace('\n', "\r\n");
     let fields = seen.split("X-Deskmilter-Sender-Auth:").nth(1).unwrap().split("\r\n\r\n").next().unwrap();
     let again = |body: &str| format!("X-Deskmilter-Sender-Auth:{fields}\r\n\r\n{body}");
     let original = String::from_utf8(signed.clone()).unwrap();
     let same = again(original.split("\r\n\r\n").skip(1).collect::<Vec<_>>().join("\r\n\r\n").as_str());
     for (message, expected) in [(again("Send money.\r\n"), "none"), (same, "pass")] {
-        let before = site.desk.count_tickets();
-        assert_eq!(site.submit_past_the_milter("x@stranger.example", &[SUPPORT], message.as_bytes()).code, 250);
-        let tickets = site.desk.wait_for_tickets(before + 1);
+        let before = site.desk().count_tickets();
+        assert_eq!(site.receive_unjudged("x@stranger.example", &[SUPPORT], message.as_bytes()).code, 250);
+        let tickets = site.desk().wait_for_tickets(before + 1);
         assert_eq!(fact(&tickets[before], "sender_auth"), expected);
     }
 }

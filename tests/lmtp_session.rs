@@ -75,6 +75,8 @@ impl Listener {
                     .to_vec(),
                 endpoint: None,
                 host: None,
+                desk: None,
+                delivery: None,
                 submission: None,
                 preserve: Preserve::default(),
                 dkim: Vec::new(),

@@ -436,12 +436,13 @@ mod fixture {
                 user: None,
                 site_key_file: SecretFile::new("/var/lib/deskmilter/site.key"),
             },
-            log: Log { target: LogTarget::Stderr, level: tracing::Level::INFO },
+            log: Log { target: LogTarget::Stderr, format: LogFormat::Text, level: tracing::Level::INFO },
             milter: Some(Milter {
                 listen: vec!["unix:/var/spool/postfix/deskmilter/milter.sock".parse().unwrap()],
                 access: access.clone(),
             }),
             exim: None,
+            metrics: None,
             transport: Some(Transport {
                 directory: "/var/spool/postfix/deskmilter/transport".into(),
                 access,
@@ -489,6 +490,8 @@ mod fixture {
                     rejected: None,
                 }),
                 host: None,
+                desk: None,
+                delivery: None,
                 submission: None,
                 preserve: Preserve::default(),
                 dkim: Vec::new(),
@@ -501,6 +504,7 @@ mod fixture {
                 ca_file: None,
             },
             credentials: deskmilter::config::Credentials { overlap_warning: Duration::from_secs(7 * 86_400) },
+            conversations: deskmilter::config::Conversations { lifetime: Duration::from_secs(86_400), messages: 1_000 },
             auth: None,
             lookup: None,
         }

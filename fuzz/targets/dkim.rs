@@ -28,6 +28,7 @@ pub(super) fn key(octets: &[u8]) {
         Ok(key) => {
             let record = sure(KeyRecord::parse(key.public().record().as_bytes()));
             assert_eq!(PublicKey::read(key.algorithm(), &record.key).as_ref(), Some(key.public()));
+            assert!(key.signer().is_ok(), "taken, and found damaged when it was to sign");
             assert!(matches!(key.algorithm(), Algorithm::Ed25519) || (2048..=4096).contains(&key.public().bits()));
         }
         Err(flaw) => {

@@ -9,6 +9,7 @@ pub(crate) mod configuration;
 pub(crate) mod dkim;
 pub(crate) mod import;
 pub(crate) mod input;
+pub(crate) mod log;
 pub(crate) mod mail;
 pub(crate) mod milter;
 #[cfg(test)]
@@ -86,4 +87,20 @@ targets! {
     configuration = configuration::parse;
     /// What is added to `main.cf` can be taken out; lists of services and milters are read.
     postfix = crate::doctor::postfix::fuzzing::configuration;
+    /// No login is checked that did not come over TLS; every answer is one line.
+    sasl_session = crate::attach::sasl::fuzzing::session;
+    /// A request of a table is read whole or not at all.
+    netstring = crate::attach::lookup::fuzzing::netstring;
+    /// A request of Exim is read or refused, and names no file outside of its folder.
+    exim_request = crate::attach::exim::fuzzing::request;
+    /// What Exim puts above a message is taken off, wherever the file is cut.
+    exim_prefix = crate::attach::exim::fuzzing::prefix;
+    /// A token is one word, or refused.
+    token = crate::relay::fuzzing::token;
+    /// A line of the journal reads back.
+    journal_line = crate::inline::journal::fuzzing::journal_line;
+    /// A piped message goes to nobody it does not name, and reads back as it was sent.
+    submit = crate::submit::fuzzing::message;
+    /// No log makes the audit panic.
+    log_lines = log::lines;
 }

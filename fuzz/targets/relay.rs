@@ -5,6 +5,13 @@ use super::reply::{Extensions, ReplyReader};
 use crate::attach::smtp::DataDecoder;
 use crate::fuzzing::input::{Input, pieces, repaired, sure};
 
+pub(crate) fn token(octets: &[u8]) {
+    if let Ok(granted) = super::token::parse(octets) {
+        let token = granted.token.expose();
+        assert!(!token.is_empty() && token.iter().all(u8::is_ascii_graphic), "a token that ends its field");
+    }
+}
+
 pub(crate) fn dot_stuffing(octets: &[u8]) {
     let mut input = Input::new(octets);
     let (rhythm, other_rhythm) = (input.octet(), input.octet());

@@ -29,6 +29,16 @@ impl Slots {
         self.free.available_permits() == 0
     }
 
+    /// How many are taken.
+    pub fn in_use(&self) -> usize {
+        self.limit().saturating_sub(self.free.available_permits())
+    }
+
+    /// How many there are.
+    pub fn limit(&self) -> usize {
+        *self.limit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Another limit. Nobody loses a slot for a lower one: new ones wait until enough have been given back.
     pub fn set(&self, limit: usize) {
         let limit = clamped(limit);

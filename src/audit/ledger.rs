@@ -317,7 +317,7 @@ pub(super) fn same_id(one: Option<&str>, other: Option<&str>) -> bool {
 }
 
 /// An address or Message-ID without its brackets.
-pub(super) fn name(text: &str) -> String {
+pub(crate) fn name(text: &str) -> String {
     text.trim().trim_start_matches('<').trim_end_matches('>').to_owned()
 }
 
@@ -326,7 +326,7 @@ fn normal(text: &str) -> Box<str> {
 }
 
 /// A Message-ID as both logs and the tickets have it alike.
-pub(super) fn normal_id(text: &str) -> Box<str> {
+pub(crate) fn normal_id(text: &str) -> Box<str> {
     let inner = text.trim().trim_start_matches('<');
     let plain = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
     let cut: String = inner.chars().take(MESSAGE_ID_MAX).map(plain).collect();

@@ -1,9 +1,13 @@
 //! A log line apart: when, which program, what.
 
+use std::borrow::Cow;
+
 use time::{Date, Duration, Month, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 
+use super::own::Fields;
+
 /// Our own program's name in a system log.
-pub(super) const OWN: &str = "deskmilter";
+pub(crate) const OWN: &str = "deskmilter";
 /// The levels that our lines on standard error carry.
 const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
 /// The months as syslog has them (RFC 3164 section 4.1.2).
@@ -22,16 +26,16 @@ pub struct Clock {
 
 /// One line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Line<'a> {
-    pub(super) at: OffsetDateTime,
-    pub(super) program: &'a str,
-    pub(super) text: &'a str,
+pub(crate) struct Line<'a> {
+    pub(crate) at: OffsetDateTime,
+    pub(crate) program: &'a str,
+    pub(crate) text: &'a str,
 }
 
 impl<'a> Line<'a> {
     /// Reads syslog lines with RFC 3164 and RFC 3339 times, those of journalctl (`short`, `short-iso`), and our own on standard
     /// error. `None` for anything else.
-    pub(super) fn parse(line: &'a str, clock: &Clock) -> Option<Self> {
+    pub(crate) fn parse(line: &'a str, clock: &Clock) -> Option<Self> {
         let (at, rest) = timestamp(line, clock)?;
         if let Some(text) = after_level(rest) {
             return Some(Self { at, program: OWN, text });
@@ -47,6 +51,41 @@ impl<'a> Line<'a> {
         let (at, text) = own.unwrap_or((at, text));
         Some(Self { at, program, text })
     }
+}
+
+/// A line of ours in one of the other forms (`log.format`) in that of the text; any other line as it is.
+pub(crate) fn as_text(line: &str) -> Cow<'_, str> {
+    let fields: Vec<(String, String)> = if line.starts_with("{\"time\":") {
+        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap_or_default();
+        let text = |value: serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        object.into_iter().map(|(key, value)| (key, text(value))).collect()
+    } else if line.starts_with("time=") {
+        Fields(line).all().map(|(key, value)| (key.to_owned(), value)).collect()
+    } else {
+        return Cow::Borrowed(line);
+    };
+    let get = |wanted: &str| fields.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str());
+    let (Some(time), Some(level), Some(message)) = (get("time"), get("level"), get("msg")) else {
+        return Cow::Borrowed(line);
+    };
+    let mut text = format!("{time} {} ", level.to_uppercase());
+    if let Some(id) = get("queue_id") {
+        text.push_str(&format!("{id}: "));
+    }
+    text.push_str(message);
+    for (key, value) in &fields {
+        if !matches!(key.as_str(), "time" | "level" | "queue_id" | "msg") {
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+            text.push_str(&format!(" {key}=\"{value}\""));
+        }
+    }
+    Cow::Owned(text)
+}
+
+/// Whether a line is ours on standard error, in whichever form.
+pub(crate) fn is_own(line: &str) -> bool {
+    let of_text = || line.split_once(' ').and_then(|(_, rest)| after_level(rest)).is_some();
+    line.starts_with("{\"time\":") || line.starts_with("time=") || of_text()
 }
 
 fn after_level(text: &str) -> Option<&str> {

@@ -10,12 +10,12 @@
 //! less than happened where it was rotated away or cut; then the report says that it cannot know, and never that mail is lost.
 
 mod conclude;
-mod ledger;
-mod line;
+pub(crate) mod ledger;
+pub(crate) mod line;
 mod observed;
-mod own;
-mod postfix;
-mod report;
+pub(crate) mod own;
+pub(crate) mod postfix;
+pub(crate) mod report;
 mod tickets;
 
 pub use line::{Clock, parse_time};
@@ -66,7 +66,8 @@ impl Audit {
     /// # Errors
     /// [`TooMany`].
     pub fn line(&mut self, line: &str) -> Result<(), TooMany> {
-        let Some(line) = line::Line::parse(line, &self.clock) else {
+        let line = line::as_text(line);
+        let Some(line) = line::Line::parse(&line, &self.clock) else {
             self.ledger.not_understood += 1;
             return Ok(());
         };

@@ -11,7 +11,7 @@ const HANDED: &str = "handed to ";
 
 /// Something that deskmilter did.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(crate) enum Event {
     /// It began to serve.
     Started,
     /// It ended by itself.
@@ -23,19 +23,19 @@ pub(super) enum Event {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Relay {
-    pub(super) id: Option<String>,
-    pub(super) message_id: Option<String>,
-    pub(super) sender: String,
-    pub(super) recipients: Vec<(String, Outcome)>,
-    pub(super) inline: bool,
+pub(crate) struct Relay {
+    pub(crate) id: Option<String>,
+    pub(crate) message_id: Option<String>,
+    pub(crate) sender: String,
+    pub(crate) recipients: Vec<(String, Outcome)>,
+    pub(crate) inline: bool,
     /// Nobody knows whether the endpoint has it.
-    pub(super) unknown: bool,
+    pub(crate) unknown: bool,
 }
 
 /// What became of a recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     Taken,
     /// Taken at an earlier attempt, which the journal remembers.
     TakenBefore,
@@ -46,7 +46,7 @@ pub(super) enum Outcome {
 }
 
 impl Event {
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         if text.starts_with("ready ") {
             return Some(Self::Started);
         }
@@ -69,12 +69,17 @@ impl Event {
 
 /// The queue id, if there is one, the event's name of one word, and its fields.
 pub(super) fn parts(text: &str) -> Option<(Option<&str>, &str, Fields<'_>)> {
-    let (id, rest) = match text.split_once(": ") {
-        Some((id, rest)) if !id.contains(' ') => (Some(id).filter(|id| *id != "-"), rest),
-        _ => (None, text),
-    };
+    let (id, rest) = split_id(text);
     let (what, fields) = rest.split_once(' ')?;
     Some((id, what, Fields(fields)))
+}
+
+/// The queue id that a line of ours begins with, if any, and the rest.
+pub(crate) fn split_id(text: &str) -> (Option<&str>, &str) {
+    match text.split_once(": ") {
+        Some((id, rest)) if !id.contains(' ') => (Some(id).filter(|id| *id != "-"), rest),
+        _ => (None, text),
+    }
 }
 
 fn relay(id: Option<String>, message_id: Option<String>, fields: &Fields<'_>) -> Option<Relay> {
@@ -119,13 +124,18 @@ fn names(list: &str) -> Vec<String> {
 }
 
 /// Fields as `key=value` and `key="value"`.
-pub(super) struct Fields<'a>(&'a str);
+pub(crate) struct Fields<'a>(pub(crate) &'a str);
 
 impl Fields<'_> {
     /// The first field of this name. A value may look like fields, so each is read in turn.
-    pub(super) fn get(&self, wanted: &str) -> Option<String> {
+    pub(crate) fn get(&self, wanted: &str) -> Option<String> {
+        self.all().find(|(key, _)| *key == wanted).map(|(_, value)| value)
+    }
+
+    /// All of them, in order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, String)> {
         let mut rest = self.0.trim_start();
-        while !rest.is_empty() {
+        std::iter::from_fn(move || {
             let (key, after) = rest.split_once('=')?;
             let (value, after) = match after.strip_prefix('"') {
                 Some(quoted) => unquote(quoted)?,
@@ -134,12 +144,9 @@ impl Fields<'_> {
                     (value.to_owned(), after)
                 }
             };
-            if key == wanted {
-                return Some(value);
-            }
             rest = after.trim_start();
-        }
-        None
+            Some((key, value))
+        })
     }
 }
 

@@ -28,14 +28,14 @@ const AGENTS: [&str; 17] = [
 ];
 
 /// Postfix's program by the tag of a line: `postfix/smtpd`, `postfix-out/relay/smtp`; `None` for other programs' tags.
-pub(super) fn agent(tag: &str) -> Option<&'static str> {
+pub(crate) fn agent(tag: &str) -> Option<&'static str> {
     let (_, name) = tag.rsplit_once('/')?;
     AGENTS.iter().find(|agent| **agent == name).copied()
 }
 
 /// Something that happened to a message.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Event<'a> {
+pub(crate) enum Event<'a> {
     /// It begins to arrive.
     Arrives,
     /// Its Message-ID, empty where it has none.
@@ -56,7 +56,7 @@ pub(super) enum Event<'a> {
 
 impl<'a> Event<'a> {
     /// The queue id (`NOQUEUE` where there is none yet) and what happened.
-    pub(super) fn parse(agent: &str, text: &'a str) -> Option<(&'a str, Self)> {
+    pub(crate) fn parse(agent: &str, text: &'a str) -> Option<(&'a str, Self)> {
         let (id, rest) = text.split_once(": ")?;
         if !is_queue_id(id) {
             return None;
@@ -75,7 +75,7 @@ impl<'a> Event<'a> {
     }
 
     /// Whether after this the message may come a second time.
-    pub(super) fn may_be_doubled(&self) -> bool {
+    pub(crate) fn may_be_doubled(&self) -> bool {
         match self {
             Self::Delivery { status, text, .. } => *status == "deferred" && text.contains(MAY_BE_DOUBLED),
             // The milter's connection broke while Postfix waited for the verdict: inline, the endpoint may have the message.
@@ -87,7 +87,7 @@ impl<'a> Event<'a> {
     }
 }
 
-fn is_queue_id(id: &str) -> bool {
+pub(crate) fn is_queue_id(id: &str) -> bool {
     // At least one digit or capital, unlike `warning` and `fatal`.
     QUEUE_ID.contains(&id.len())
         && id.bytes().all(|octet| octet.is_ascii_alphanumeric())

@@ -158,7 +158,7 @@ fn list<T>(f: &mut fmt::Formatter<'_>, what: &str, all: &[T], told: fn(&T) -> St
 
 /// Strangers' words in a log must not do anything to a terminal: control characters are escaped, those that change the direction
 /// of text too.
-pub(super) fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     let mut told = String::with_capacity(text.len());
     for c in text.chars() {
         let turns = matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

@@ -1,24 +1,20 @@
 //! `deskmilter audit`: reads the logs and says what became of every message for a support address.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
-use time::{OffsetDateTime, UtcOffset};
+use time::OffsetDateTime;
 
+use super::logs::{self, Source, clock, instant};
 use super::{ConfigFile, EX_CONFIG, EX_DATAERR, say};
-use crate::audit::{Audit, Clock, Scope, Tickets, parse_time};
+use crate::audit::{Audit, Scope, Tickets};
 use crate::config::{Config, Connector};
 use crate::mail::Address;
 
-/// Octets of a log line that are looked at; the rest is passed over.
-const LINE_MAX: u64 = 64 * 1024;
 /// Octets of a ticket.json at most.
 const TICKET_MAX: u64 = 16 * 1024 * 1024;
-/// Where Postfix's log is unless told: the first one that is there, else the journal.
-const POSTFIX_LOGS: [&str; 2] = ["/var/log/mail.log", "/var/log/maillog"];
-
 /// Reconcile Postfix's log with deskmilter's: what became of every message for a support address. Exits with 0 when nothing is
 /// lost, 1 when something is
 #[derive(Debug, Clone, clap::Args)]
@@ -47,42 +43,6 @@ pub struct AuditArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
-}
-
-/// Where lines come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Source {
-    File(PathBuf),
-    StandardInput,
-    Journal,
-}
-
-impl Source {
-    /// The mail log of this host: the first file that is there, else the journal.
-    pub(super) fn of_mail() -> Self {
-        let found = POSTFIX_LOGS.iter().find(|path| Path::new(path).exists());
-        found.map_or(Self::Journal, |path| Self::from(*path))
-    }
-}
-
-impl From<&str> for Source {
-    fn from(text: &str) -> Self {
-        match text {
-            "-" => Self::StandardInput,
-            "journal" => Self::Journal,
-            path => Self::File(path.into()),
-        }
-    }
-}
-
-pub(super) fn clock() -> Clock {
-    // Before any thread is there: the zone of this host, as system logs use it.
-    let zone = |at: time::PrimitiveDateTime| UtcOffset::local_offset_at(at.assume_utc()).unwrap_or(UtcOffset::UTC);
-    Clock { now: OffsetDateTime::now_utc(), zone }
-}
-
-pub(super) fn instant(text: &str) -> Result<OffsetDateTime, String> {
-    parse_time(text, &clock())
 }
 
 fn address(text: &str) -> Result<Address, String> {
@@ -136,90 +96,20 @@ fn audit(args: &AuditArgs, scope: Scope) -> Result<crate::audit::Report, String>
         return Err("--until is before --since".to_owned());
     }
     let mut audit = Audit::new(scope, clock());
+    let mut take = |line: &str| audit.line(line).map_err(|error| error.to_string());
     for source in &args.log {
-        read(source, &["--unit=deskmilter"], args.since, &mut |line| take(&mut audit, line))?;
+        logs::read(source, &["--unit=deskmilter"], Some(args.since), &mut take)?;
     }
-    let postfix = if args.postfix_log.is_empty() { vec![Source::of_mail()] } else { args.postfix_log.clone() };
+    let postfix = if args.postfix_log.is_empty() { vec![logs::mail_log()] } else { args.postfix_log.clone() };
     for source in &postfix {
         // Both write to the mail facility.
-        read(source, &["SYSLOG_FACILITY=2"], args.since, &mut |line| take(&mut audit, line))?;
+        logs::read(source, &["SYSLOG_FACILITY=2"], Some(args.since), &mut take)?;
     }
     if audit.is_nonsense() {
         return Err("no line is of a known format; see docs/audit.md for those that are".to_owned());
     }
     let tickets = args.tickets.as_deref().map(tickets).transpose()?;
     Ok(audit.report(tickets.as_ref()))
-}
-
-fn take(audit: &mut Audit, line: &str) -> Result<(), String> {
-    audit.line(line).map_err(|error| error.to_string())
-}
-
-/// What takes the lines of a log; an error ends the reading.
-pub(super) type Take<'t> = &'t mut dyn FnMut(&str) -> Result<(), String>;
-
-/// Feeds all lines of a source; of the journal those since then that `of_journal` selects.
-pub(super) fn read(source: &Source, of_journal: &[&str], since: OffsetDateTime, take: Take<'_>) -> Result<(), String> {
-    match source {
-        Source::StandardInput => feed(&mut io::stdin().lock(), "standard input", take),
-        Source::File(path) => {
-            let name = path.display().to_string();
-            let file = File::open(path).map_err(|error| format!("{name}: {error}"))?;
-            feed(&mut BufReader::with_capacity(LINE_MAX as usize, file), &name, take)
-        }
-        Source::Journal => {
-            let mut command = Command::new("journalctl");
-            command.args(["--no-pager", "--quiet", "--output=short-iso"]).args(of_journal);
-            command.arg(format!("--since=@{}", since.unix_timestamp()));
-            let failed = |error: io::Error| format!("journalctl: {error}");
-            let mut child: Child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(failed)?;
-            if let Some(lines) = child.stdout.take() {
-                feed(&mut BufReader::new(lines), "journalctl", take)?;
-            }
-            let status = child.wait().map_err(failed)?;
-            if status.success() { Ok(()) } else { Err(format!("journalctl: {status}")) }
-        }
-    }
-}
-
-fn feed(lines: &mut impl BufRead, name: &str, take: Take<'_>) -> Result<(), String> {
-    let failed = |error: io::Error| format!("{name}: {error}");
-    let mut line = Vec::new();
-    let mut first = true;
-    loop {
-        line.clear();
-        if lines.take(LINE_MAX).read_until(b'\n', &mut line).map_err(failed)? == 0 {
-            return Ok(());
-        }
-        if first && line.starts_with(&[0x1f, 0x8b]) {
-            return Err(format!("{name}: compressed; use: zcat FILE, and - in the place of the file"));
-        }
-        first = false;
-        if line.last() != Some(&b'\n') && line.len() as u64 == LINE_MAX {
-            skip_line(lines).map_err(failed)?;
-        }
-        let text = String::from_utf8_lossy(&line);
-        // What journalctl says of itself, and empty lines, are no lines of a log.
-        let text = text.trim_end_matches(['\r', '\n']);
-        if !text.is_empty() && !text.starts_with("-- ") {
-            take(text)?;
-        }
-    }
-}
-
-/// Passes over the rest of a line, whatever its length, without keeping it.
-fn skip_line(lines: &mut impl BufRead) -> io::Result<()> {
-    loop {
-        let buffer = lines.fill_buf()?;
-        let (count, done) = match memchr::memchr(b'\n', buffer) {
-            Some(at) => (at + 1, true),
-            None => (buffer.len(), buffer.is_empty()),
-        };
-        lines.consume(count);
-        if done {
-            return Ok(());
-        }
-    }
 }
 
 /// The tickets in a sandbox's state folder, or in its folder of tickets.

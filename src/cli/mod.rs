@@ -3,10 +3,13 @@
 mod audit;
 mod check;
 mod credential;
+mod disconnect;
 mod exim;
 mod exim_filter;
+mod explain;
 mod import;
 mod key;
+mod logs;
 mod observe;
 mod postfix;
 mod sandbox;
@@ -52,6 +55,8 @@ enum Command {
     Audit(Box<audit::AuditArgs>),
     /// Tell what connectors with observe = true would have done, before they do it.
     Observe(observe::ObserveArgs),
+    /// Tell the story of one message from the logs of Postfix and deskmilter: what was made of it, and where it is now.
+    Explain(Box<explain::ExplainArgs>),
     /// Show, make or take back the change to a Postfix configuration that attaches deskmilter, or check it.
     Postfix(postfix::PostfixArgs),
     /// Hand over a message to the daemon, called as sendmail is: the ticket system's way out.
@@ -67,6 +72,7 @@ enum Command {
     Key(key::KeyArgs),
     /// Issue, list, rotate and revoke what a company's mail server logs in with.
     Credential(credential::CredentialArgs),
+    Disconnect(Box<disconnect::DisconnectArgs>),
     /// Print the configuration that does what another program was configured to do.
     Import(import::ImportArgs),
 }
@@ -122,6 +128,7 @@ pub fn run() -> ExitCode {
         Command::Check(file) => check::run(&file),
         Command::Audit(arguments) => audit::run(&arguments),
         Command::Observe(arguments) => observe::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Postfix(arguments) => postfix::run(&arguments),
         Command::Submit(arguments) => ExitCode::from(crate::submit::run(arguments.arguments)),
         Command::Sandbox(arguments) => sandbox::run(*arguments),
@@ -129,6 +136,7 @@ pub fn run() -> ExitCode {
         Command::EximFilter(arguments) => exim_filter::run(&arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Credential(arguments) => credential::run(&arguments),
+        Command::Disconnect(arguments) => disconnect::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use time::OffsetDateTime;
 
-use super::audit::{Source, clock, instant, read};
+use super::logs::{self, Source, clock, instant};
 use super::{EX_DATAERR, say};
 use crate::audit::Observation;
 
@@ -53,9 +53,9 @@ pub(super) fn run(args: &ObserveArgs) -> ExitCode {
 
 fn report(args: &ReportArgs) -> Result<String, String> {
     let mut observation = Observation::new(args.since, clock());
-    let sources = if args.log.is_empty() { vec![Source::of_mail()] } else { args.log.clone() };
+    let sources = if args.log.is_empty() { vec![logs::mail_log()] } else { args.log.clone() };
     for source in &sources {
-        read(source, &["--unit=deskmilter"], args.since, &mut |line| {
+        logs::read(source, &["--unit=deskmilter"], Some(args.since), &mut |line| {
             observation.line(line);
             Ok(())
         })?;

@@ -1,8 +1,10 @@
 //! `deskmilter serve`: the daemon in the foreground.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::{ConfigFile, EX_CONFIG, EX_UNAVAILABLE};
+use crate::status::Board;
 use crate::{daemon, log};
 
 pub(super) fn run(file: &ConfigFile) -> ExitCode {
@@ -17,11 +19,18 @@ pub(super) fn run(file: &ConfigFile) -> ExitCode {
         );
         return ExitCode::from(EX_CONFIG);
     }
-    if let Err(error) = log::start(&config.log) {
+    let board = match Board::new() {
+        Ok(board) => Arc::new(board),
+        Err(error) => {
+            eprintln!("deskmilter: {error}");
+            return ExitCode::from(EX_UNAVAILABLE);
+        }
+    };
+    if let Err(error) = log::start(&config.log, &board) {
         eprintln!("deskmilter: {error}");
         return ExitCode::from(EX_UNAVAILABLE);
     }
-    match daemon::run(config, &file.config) {
+    match daemon::run(config, &file.config, board) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error, "cannot serve");

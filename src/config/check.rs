@@ -14,8 +14,8 @@ use super::check_outbound::{Logins, OutboundSpans};
 use super::key_files::{KeyFiles, KnownKeys};
 use super::problem::Report;
 use super::{
-    Authentication, Config, Connector, Daemon, Environment, Exim, Limits, Listen, Log, LogTarget, Milter, Mode,
-    OnTempError, SecretFile, SocketAccess, System, Transport, credential, quantity, raw,
+    Authentication, Config, Connector, Daemon, Environment, Exim, Limits, Listen, Milter, Mode, OnTempError,
+    SecretFile, SocketAccess, System, Transport, credential, quantity, raw,
 };
 use crate::mail::{Address, Domain};
 
@@ -24,14 +24,16 @@ const MTA_USERS: [&str; 4] = ["root", "postfix", "Debian-exim", "exim"];
 
 /// Checks a whole configuration. Relative paths are relative to `base`; keys that are `known` are not read again.
 pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut Report<'_>) -> Option<Config> {
-    let mut check = Check { base, report, owner: nix::unistd::geteuid().as_raw(), keys: KeyFiles::default() };
+    let mut check =
+        Check { base, report, owner: nix::unistd::geteuid().as_raw(), owner_named: false, keys: KeyFiles::default() };
     let daemon = check.daemon(raw.daemon);
     // Whose files they must be is known now.
     check.keys = check.key_files(&raw.connector, &raw.signing, known);
     let log = check.log(raw.log);
     let milter = raw.milter.and_then(|milter| check.milter(milter));
     let transport = raw.transport.and_then(|transport| check.transport(transport));
-    let exim = raw.exim.and_then(|exim| check.exim(exim));
+    let relays_inline = raw.connector.iter().any(|connector| connector.get_ref().relays_inline());
+    let exim = raw.exim.and_then(|exim| check.exim(exim, relays_inline));
     let limits = check.limits(raw.limits);
     let hostname = daemon.as_ref().map(|daemon| daemon.hostname.as_str().to_owned());
     let authentication = check.authentication(raw.authentication, hostname.as_deref());
@@ -39,7 +41,7 @@ pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut R
     let connectors = check.connectors(raw.connector, transport.is_some(), &limits);
     let spans = OutboundSpans::from(&raw.outbound);
     let outbound = check.outbound(raw.outbound);
-    check.inline_relays(&endpoints, &connectors, milter.is_some(), &outbound);
+    check.inline_relays(&endpoints, &connectors, milter.is_some() || exim.is_some(), &outbound);
     check.rejected(&endpoints, &connectors);
     let signs = !raw.signing.is_empty();
     let signing = check.signing(raw.signing);
@@ -47,8 +49,10 @@ pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut R
     check.outbound_effect(&spans, &outbound, submissions, signs);
     let store = daemon.as_ref().and_then(|daemon| check.store(raw.store, &daemon.state_directory));
     let credentials = check.credentials(raw.credentials);
+    let conversations = check.conversations(raw.conversations);
     let auth = raw.auth.and_then(|auth| check.auth(auth));
     let lookup = raw.lookup.and_then(|lookup| check.lookup(lookup));
+    let metrics = raw.metrics.and_then(|metrics| check.metrics(metrics));
     Some(Config {
         daemon: daemon?,
         log: log?,
@@ -62,8 +66,10 @@ pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut R
         signing,
         store: store?,
         credentials,
+        conversations,
         auth,
         lookup,
+        metrics,
     })
 }
 
@@ -72,6 +78,8 @@ pub(super) struct Check<'c, 'r> {
     report: &'c mut Report<'r>,
     /// The user id that deskmilter will run as, which secrets must belong to.
     pub(super) owner: u32,
+    /// Whether the configuration says so.
+    owner_named: bool,
     /// The private keys, read ahead.
     pub(super) keys: KeyFiles,
 }
@@ -90,6 +98,11 @@ impl Check<'_, '_> {
 
     pub(super) fn note(&mut self, span: Range<usize>, key: &str, message: impl Into<String>) {
         self.report.note(span, key, message);
+    }
+
+    /// Whether the daemon is sure to run as root. Where nobody says as whom it runs, the service manager may do so.
+    pub(super) fn runs_as_root(&self) -> bool {
+        self.owner_named && self.owner == 0
     }
 
     fn daemon(&mut self, raw: raw::Daemon) -> Option<Daemon> {
@@ -111,6 +124,7 @@ impl Check<'_, '_> {
         let user = raw.user.and_then(|user| match nix::unistd::User::from_name(user.get_ref()) {
             Ok(Some(found)) => {
                 self.owner = found.uid.as_raw();
+                self.owner_named = true;
                 Some(user.into_inner())
             }
             _ => {
@@ -130,27 +144,6 @@ impl Check<'_, '_> {
         );
         let pid_file = raw.pid_file.map(|path| self.path(path.get_ref()));
         Some(Daemon { hostname: hostname?, state_directory, user, site_key_file, pid_file })
-    }
-
-    fn log(&mut self, raw: raw::Log) -> Option<Log> {
-        let target = self.choice(
-            "log.target",
-            raw.target,
-            LogTarget::Stderr,
-            &[("stderr", LogTarget::Stderr), ("syslog", LogTarget::Syslog)],
-        );
-        let level = self.choice(
-            "log.level",
-            raw.level,
-            tracing::Level::INFO,
-            &[
-                ("error", tracing::Level::ERROR),
-                ("warn", tracing::Level::WARN),
-                ("info", tracing::Level::INFO),
-                ("debug", tracing::Level::DEBUG),
-            ],
-        );
-        Some(Log { target: target?, level: level? })
     }
 
     fn milter(&mut self, raw: raw::Milter) -> Option<Milter> {
@@ -180,7 +173,7 @@ impl Check<'_, '_> {
         Some(Transport { directory, access, peers })
     }
 
-    fn exim(&mut self, raw: raw::Exim) -> Option<Exim> {
+    fn exim(&mut self, raw: raw::Exim, relays_inline: bool) -> Option<Exim> {
         if raw.listen.get_ref().is_empty() {
             self.note(raw.listen.span(), "exim.listen", "empty; name at least one socket, or leave [exim] out");
         }
@@ -199,7 +192,9 @@ impl Check<'_, '_> {
         let peers = self.peers("exim", raw.peers);
         let spool =
             raw.spool_directory.map_or_else(|| PathBuf::from("/var/spool/exim4"), |path| self.path(path.get_ref()));
-        let deadline = self.duration("exim.deadline", raw.deadline, 50, 5, 240);
+        // Relaying takes its time.
+        let usual = if relays_inline { 125 } else { 50 };
+        let deadline = self.duration("exim.deadline", raw.deadline, usual, 5, 240);
         Some(Exim { listen, access, peers, spool_directory: spool, deadline })
     }
 
@@ -498,23 +493,38 @@ impl Check<'_, '_> {
                 self.support_address(&key("addresses"), &text, &domain, native_domain.as_ref(), recipient_delimiter)
             })
             .collect();
-        if let Some(desk_side) = &raw.host {
+        let desk_sides = [
+            raw.host.as_ref().map(|host| (host.span(), "host")),
+            raw.delivery.as_ref().map(|delivery| (delivery.span(), "delivery")),
+        ];
+        for (span, section) in desk_sides.iter().flatten() {
+            if !transport {
+                let text = "needs a [transport] section with the directory for the LMTP sockets";
+                self.note(span.clone(), &key(section), text);
+            }
+        }
+        let desk_side = desk_sides.iter().any(Option::is_some);
+        if desk_side {
             let other = [
                 raw.endpoint.as_ref().map(|endpoint| (endpoint.span(), "endpoint")),
                 raw.submission.as_ref().map(|submission| (submission.span(), "submission")),
             ];
             for (span, section) in other.into_iter().flatten() {
-                let text =
-                    "is for the company side and [connector.host] for the desk side; a connector has one of them";
+                let text = "is for the company side, [connector.host] and [connector.delivery] for the desk side; a connector has \
+                            one of them only";
                 self.note(span, &key(section), text);
             }
-            if !transport {
-                let text = "needs a [transport] section with the directory for the LMTP sockets";
-                self.note(desk_side.span(), &key("host"), text);
-            }
         }
-        let desk_side = raw.host.is_some();
+        if !desk_side && raw.desk.is_some() {
+            let company_side = [
+                raw.endpoint.as_ref().map(|endpoint| (endpoint.span(), "endpoint")),
+                raw.submission.as_ref().map(|submission| (submission.span(), "submission")),
+            ];
+            self.desk_alone(&name, company_side);
+        }
+        let desk_side = desk_side || raw.desk.is_some();
         let observe = self.observe(&key("observe"), raw.observe, desk_side);
+        let desk = desk_side.then(|| self.desk(&name, system, raw.desk.map(Spanned::into_inner)));
         let host = match raw.host {
             Some(host) => {
                 let span = host.span();
@@ -522,11 +532,17 @@ impl Check<'_, '_> {
             }
             None => None,
         };
+        let delivery = match raw.delivery {
+            Some(delivery) => {
+                let span = delivery.span();
+                self.delivery(&name, &addresses, delivery.into_inner(), span)
+            }
+            None => None,
+        };
         let endpoint = match (raw.endpoint, mode) {
             (_, _) if desk_side => None,
             (Some(endpoint), Mode::TwoWay) => {
-                let inline = endpoint.get_ref().relay.as_ref().is_some_and(|relay| relay.get_ref() == "inline");
-                if !transport && !inline && !observe {
+                if !transport && !endpoint.get_ref().is_inline() && !observe {
                     self.note(
                         endpoint.span(),
                         &key("endpoint"),
@@ -544,7 +560,7 @@ impl Check<'_, '_> {
                 self.note(
                     span,
                     &key("endpoint"),
-                    "missing; a two-way connector needs [connector.endpoint] with host and credentials, or on the desk side [connector.host]",
+                    "missing; a two-way connector needs [connector.endpoint] with host and credentials, or on the desk side [connector.host] or [connector.delivery]",
                 );
                 None
             }
@@ -563,6 +579,8 @@ impl Check<'_, '_> {
             addresses,
             endpoint,
             host,
+            desk,
+            delivery,
             submission: outbound.submission,
             preserve: outbound.preserve,
             dkim: outbound.dkim,

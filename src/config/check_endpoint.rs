@@ -138,19 +138,23 @@ impl Check<'_, '_> {
         }
     }
 
-    /// Inline relaying is done by the milter, and before any filter after the queue has seen the message.
+    /// Inline relaying is done where the MTA asks before its queue, and before any filter after the queue has seen the message.
     pub(super) fn inline_relays(
         &mut self,
         spans: &EndpointSpans,
         connectors: &[Arc<Connector>],
-        milter: bool,
+        asked: bool,
         outbound: &Outbound,
     ) {
         for connector in connectors.iter().filter(|connector| connector.inline_endpoint().is_some()) {
             let key = format!("connector.{}.endpoint.relay", connector.name);
             let span = spans.relay(&connector.name);
-            if !milter {
-                self.note(span.clone(), &key, "\"inline\" relays in the milter; add a [milter] section");
+            if !asked {
+                self.note(
+                    span.clone(),
+                    &key,
+                    "\"inline\" relays before the MTA's queue; add a [milter] section, or [exim] for Exim",
+                );
             }
             if !outbound.reinjection_networks.is_empty() {
                 let message = "\"inline\" relays before the content filter of outbound.reinjection_networks has seen the \

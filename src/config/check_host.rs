@@ -14,7 +14,7 @@ use crate::mail::{Address, Domain};
 
 /// Octets of a user name at most.
 const USERNAME_MAX: usize = 255;
-/// Words of a token command at most.
+/// Words of a command at most.
 const COMMAND_WORDS_MAX: usize = 64;
 
 impl Check<'_, '_> {
@@ -146,7 +146,10 @@ impl Check<'_, '_> {
                 }
                 Proof::TokenFile(file)
             }
-            ([false, false, true], _, _, Some(words)) => Proof::TokenCommand(self.token_command(connector, words)?),
+            ([false, false, true], _, _, Some(words)) => {
+                let example = "[\"/usr/local/bin/token\", \"acme\"]";
+                Proof::TokenCommand(self.command(&key("token_command"), words, example)?)
+            }
             _ => {
                 let text = "write exactly one of password_file, token_file and token_command";
                 self.note(address_span, &key("address"), format!("{address}: {text}"));
@@ -174,8 +177,13 @@ impl Check<'_, '_> {
         Some(HostCredential { address, username, mechanism, proof })
     }
 
-    fn token_command(&mut self, connector: &str, words: Spanned<Vec<Spanned<String>>>) -> Option<Vec<String>> {
-        let key = format!("connector.{connector}.host.credentials.token_command");
+    /// A program's full path and its arguments.
+    pub(super) fn command(
+        &mut self,
+        key: &str,
+        words: Spanned<Vec<Spanned<String>>>,
+        example: &str,
+    ) -> Option<Vec<String>> {
         let span = words.span();
         let words: Vec<String> = words.into_inner().into_iter().map(Spanned::into_inner).collect();
         let program = words.first().map(String::as_str).unwrap_or_default();
@@ -183,9 +191,10 @@ impl Check<'_, '_> {
             || words.len() > COMMAND_WORDS_MAX
             || words.iter().any(|w| w.contains('\0'))
         {
-            let text = "write the full path of a program and its arguments, for example [\"/usr/local/bin/token\", \"acme\"]; \
-                        no shell reads them";
-            self.note(span, &key, text);
+            let text = format!(
+                "write the full path of a program and its arguments, for example {example}; no shell reads them"
+            );
+            self.note(span, key, text);
             return None;
         }
         Some(words)

@@ -84,7 +84,7 @@ impl Check<'_, '_> {
     }
 
     /// Where a service listens, and who may connect.
-    fn service(
+    pub(super) fn service(
         &mut self,
         section: &str,
         listen: Spanned<Vec<Spanned<String>>>,

@@ -8,7 +8,7 @@ use serde_ignored::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::raw;
+use super::{log, metrics, raw, raw_delivery, raw_desk};
 
 /// A key that means nothing to us.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ fn known_keys(section: &[&str]) -> &'static [&'static str] {
     match section {
         [] => fields_of::<raw::Raw>(),
         ["daemon"] => fields_of::<raw::Daemon>(),
-        ["log"] => fields_of::<raw::Log>(),
+        ["log"] => fields_of::<log::Raw>(),
         ["milter"] => fields_of::<raw::Milter>(),
         ["exim"] => fields_of::<raw::Exim>(),
         ["transport"] => fields_of::<raw::Transport>(),
@@ -110,7 +110,12 @@ fn known_keys(section: &[&str]) -> &'static [&'static str] {
         ["credentials"] => fields_of::<raw::Credentials>(),
         ["auth"] => fields_of::<raw::Auth>(),
         ["lookup"] => fields_of::<raw::Lookup>(),
+        ["conversations"] => fields_of::<raw_desk::Conversations>(),
+        ["connector", "desk"] => fields_of::<raw_desk::Desk>(),
+        ["metrics"] => fields_of::<metrics::Raw>(),
         ["connector", "host"] => fields_of::<raw::Host>(),
+        ["connector", "delivery"] => fields_of::<raw_delivery::Delivery>(),
+        ["connector", "delivery", "queues"] => fields_of::<raw_delivery::QueueOf>(),
         ["connector", "host", "credentials"] => fields_of::<raw::HostCredential>(),
         ["connector", "endpoint"] => fields_of::<raw::Endpoint>(),
         ["connector", "endpoint", "credentials"] => fields_of::<raw::CredentialSet>(),

@@ -2,23 +2,33 @@
 //! and remedy. Nothing else in the program reads the configuration file; nothing here opens a socket.
 
 mod check;
+mod check_delivery;
+mod check_desk;
 mod check_endpoint;
 mod check_host;
 mod check_observe;
 mod check_outbound;
 mod check_store;
 mod credential;
+mod delivery;
+mod desk;
 mod host;
 mod key_files;
 mod keys;
 mod listen;
 mod load;
+mod log;
+mod metrics;
 mod outbound;
 mod problem;
 mod quantity;
 mod raw;
+mod raw_delivery;
+mod raw_desk;
 mod secret;
 mod show;
+mod show_delivery;
+mod show_desk;
 mod show_host;
 mod stamp;
 mod store;
@@ -27,9 +37,15 @@ mod submission_socket;
 #[cfg(test)]
 mod tests;
 
+pub use delivery::{
+    BaseUrl, Delivery, DeliveryWay, LineEnding, Post, PostProof, Refused, RtTarget, Shape, TicketSystem,
+};
+pub use desk::{Desk, FieldPattern};
 pub use host::{Host, HostCredential, Mechanism, Preset, Proof, Unverified};
 pub use key_files::KnownKeys;
 pub use listen::{Listen, ListenError};
+pub use log::{Log, LogFormat, LogTarget};
+pub use metrics::Metrics;
 pub use outbound::{
     BreachPolicy, Cover, DkimKey, Login, Outbound, Preserve, Rate, SenderPattern, SignWhen, SignWith, Signing,
     Submission, holds,
@@ -37,7 +53,7 @@ pub use outbound::{
 pub use problem::{Problem, Problems};
 pub use secret::{Secret, SecretError, SecretFile};
 pub use stamp::Stamp;
-pub use store::{Auth, Credentials, Lookup, PostgresServer, StoreConfig, StoreUrl};
+pub use store::{Auth, Conversations, Credentials, Lookup, PostgresServer, StoreConfig, StoreUrl};
 pub use submission_socket::SubmissionSocket;
 
 use std::net::SocketAddr;
@@ -74,10 +90,14 @@ pub struct Config {
     pub store: StoreConfig,
     /// What holds for issued credentials.
     pub credentials: Credentials,
+    /// How long conversations are remembered, on the desk side.
+    pub conversations: Conversations,
     /// The service that checks logins; `None` when not configured.
     pub auth: Option<Auth>,
     /// The tables for the MTA; `None` when not configured.
     pub lookup: Option<Lookup>,
+    /// The service that tells numbers; `None` when not configured.
+    pub metrics: Option<Metrics>,
 }
 
 impl Config {
@@ -138,24 +158,6 @@ pub struct Daemon {
     pub site_key_file: SecretFile,
     /// Where the process writes its id, for a service manager that wants it; nowhere unless told.
     pub pid_file: Option<PathBuf>,
-}
-
-/// `[log]`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    /// Where to.
-    pub target: LogTarget,
-    /// `error`, `warn`, `info` or `debug`.
-    pub level: tracing::Level,
-}
-
-/// `log.target`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogTarget {
-    /// Standard error, a line an event.
-    Stderr,
-    /// The system log, facility mail.
-    Syslog,
 }
 
 /// Permissions of our unix sockets.
@@ -279,6 +281,10 @@ pub struct Connector {
     pub endpoint: Option<Endpoint>,
     /// The company host, on the desk side. No connector has both.
     pub host: Option<Host>,
+    /// What becomes of mail for the ticket system on its own side; on the desk side alone, and there always.
+    pub desk: Option<Desk>,
+    /// The way into the ticket system, on the desk side.
+    pub delivery: Option<Delivery>,
     /// How notifications come in; `None` where they do not come through here.
     pub submission: Option<Submission>,
     /// Which of their header fields must survive.
@@ -414,14 +420,15 @@ impl Connector {
         self.endpoint.as_ref().filter(|endpoint| endpoint.is_inline())
     }
 
-    /// The files of the passwords that the connector shows to servers.
+    /// The files of the passwords and keys that the connector shows to servers.
     pub fn password_files(&self) -> impl Iterator<Item = &SecretFile> {
         let sets = self.endpoint.iter().flat_map(|endpoint| &endpoint.credentials).map(|set| &set.password_file);
         let accounts = self.host.iter().flat_map(|host| &host.credentials);
-        sets.chain(accounts.filter_map(|account| match &account.proof {
+        let accounts = accounts.filter_map(|account| match &account.proof {
             Proof::Password(file) => Some(file),
             Proof::TokenFile(_) | Proof::TokenCommand(_) => None,
-        }))
+        });
+        sets.chain(accounts).chain(self.delivery.as_ref().and_then(Delivery::secret_file))
     }
 
     /// Whether `address` is one of the support addresses, spelled in any letter case, with or without an extension.

@@ -4,6 +4,8 @@
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::{log, metrics, raw_desk};
+
 type Text = Spanned<String>;
 
 /// The whole file.
@@ -12,7 +14,7 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) daemon: Daemon,
     #[serde(default)]
-    pub(super) log: Log,
+    pub(super) log: log::Raw,
     pub(super) milter: Option<Milter>,
     pub(super) transport: Option<Transport>,
     pub(super) exim: Option<Exim>,
@@ -30,8 +32,11 @@ pub(super) struct Raw {
     pub(super) store: Store,
     #[serde(default)]
     pub(super) credentials: Credentials,
+    #[serde(default)]
+    pub(super) conversations: raw_desk::Conversations,
     pub(super) auth: Option<Auth>,
     pub(super) lookup: Option<Lookup>,
+    pub(super) metrics: Option<metrics::Raw>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -41,12 +46,6 @@ pub(super) struct Daemon {
     pub(super) user: Option<Text>,
     pub(super) site_key_file: Option<Text>,
     pub(super) pid_file: Option<Text>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Log {
-    pub(super) target: Option<Text>,
-    pub(super) level: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -113,6 +112,8 @@ pub(super) struct Connector {
     pub(super) addresses: Spanned<Vec<Text>>,
     pub(super) endpoint: Option<Spanned<Endpoint>>,
     pub(super) host: Option<Spanned<Host>>,
+    pub(super) desk: Option<Spanned<raw_desk::Desk>>,
+    pub(super) delivery: Option<Spanned<super::raw_delivery::Delivery>>,
     pub(super) submission: Option<Spanned<Submission>>,
     pub(super) preserve: Option<Spanned<Preserve>>,
     #[serde(default)]
@@ -132,6 +133,20 @@ pub(super) struct Endpoint {
     pub(super) credentials: Spanned<Vec<CredentialSet>>,
     pub(super) max_connections: Option<Spanned<u64>>,
     pub(super) deadline: Option<Text>,
+}
+
+impl Connector {
+    /// Whether its mail is relayed before the MTA's queue.
+    pub(super) fn relays_inline(&self) -> bool {
+        self.endpoint.as_ref().is_some_and(|endpoint| endpoint.get_ref().is_inline())
+    }
+}
+
+impl Endpoint {
+    /// Whether it says so.
+    pub(super) fn is_inline(&self) -> bool {
+        self.relay.as_ref().is_some_and(|relay| relay.get_ref() == "inline")
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    BreachPolicy, Config, Connector, Cover, Environment, LogTarget, Mode, OnTempError, Rejected, RelayMode, SignWhen,
-    SignWith, SocketAccess, Submission, Tls, quantity, show_host,
+    BreachPolicy, Config, Connector, Cover, Environment, Mode, OnTempError, Rejected, RelayMode, SignWhen, SignWith,
+    SocketAccess, Submission, Tls, quantity, show_delivery, show_desk, show_host,
 };
 
 /// TOML that [`Config::parse`] reads again. Passwords are only named by their files.
@@ -50,12 +50,7 @@ impl Config {
             writeln!(f, "pid_file = {pid_file:?}")?;
         }
 
-        let target = match self.log.target {
-            LogTarget::Stderr => "stderr",
-            LogTarget::Syslog => "syslog",
-        };
-        writeln!(f, "\n[log]\ntarget = {target:?}\nlevel = {:?}", self.log.level.to_string().to_lowercase())?;
-
+        self.log.write(f)?;
         if let Some(milter) = &self.milter {
             let listen: Vec<_> = milter.listen.iter().map(ToString::to_string).collect();
             writeln!(f, "\n[milter]\nlisten = {listen:?}")?;
@@ -114,6 +109,9 @@ impl Config {
         writeln!(f, "sign_with = {sign_with:?}")?;
 
         write_store(f, self)?;
+        if let Some(metrics) = &self.metrics {
+            metrics.write(f)?;
+        }
         for signing in &self.signing {
             writeln!(f, "\n[[signing]]\ndomain = {:?}", signing.domain.as_str())?;
             writeln!(f, "selector = {:?}\nkey_file = {:?}", signing.selector.as_str(), signing.key_file.path())?;
@@ -137,6 +135,7 @@ fn write_store(f: &mut fmt::Formatter<'_>, config: &Config) -> fmt::Result {
     }
     let overlap_warning = quantity::write_duration(config.credentials.overlap_warning);
     writeln!(f, "\n[credentials]\noverlap_warning = {overlap_warning:?}")?;
+    show_desk::write_conversations(f, &config.conversations)?;
     if let Some(auth) = &config.auth {
         writeln!(f, "\n[auth]\nlisten = {:?}\ncomputations = {}", texts(&auth.listen), auth.computations)?;
         write_access(f, &auth.access)?;
@@ -148,7 +147,7 @@ fn write_store(f: &mut fmt::Formatter<'_>, config: &Config) -> fmt::Result {
     Ok(())
 }
 
-fn texts<T: ToString>(list: &[T]) -> Vec<String> {
+pub(super) fn texts<T: ToString>(list: &[T]) -> Vec<String> {
     list.iter().map(ToString::to_string).collect()
 }
 
@@ -192,7 +191,7 @@ fn write_outbound(f: &mut fmt::Formatter<'_>, connector: &Connector) -> fmt::Res
     Ok(())
 }
 
-fn write_access(f: &mut fmt::Formatter<'_>, access: &SocketAccess) -> fmt::Result {
+pub(super) fn write_access(f: &mut fmt::Formatter<'_>, access: &SocketAccess) -> fmt::Result {
     if let Some(group) = &access.group {
         writeln!(f, "socket_group = {group:?}")?;
     }
@@ -222,6 +221,12 @@ fn write_connector(f: &mut fmt::Formatter<'_>, connector: &Connector) -> fmt::Re
     }
     if let Some(host) = &connector.host {
         show_host::write(f, host)?;
+    }
+    if let Some(desk) = &connector.desk {
+        show_desk::write(f, desk)?;
+    }
+    if let Some(delivery) = &connector.delivery {
+        show_delivery::write(f, delivery)?;
     }
     let Some(endpoint) = &connector.endpoint else { return Ok(()) };
     let tls = match endpoint.tls {

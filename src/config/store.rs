@@ -1,4 +1,5 @@
-//! `[store]`, `[credentials]`, `[auth]` and `[lookup]`: issued credentials, where they are kept, and who may have them checked.
+//! `[store]`, `[credentials]`, `[conversations]`, `[auth]` and `[lookup]`: issued credentials, where they are kept, and who may have
+//! them checked.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -105,6 +106,15 @@ impl fmt::Display for StoreUrl {
 pub struct Credentials {
     /// Two live sets of one binding are told of after so long.
     pub overlap_warning: Duration,
+}
+
+/// `[conversations]`: what is remembered of mail that comes to the desk side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conversations {
+    /// For how long after a message was last seen.
+    pub lifetime: Duration,
+    /// Messages at most; the ones seen longest ago go first.
+    pub messages: usize,
 }
 
 /// `[auth]`: logins checked for an MTA.

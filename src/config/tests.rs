@@ -319,7 +319,7 @@ fn inline_relay_needs_a_milter_and_no_transport_and_what_is_shown_reads_back() {
     assert!(site.parse(&section("transport")).unwrap().transport.is_none());
     let rejected = "rejected_to = \"postmaster@acme.example\"";
     for (text, words) in [
-        (section("milter"), "relays in the milter; add a [milter] section"),
+        (section("milter"), "add a [milter] section, or [exim]"),
         (format!("{inline}\n[outbound]\nreinjection_networks = [\"127.0.0.1/32\"]"), "before the content filter"),
         (inline.replace("relay = \"inline\"", "relay = \"transport\""), "only relay = \"inline\" can leave a copy"),
         (inline.replace("\"inline\"", "\"both\""), "\"both\" is not known here; write \"transport\" or \"inline\""),

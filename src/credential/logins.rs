@@ -11,8 +11,10 @@ use tokio::time::{sleep, timeout};
 
 use super::cache::{Cache, Digest, Digests};
 use super::delays::{Client, Delays};
+use super::issued::{Issued, Standing};
 use super::{Binding, Credential, UserName, hash, overlaps};
 use crate::config::Secret;
+use crate::mail::{Domain, Waiting};
 use crate::store::{Store, StoreError, now};
 
 /// Octets of a password at most; ours have 31.
@@ -71,10 +73,14 @@ pub struct Logins {
     digests: Digests,
     cache: Mutex<Cache>,
     delays: Mutex<Delays>,
+    /// What the store said at the last look.
+    issued: Mutex<Issued>,
     computations: Arc<Semaphore>,
     /// Logins in line for a computation.
     waiting: Semaphore,
     computing: Arc<Gauge>,
+    in_line: Arc<AtomicUsize>,
+    sets: Mutex<Sets>,
 }
 
 impl Logins {
@@ -89,9 +95,12 @@ impl Logins {
             digests: Digests::new()?,
             cache: Mutex::default(),
             delays: Mutex::default(),
+            issued: Mutex::default(),
             computations: Arc::new(Semaphore::new(computations.max(1))),
             waiting: Semaphore::new(computations.max(1).saturating_mul(WAITING_PER_COMPUTATION)),
             computing: Arc::default(),
+            in_line: Arc::default(),
+            sets: Mutex::default(),
         });
         hash::prepare();
         tokio::spawn(watch(Arc::downgrade(&logins), overlap_warning));
@@ -103,9 +112,40 @@ impl Logins {
         &self.store
     }
 
+    /// What is known of a user name with which somebody has logged in. Asks nobody: the store is looked at four times a second, and
+    /// what it said counts for a minute.
+    pub fn standing(&self, user: &str) -> Standing {
+        lock(&self.issued).standing(user, Instant::now())
+    }
+
+    /// Whether a set of that user name was ever issued.
+    pub fn knows(&self, user: &str) -> bool {
+        lock(&self.issued).knows(user)
+    }
+
+    /// Whether a set for `domain` or an address of it was ever issued.
+    pub fn has_issued_for(&self, domain: &Domain) -> bool {
+        lock(&self.issued).has_domain(domain)
+    }
+
     /// How many computations there were at a time, at most, since the start.
     pub fn peak_computations(&self) -> usize {
         self.computing.peak.load(Ordering::Relaxed)
+    }
+
+    /// How things are at this moment.
+    pub fn at_present(&self) -> AtPresent {
+        let sets = lock(&self.sets);
+        let long =
+            |since: &&i64| u64::try_from(now().saturating_sub(**since)).is_ok_and(|age| age > sets.overlap_warning);
+        AtPresent {
+            running: self.computing.now.load(Ordering::Relaxed),
+            waiting: self.in_line.load(Ordering::Relaxed),
+            store_up: sets.store_up,
+            live: sets.live,
+            overlapping: sets.overlaps.iter().filter(long).count(),
+            oldest: sets.oldest,
+        }
     }
 
     /// Checks one login of a client at `address`. Takes some 9 s at most.
@@ -138,7 +178,9 @@ impl Logins {
     async fn compute(&self, user: &str, password: Secret, name: &Digest, login: &Digest) -> Outcome {
         let busy = || Outcome::Unavailable("too many logins at once".to_owned());
         let Ok(_place) = self.waiting.try_acquire() else { return busy() };
+        let waiting = Waiting::count(&self.in_line);
         let computation = timeout(COMPUTATION_WAIT, Arc::clone(&self.computations).acquire_owned()).await;
+        drop(waiting);
         let Ok(Ok(computation)) = computation else { return busy() };
         // Of many that came at once with the same login the first one has done the work for all.
         if let Some(accepted) = self.remembered(name, login) {
@@ -179,6 +221,35 @@ impl Logins {
             Err(error) => Outcome::Unavailable(format!("the computation failed: {error}")),
         }
     }
+}
+
+/// How the check of logins stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AtPresent {
+    /// Computations under way.
+    pub running: usize,
+    /// Logins in line for one.
+    pub waiting: usize,
+    /// The store has answered when it was asked last; `None` before that.
+    pub store_up: Option<bool>,
+    /// Live sets.
+    pub live: usize,
+    /// Bindings that have had two live sets for longer than they should.
+    pub overlapping: usize,
+    /// When the oldest live set was issued, in seconds since 1970.
+    pub oldest: Option<i64>,
+}
+
+/// What was seen of the sets when the store was asked last.
+#[derive(Debug, Default)]
+struct Sets {
+    store_up: Option<bool>,
+    live: usize,
+    oldest: Option<i64>,
+    /// Since when each binding with two sets has had them, in seconds since 1970.
+    overlaps: Vec<i64>,
+    /// Seconds.
+    overlap_warning: u64,
 }
 
 /// Counts what is under way, and remembers the highest count.
@@ -232,7 +303,9 @@ struct Watched {
 
 impl Watched {
     async fn look(&mut self, logins: &Logins, overlap_warning: Duration) {
-        match self.try_look(logins, overlap_warning).await {
+        let looked = self.try_look(logins, overlap_warning).await;
+        lock(&logins.sets).store_up = Some(looked.is_ok());
+        match looked {
             Ok(()) if self.away => {
                 self.away = false;
                 tracing::info!(store = %logins.store, "the store is there again");
@@ -249,16 +322,30 @@ impl Watched {
     }
 
     async fn try_look(&mut self, logins: &Logins, overlap_warning: Duration) -> Result<(), StoreError> {
+        let asked_at = Instant::now();
         let revision = logins.store.revision().await?;
         let changed = self.revision != Some(revision);
         let due = self.warned.is_none_or(|at| at.elapsed() >= WARNING_INTERVAL);
         if !changed && !due {
+            lock(&logins.issued).still_holds(asked_at);
             return Ok(());
         }
-        let live = logins.store.list(false).await?;
+        let mut live = logins.store.list(true).await?;
+        if changed {
+            *lock(&logins.issued) = Issued::from_sets(&live, asked_at);
+        } else {
+            lock(&logins.issued).still_holds(asked_at);
+        }
+        live.retain(|set| set.revoked_at.is_none());
         if changed {
             let ids: HashSet<i64> = live.iter().map(|set| set.id).collect();
             lock(&logins.cache).retain(ids);
+            let mut sets = lock(&logins.sets);
+            sets.live = live.len();
+            sets.oldest = live.iter().map(|set| set.issued_at).min();
+            sets.overlaps = overlaps(&live).into_iter().map(|(_, since)| since).collect();
+            sets.overlap_warning = overlap_warning.as_secs();
+            drop(sets);
             self.revision = Some(revision);
         }
         if due {
@@ -314,19 +401,29 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn there_are_never_more_computations_at_a_time_than_allowed() {
+    async fn a_flood_of_right_and_wrong_logins_is_never_more_computations_at_a_time_than_allowed() {
+        const LOGINS: u32 = 120;
         let folder = tempfile::tempdir().unwrap();
         let logins = logins(&folder, 2).await;
-        let attempts: Vec<_> = (0..60)
+        let attempts: Vec<_> = (0..LOGINS)
             .map(|n| {
                 let logins = Arc::clone(&logins);
-                // All wrong, from everywhere, so that neither the cache nor a delay spares us anything.
-                tokio::spawn(async move { logins.check("acme", Secret::new(format!("x{n}").into()), from(n)).await })
+                // From everywhere, so that no delay spares us anything; the right ones only until the first was right.
+                let password = if n % 3 == 0 { "s3cret".to_owned() } else { format!("x{n}") };
+                tokio::spawn(async move { (n, logins.check("acme", Secret::new(password.into()), from(n)).await) })
             })
             .collect();
+        let (mut right, mut wrong, mut put_off) = (0, 0, 0);
         for attempt in attempts {
-            assert!(!matches!(attempt.await.unwrap(), Outcome::Accepted { .. }));
+            match attempt.await.unwrap() {
+                (n, Outcome::Accepted { .. }) if n % 3 == 0 => right += 1,
+                (n, Outcome::Refused(Refusal::WrongPassword)) if n % 3 != 0 => wrong += 1,
+                (_, Outcome::Unavailable(_)) => put_off += 1,
+                (n, other) => panic!("{n}: {other:?}"),
+            }
         }
+        assert_eq!(right + wrong + put_off, LOGINS);
+        assert!(right > 0 && wrong > 0, "{right} right, {wrong} wrong, {put_off} put off");
         assert_eq!(logins.peak_computations(), 2);
     }
 

@@ -8,11 +8,13 @@
 mod cache;
 mod delays;
 mod hash;
+mod issued;
 mod logins;
 mod password;
 
 pub use hash::{HashError, hash};
-pub use logins::{Accepted, Logins, Outcome, Refusal};
+pub use issued::Standing;
+pub use logins::{Accepted, AtPresent, Logins, Outcome, Refusal};
 pub use password::new_password;
 
 use std::collections::HashMap;

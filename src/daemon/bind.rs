@@ -86,9 +86,38 @@ impl Name {
 
     /// Whether the socket can still be reached: its name, or the whole folder, may have been removed.
     pub(super) fn leads_here(&self) -> bool {
-        let ours = |facts: std::fs::Metadata| self.made.is_none_or(|made| made == (facts.dev(), facts.ino()));
-        self.path.symlink_metadata().is_ok_and(ours)
+        leads_to(&self.path, self.made)
     }
+}
+
+impl Name {
+    /// What tells later whether it is still there.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { path: self.path.clone(), made: self.made }
+    }
+}
+
+/// A socket's name as it was when it was bound. Dropping it does nothing.
+#[derive(Debug, Clone)]
+pub(super) struct Mark {
+    path: PathBuf,
+    made: Option<(u64, u64)>,
+}
+
+impl Mark {
+    /// As [`Name::leads_here`].
+    pub(super) fn leads_here(&self) -> bool {
+        leads_to(&self.path, self.made)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn leads_to(path: &Path, made: Option<(u64, u64)>) -> bool {
+    let ours = |facts: std::fs::Metadata| made.is_none_or(|made| made == (facts.dev(), facts.ino()));
+    path.symlink_metadata().is_ok_and(ours)
 }
 
 impl Drop for Name {

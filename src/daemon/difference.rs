@@ -61,8 +61,10 @@ impl Difference {
             ("signing", old.signing != new.signing),
             ("store", old.store != new.store),
             ("credentials", old.credentials != new.credentials),
+            ("conversations", old.conversations != new.conversations),
             ("auth", old.auth != new.auth),
             ("lookup", old.lookup != new.lookup),
+            ("metrics", old.metrics != new.metrics),
         ];
         sections.into_iter().filter(|(_, differs)| *differs).for_each(|(name, _)| difference.sections.push(name));
         difference.restart = needs_restart(old, new);
@@ -101,6 +103,7 @@ fn needs_restart(old: &Config, new: &Config) -> Names {
     let transport_access = |config: &Config| config.transport.as_ref().map(|service| service.access.clone());
     let auth_access = |config: &Config| config.auth.as_ref().map(|service| service.access.clone());
     let lookup_access = |config: &Config| config.lookup.as_ref().map(|service| service.access.clone());
+    let metrics_access = |config: &Config| config.metrics.as_ref().map(|service| service.access.clone());
     let differs_in_both = |old: Option<_>, new: Option<_>| old.is_some() && new.is_some() && old != new;
     let settings = [
         ("daemon.user", old.daemon.user != new.daemon.user),
@@ -127,6 +130,10 @@ fn needs_restart(old: &Config, new: &Config) -> Names {
             "exim.socket_group or socket_mode (of sockets that are open)",
             differs_in_both(exim_access(old), exim_access(new)),
         ),
+        (
+            "metrics.socket_group or socket_mode (of sockets that are open)",
+            differs_in_both(metrics_access(old), metrics_access(new)),
+        ),
     ];
     Names(settings.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect())
 }
@@ -150,6 +157,9 @@ pub(super) fn keep_what_needs_restart(old: &Config, new: &mut Config) {
         new.access.clone_from(&old.access);
     }
     if let (Some(old), Some(new)) = (&old.exim, &mut new.exim) {
+        new.access.clone_from(&old.access);
+    }
+    if let (Some(old), Some(new)) = (&old.metrics, &mut new.metrics) {
         new.access.clone_from(&old.access);
     }
 }

@@ -12,7 +12,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::bind::{Access, Name, Socket};
+use super::bind::{Access, Mark, Name, Socket};
+use super::measure::Served;
 use super::parts::{Credentials, Parts};
 use super::passed::Passed;
 use crate::attach::slots::Slots;
@@ -20,7 +21,7 @@ use crate::attach::{accept, exim, lmtp, lookup, milter, sasl};
 use crate::config::{Config, Connector, Listen};
 use crate::credential::Logins;
 use crate::inline::Inline;
-use crate::pipeline::Pipeline;
+use crate::status::{self, Status};
 
 /// Sockets that are told one by one in the log, at most; more of them are told in one line.
 const TOLD_MAX: usize = 20;
@@ -37,6 +38,20 @@ pub(super) fn transport_socket(config: &Config, connector: &Connector) -> Option
     Some(service.directory.join(format!("{}.sock", connector.name)))
 }
 
+/// Where the LMTP socket is that leads into a connector's ticket system; `None` where none does. No connector's name holds a dot.
+pub(super) fn delivery_socket(config: &Config, connector: &Connector) -> Option<PathBuf> {
+    connector.delivery.as_ref()?;
+    Some(config.transport.as_ref()?.directory.join(format!("{}.delivery.sock", connector.name)))
+}
+
+/// All LMTP sockets.
+fn lmtp_sockets(config: &Config) -> impl Iterator<Item = (&Connector, PathBuf)> {
+    config.connectors.iter().flat_map(|connector| {
+        let sockets = [transport_socket(config, connector), delivery_socket(config, connector)];
+        sockets.into_iter().flatten().map(|path| (connector.as_ref(), path))
+    })
+}
+
 /// What a socket is for.
 #[derive(Debug)]
 enum Purpose {
@@ -46,6 +61,7 @@ enum Purpose {
     Transport(String),
     Auth,
     Lookup,
+    Metrics,
 }
 
 /// Bound sockets that nobody serves yet. Dropping them takes them back.
@@ -62,10 +78,11 @@ impl Sockets {
     pub(super) fn named(config: &Config) -> impl Iterator<Item = Listen> {
         let milter = config.milter.iter().flat_map(|service| service.listen.iter().cloned());
         let exim = config.exim.iter().flat_map(|service| service.listen.iter().cloned());
-        let transport = config.connectors.iter().filter_map(|connector| transport_socket(config, connector));
+        let transport = lmtp_sockets(config).map(|(_, path)| path);
         let logins = config.auth.iter().flat_map(|service| service.listen.iter().cloned());
         let tables = config.lookup.iter().flat_map(|service| service.listen.iter().cloned());
-        milter.chain(exim).chain(logins).chain(tables).chain(transport.map(Listen::Unix))
+        let numbers = config.metrics.iter().flat_map(|service| service.listen.iter().cloned());
+        milter.chain(exim).chain(logins).chain(tables).chain(numbers).chain(transport.map(Listen::Unix))
     }
 
     /// Binds everything that `config` names and that is not among `open`; what was `passed` to us is bound already.
@@ -89,10 +106,10 @@ impl Sockets {
         }
         if let Some(service) = &config.transport {
             let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
-            wanted.extend(config.connectors.iter().filter_map(|connector| {
-                let path = transport_socket(config, connector)?;
-                Some((Listen::Unix(path), Purpose::Transport(connector.name.clone()), access))
-            }));
+            wanted.extend(
+                lmtp_sockets(config)
+                    .map(|(connector, path)| (Listen::Unix(path), Purpose::Transport(connector.name.clone()), access)),
+            );
         }
         if let Some(service) = &config.auth {
             let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
@@ -101,6 +118,10 @@ impl Sockets {
         if let Some(service) = &config.lookup {
             let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
             wanted.extend(service.listen.iter().map(|listen| (listen.clone(), Purpose::Lookup, access)));
+        }
+        if let Some(service) = &config.metrics {
+            let access = Access::new(&service.access, user).map_err(|problem| vec![problem])?;
+            wanted.extend(service.listen.iter().map(|listen| (listen.clone(), Purpose::Metrics, access)));
         }
         wanted.retain(|(listen, ..)| !open.contains(listen));
         let (mut sockets, mut problems) = (Vec::with_capacity(wanted.len()), Vec::new());
@@ -194,6 +215,10 @@ impl Door {
     fn can_be_found(&self) -> bool {
         self.name.as_ref().is_none_or(Name::leads_here)
     }
+
+    fn mark(&self) -> Option<Mark> {
+        self.name.as_ref().map(Name::mark)
+    }
 }
 
 impl Drop for Door {
@@ -258,33 +283,35 @@ pub(super) struct Listeners {
     judge: Arc<ArcSwap<Inline>>,
     service: Arc<milter::Service<Inline>>,
     milter: HashMap<Listen, Door>,
-    /// What Exim asks: it relays by its own transports.
-    pipeline: Arc<ArcSwap<Pipeline>>,
-    exim_service: Arc<exim::Service<Pipeline>>,
+    exim_service: Arc<exim::Service<Inline>>,
     exim: HashMap<Listen, Door>,
     transport: HashMap<PathBuf, TransportDoor>,
     credentials: Option<CredentialDoors>,
+    status: Arc<Status>,
+    metrics: HashMap<Listen, Door>,
+    metrics_slots: Slots,
     tasks: TaskTracker,
 }
 
 impl Listeners {
     /// Nothing is open yet; all connections will be in `tasks`. What goes on at the end between two messages may go on for
-    /// `linger`.
-    pub(super) fn new(parts: &Parts, tasks: TaskTracker, linger: Duration) -> Self {
+    /// `linger`. `status` is what `[metrics]` tells.
+    pub(super) fn new(parts: &Parts, tasks: TaskTracker, linger: Duration, status: Arc<Status>) -> Self {
         let judge = Arc::new(ArcSwap::new(Arc::clone(&parts.judge)));
         let service = milter::Service::new(Arc::clone(&judge), parts.spool.clone(), &parts.config.limits)
             .with_patience(milter::Patience { linger, ..milter::Patience::default() });
-        let pipeline = Arc::new(ArcSwap::new(Arc::clone(&parts.pipeline)));
-        let exim_service = exim::Service::new(Arc::clone(&pipeline), parts.spool.clone(), parts.exim.clone());
+        let exim_service = exim::Service::new(Arc::clone(&judge), parts.spool.clone(), parts.exim.clone());
         Self {
             judge,
             service: Arc::new(service),
             milter: HashMap::new(),
-            pipeline,
             exim_service: Arc::new(exim_service),
             exim: HashMap::new(),
             transport: HashMap::new(),
             credentials: None,
+            status,
+            metrics: HashMap::new(),
+            metrics_slots: Slots::new(status::CONNECTIONS_MAX),
             tasks,
         }
     }
@@ -292,10 +319,43 @@ impl Listeners {
     /// What is open, as configured. A socket whose name was removed is not: a reload makes it anew.
     pub(super) fn open(&self) -> HashSet<Listen> {
         let credentials = self.credentials.iter().flat_map(|doors| doors.auth.iter().chain(&doors.lookup));
-        let others = self.milter.iter().chain(&self.exim).chain(credentials).filter(|(_, door)| door.can_be_found());
+        let others = self
+            .milter
+            .iter()
+            .chain(&self.exim)
+            .chain(&self.metrics)
+            .chain(credentials)
+            .filter(|(_, door)| door.can_be_found());
         let transport = self.transport.iter().filter(|(_, transport)| transport.door.can_be_found());
         let transport = transport.map(|(path, _)| Listen::Unix(path.clone()));
         others.map(|(listen, _)| listen.clone()).chain(transport).collect()
+    }
+
+    /// The services with their connections and sockets.
+    pub(super) fn served(&self) -> Vec<Served> {
+        let of = |service, slots: &Slots, doors: &HashMap<Listen, Door>| Served {
+            service,
+            connector: String::new(),
+            slots: slots.clone(),
+            names: doors.values().map(Door::mark).collect(),
+        };
+        let mut served = vec![
+            of("milter", self.service.slots(), &self.milter),
+            of("exim", self.exim_service.slots(), &self.exim),
+            of("metrics", &self.metrics_slots, &self.metrics),
+        ];
+        if let Some(doors) = &self.credentials {
+            served.push(of("auth", &doors.auth_slots, &doors.auth));
+            served.push(of("lookup", &doors.lookup_slots, &doors.lookup));
+        }
+        served.retain(|served| !served.names.is_empty());
+        served.extend(self.transport.values().map(|transport| Served {
+            service: "lmtp",
+            connector: transport.connector.clone(),
+            slots: transport.slots.clone(),
+            names: vec![transport.door.mark()],
+        }));
+        served
     }
 
     /// From here on `parts` hold for every message that begins: what is open serves them, `new` is opened, what they do not name
@@ -318,6 +378,14 @@ impl Listeners {
             }
             stays
         });
+        let listen: HashSet<&Listen> = parts.config.metrics.iter().flat_map(|service| &service.listen).collect();
+        self.metrics.retain(|address, _| {
+            let stays = listen.contains(address);
+            if !stays {
+                tracing::info!(socket = %address, "metrics closed");
+            }
+            stays
+        });
         // The transport first: a verdict must not come to a pipeline that is older than the one that wrote it.
         self.transport.retain(|path, door| {
             let Some(service) = parts.services.get(path) else {
@@ -330,7 +398,6 @@ impl Listeners {
         });
         self.service.set_limits(limits);
         self.exim_service.set(parts.exim.clone());
-        self.pipeline.store(Arc::clone(&parts.pipeline));
         self.judge.store(Arc::clone(&parts.judge));
         match &parts.credentials {
             None => self.credentials = None,
@@ -369,12 +436,15 @@ impl Listeners {
             (Purpose::Transport(connector), Listen::Unix(path), milter::Listener::Unix(listener)) => {
                 let Some(service) = parts.services.get(&path) else { return };
                 if told {
-                    let Connector { endpoint, host, .. } = service.connector.as_ref();
+                    let Connector { endpoint, host, delivery, .. } = service.connector.as_ref();
+                    let delivery = delivery.as_ref().filter(|_| matches!(service.hand_over, lmtp::Way::Delivery(_)));
+                    let host = host.as_ref().filter(|_| delivery.is_none());
                     tracing::info!(
                         socket = %path.display(),
                         connector,
                         endpoint = endpoint.as_ref().map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)),
-                        host = host.as_ref().map(|host| format!("{}:{}", host.host, host.port)),
+                        host = host.map(|host| format!("{}:{}", host.host, host.port)),
+                        delivery = delivery.map(ToString::to_string),
                         "transport listening"
                     );
                 }
@@ -397,6 +467,12 @@ impl Listeners {
                 let (slots, tables) = (doors.lookup_slots.clone(), Arc::clone(&doors.tables));
                 self.tasks.spawn(lookup::serve(plain(listener), slots, tables, close, tasks));
                 doors.lookup.insert(listen, door);
+            }
+            (Purpose::Metrics, listen, listener) => {
+                tracing::info!(socket = %address, "metrics listening");
+                let (slots, status) = (self.metrics_slots.clone(), Arc::clone(&self.status));
+                self.tasks.spawn(status::serve(plain(listener), slots, status, close, tasks));
+                self.metrics.insert(listen, door);
             }
             // These have unix sockets only.
             (Purpose::Transport(_) | Purpose::Exim, ..) => {}

@@ -9,7 +9,9 @@
 
 mod bind;
 mod difference;
+mod in_force;
 mod listeners;
+mod measure;
 mod notify;
 mod parts;
 mod passed;
@@ -29,8 +31,13 @@ use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{self, SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
+pub use in_force::tell_to_reload;
+
 use crate::config::Config;
+use crate::status::{Board, Status};
+use in_force::InForceFile;
 use listeners::{Listeners, Sockets};
+use measure::View;
 use notify::Notify;
 use parts::Parts;
 use passed::Passed;
@@ -48,11 +55,12 @@ const LINGER: Duration = Duration::from_secs(10);
 /// So long before the daemon starts its configuration may have been read.
 const READ_BEFORE_START: Duration = Duration::from_secs(60);
 
-/// Runs the daemon in the foreground until it is told to stop. `file` is where `config` came from, and is read again on SIGHUP.
+/// Runs the daemon in the foreground until it is told to stop. `file` is where `config` came from, and is read again on SIGHUP;
+/// `board` is what the log is counted on.
 ///
 /// # Errors
 /// What kept it from starting, with the object and the remedy.
-pub fn run(config: Config, file: &Path) -> Result<(), String> {
+pub fn run(config: Config, file: &Path, board: Arc<Board>) -> Result<(), String> {
     // Until there is somebody to hear it, a SIGHUP waits: it would end the process.
     hangup().thread_block().map_err(|error| format!("SIGHUP cannot be blocked: {error}"))?;
     let file = std::path::absolute(file).map_err(|error| format!("{}: {error}", file.display()))?;
@@ -81,7 +89,7 @@ pub fn run(config: Config, file: &Path) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("the runtime cannot be started: {error}"))?;
-    let ended = runtime.block_on(serve(config, &file, sockets, passed));
+    let ended = runtime.block_on(serve(config, &file, sockets, passed, board));
     // Nothing is waited for beyond the time to drain, not even a file system that hangs.
     runtime.shutdown_background();
     ended
@@ -98,7 +106,7 @@ pub fn act_as_daemon(config: &Config) -> Result<(), String> {
     user.as_ref().map_or(Ok(()), privileges::become_user)
 }
 
-async fn serve(config: Config, file: &Path, sockets: Sockets, passed: Passed) -> Result<(), String> {
+async fn serve(config: Config, file: &Path, sockets: Sockets, passed: Passed, board: Arc<Board>) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("signals cannot be heard: {error}");
     let mut stop = Stop {
         terminate: signal(SignalKind::terminate()).map_err(failed)?,
@@ -111,13 +119,18 @@ async fn serve(config: Config, file: &Path, sockets: Sockets, passed: Passed) ->
     let site_key = state::site_key(&config.daemon.site_key_file)?;
     let parts = Parts::first(config, site_key).map_err(|problems| problems.join("; "))?;
     let tasks = TaskTracker::new();
+    let view = Arc::new(View::default());
+    measure::expect(&board, &parts.config);
+    let status = Arc::new(Status::new(Arc::clone(&board), Arc::clone(&view) as _));
     let linger = if passed.is_empty() { Duration::ZERO } else { LINGER };
-    let mut listeners = Listeners::new(&parts, tasks.clone(), linger);
+    let mut listeners = Listeners::new(&parts, tasks.clone(), linger, status);
     listeners.swap(&parts, sockets.register()?);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), connectors = parts.config.connectors.len(), "ready");
 
     let notify = Arc::new(Notify::from_environment()?);
-    let mut running = Running::new(file.to_owned(), parts, listeners, since, (passed, Arc::clone(&notify)));
+    let in_force = InForceFile::new(&parts.config.daemon.state_directory);
+    let shown = (view, board, in_force);
+    let mut running = Running::new(file.to_owned(), parts, listeners, since, (passed, Arc::clone(&notify)), shown);
     notify.ready(&running.status());
     tokio::spawn(Arc::clone(&notify).keep_watchdog());
     let reason = tokio::select! {

@@ -5,14 +5,15 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::listeners::transport_socket;
+use super::listeners::{delivery_socket, transport_socket};
 use super::{privileges, state, watch};
 use crate::attach::{exim, lmtp, lookup};
 use crate::config::{Config, Connector};
 use crate::credential::Logins;
+use crate::delivery::TicketSystem;
 use crate::inline::{Inline, Standing};
 use crate::mail::{Budget, Spool};
-use crate::pipeline::{Pipeline, SiteKey};
+use crate::pipeline::{Conversations, DeskSide, Pipeline, SiteKey};
 use crate::relay::{Authorities, HandBack, Relay, RelayError};
 use crate::store::Store;
 
@@ -21,7 +22,7 @@ use crate::store::Store;
 pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) pipeline: Arc<Pipeline>,
-    /// What the milter asks: the pipeline, and the relays where it relays itself.
+    /// What the milter and Exim's ACLs ask: the pipeline, and the relays where mail is relayed before the queue.
     pub(super) judge: Arc<Inline>,
     /// By LMTP socket.
     pub(super) services: HashMap<PathBuf, Arc<lmtp::Service>>,
@@ -29,7 +30,7 @@ pub(super) struct Parts {
     pub(super) exim: exim::Settings,
     pub(super) spool: Spool,
     pub(super) site_key: SiteKey,
-    /// Where `[auth]` or `[lookup]` is configured.
+    /// Where the store is needed: see [`needs_store`].
     pub(super) credentials: Option<Credentials>,
     budget: Budget,
     standing: Arc<Standing>,
@@ -41,6 +42,7 @@ pub(super) struct Parts {
 pub(super) struct Credentials {
     pub(super) logins: Arc<Logins>,
     pub(super) tables: Arc<lookup::Tables>,
+    conversations: Arc<Conversations>,
 }
 
 /// The servers that connectors lead to, with their connections, by the connectors' names.
@@ -50,6 +52,8 @@ pub(super) struct Remotes {
     endpoints: HashMap<String, Arc<Relay>>,
     /// Company hosts.
     hosts: HashMap<String, Arc<lmtp::Desk>>,
+    /// Ticket systems that take no SMTP.
+    deliveries: HashMap<String, Arc<TicketSystem>>,
 }
 
 /// Why a connector leads nowhere.
@@ -73,8 +77,9 @@ impl Parts {
         }
         let budget = Budget::new(config.limits.memory);
         let spool = Spool::new(state::spool_directory(&config.daemon.state_directory));
+        let credentials = credentials(&config, &site_key, None, &HashSet::new()).map_err(|problem| vec![problem])?;
         let pipeline = Pipeline::new(&config, site_key.clone(), &budget).map_err(|problem| vec![problem])?;
-        let credentials = credentials(&config, None, &HashSet::new()).map_err(|problem| vec![problem])?;
+        let pipeline = pipeline.with_desk(desk_side(&config, credentials.as_ref()));
         let standing = Standing::open(&config.daemon.state_directory);
         let parts = Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, spool, remotes)?;
         Ok(Self { credentials, ..parts })
@@ -105,10 +110,26 @@ impl Parts {
             .pipeline
             .successor(&config, site_key.clone(), &budget, same_resolver)
             .map_err(|problem| vec![problem])?;
-        let credentials = credentials(&config, Some(self), changed).map_err(|problem| vec![problem])?;
+        let credentials = credentials(&config, &site_key, Some(self), changed).map_err(|problem| vec![problem])?;
+        let pipeline = pipeline.with_desk(desk_side(&config, credentials.as_ref()));
         let (standing, spool) = (Arc::clone(&self.standing), self.spool.clone());
         let parts = Self::assemble(config, Arc::new(pipeline), site_key, budget, standing, spool, remotes)?;
         Ok(Self { credentials, ..parts })
+    }
+
+    /// The memory for messages that are verified.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// The ticket endpoints, by connector.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = (&str, &Relay)> {
+        self.remotes.endpoints.iter().map(|(name, relay)| (name.as_str(), relay.as_ref()))
+    }
+
+    /// The company hosts, by connector.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = (&str, &lmtp::Desk)> {
+        self.remotes.hosts.iter().map(|(name, desk)| (name.as_str(), desk.as_ref()))
     }
 
     /// The remote servers for `config`; see [`Remotes::new`].
@@ -116,13 +137,16 @@ impl Parts {
         Remotes::new(config, Some(self), changed)
     }
 
-    /// Has `remotes` lead the connector where it leads now.
+    /// Has `remotes` lead the connector where it leads now, so far as they do not lead it anywhere.
     pub(super) fn keep_remote(&self, remotes: &mut Remotes, connector: &str) {
         if let Some(relay) = self.remotes.endpoints.get(connector) {
-            remotes.endpoints.insert(connector.to_owned(), Arc::clone(relay));
+            remotes.endpoints.entry(connector.to_owned()).or_insert_with(|| Arc::clone(relay));
         }
         if let Some(desk) = self.remotes.hosts.get(connector) {
-            remotes.hosts.insert(connector.to_owned(), Arc::clone(desk));
+            remotes.hosts.entry(connector.to_owned()).or_insert_with(|| Arc::clone(desk));
+        }
+        if let Some(system) = self.remotes.deliveries.get(connector) {
+            remotes.deliveries.entry(connector.to_owned()).or_insert_with(|| Arc::clone(system));
         }
     }
 
@@ -131,6 +155,7 @@ impl Parts {
         let now = &self.remotes;
         differ(now.endpoints.get(connector), remotes.endpoints.get(connector))
             || differ(now.hosts.get(connector), remotes.hosts.get(connector))
+            || differ(now.deliveries.get(connector), remotes.deliveries.get(connector))
     }
 
     /// All but the issued credentials, which depend on nothing here.
@@ -149,12 +174,17 @@ impl Parts {
             spool_directory: service.map(|service| service.spool_directory.clone()).unwrap_or_default(),
             peers: uids("exim.peers", service.iter().flat_map(|service| &service.peers))?,
             deadline: service.map(|service| service.deadline).unwrap_or_default(),
+            queue_relays: config.transport.is_some(),
             message_size: config.limits.message_size,
             header_size: config.limits.header_size,
             connections: config.limits.milter_connections,
         };
-        let services = config.connectors.iter().filter_map(|connector| {
-            let hand_over = remotes.way(connector, &pipeline, &config)?;
+        let ways = config.connectors.iter().flat_map(|connector| {
+            let transport = remotes.way(connector, &pipeline, &config).zip(transport_socket(&config, connector));
+            let delivery = remotes.ticket_system_of(connector, &config).zip(delivery_socket(&config, connector));
+            [transport, delivery].into_iter().flatten().map(move |(way, path)| (connector, way, path))
+        });
+        let services = ways.map(|(connector, hand_over, path)| {
             let service = lmtp::Service {
                 connector: Arc::clone(connector),
                 hand_over,
@@ -164,7 +194,7 @@ impl Parts {
                 peers: peers.clone(),
                 timeouts: lmtp::Timeouts::default(),
             };
-            Some((transport_socket(&config, connector)?, Arc::new(service)))
+            (path, Arc::new(service))
         });
         let services = services.collect();
         let judge = Arc::new(Inline::new(&config, Arc::clone(&pipeline), &remotes.endpoints, Arc::clone(&standing)));
@@ -192,14 +222,27 @@ fn uids<'n>(key: &str, names: impl Iterator<Item = &'n String>) -> Result<Vec<u3
         .map_err(|problem| vec![format!("{key}: {problem}")])
 }
 
-/// The check of logins and the tables, where they are configured. Those of `earlier` who use the same store are kept, with what they
-/// remember.
+/// Whether anything stands on the store: the check of logins, the tables, and the judging of mail on the desk side.
+fn needs_store(config: &Config) -> bool {
+    let judges = config.milter.is_some() || config.exim.is_some();
+    let desk_side = config.connectors.iter().any(|connector| connector.desk.is_some());
+    config.auth.is_some() || config.lookup.is_some() || (judges && desk_side)
+}
+
+/// What judges mail for the desk side.
+fn desk_side(config: &Config, credentials: Option<&Credentials>) -> Option<DeskSide> {
+    let Credentials { logins, conversations, .. } = credentials?;
+    Some(DeskSide::new(&config.connectors, Arc::clone(logins), Arc::clone(conversations)))
+}
+
+/// What stands on the store, where it is needed. Those of `earlier` who use the same store are kept, with what they remember.
 fn credentials(
     config: &Config,
+    site_key: &SiteKey,
     earlier: Option<&Parts>,
     changed: &HashSet<PathBuf>,
 ) -> Result<Option<Credentials>, String> {
-    if config.auth.is_none() && config.lookup.is_none() {
+    if !needs_store(config) {
         return Ok(None);
     }
     let computations = |config: &Config| config.auth.as_ref().map_or(1, |auth| auth.computations);
@@ -225,8 +268,11 @@ fn credentials(
         let transport = format!("lmtp:unix:{}", transport_socket(config, connector)?.display());
         Some(connector.addresses.iter().map(move |address| (address.clone(), transport.clone())))
     });
+    let before = kept.map(|(_, kept)| kept.conversations.as_ref());
+    let terms = config.conversations.clone();
+    let conversations = Conversations::start(Arc::clone(&store), site_key.clone(), terms, before);
     let tables = lookup::Tables { store, transports: transports.flatten().collect() };
-    Ok(Some(Credentials { logins, tables: Arc::new(tables) }))
+    Ok(Some(Credentials { logins, tables: Arc::new(tables), conversations }))
 }
 
 impl Remotes {
@@ -247,8 +293,29 @@ impl Remotes {
         for connector in &config.connectors {
             let name = &connector.name;
             let before = before.get(name.as_str());
-            let Some(trusts) = trusts(connector) else { continue };
-            let same_trust = !trusts.map_or(roots_changed, |file| changed.contains(file));
+            let same_trust = |trusts: Option<&PathBuf>| !trusts.map_or(roots_changed, |file| changed.contains(file));
+            let old = earlier.and_then(|earlier| earlier.deliveries.get(name));
+            if let Some(delivery) = &connector.delivery {
+                let trusts = delivery.trusts();
+                let same_trust = trusts.is_none_or(same_trust);
+                let kept = old.filter(|_| same_trust && before == Some(&connector.as_ref()));
+                let made = kept.map_or_else(
+                    || TicketSystem::new(connector, delivery, &mut authorities).map(Arc::new),
+                    |kept| Ok(Arc::clone(kept)),
+                );
+                match made {
+                    Ok(system) => {
+                        remotes.deliveries.insert(name.clone(), system);
+                    }
+                    Err(error) => failed.push(NoRemote {
+                        connector: name.clone(),
+                        trusts: trusts.flatten().cloned(),
+                        problem: format!("connector.{name}.delivery: {error}"),
+                    }),
+                }
+            }
+            let Some(trusts) = server_trusts(connector) else { continue };
+            let same_trust = same_trust(trusts);
             let made = if let Some(endpoint) = &connector.endpoint {
                 let kept = earlier
                     .filter(|_| same_trust && before.is_some_and(|before| before.endpoint.as_ref() == Some(endpoint)))
@@ -289,10 +356,17 @@ impl Remotes {
         (remotes, failed)
     }
 
+    /// Where mail for the connector's ticket system goes.
+    fn ticket_system_of(&self, connector: &Connector, config: &Config) -> Option<lmtp::Way> {
+        let system = Arc::clone(self.deliveries.get(&connector.name)?);
+        Some(lmtp::Way::Delivery(lmtp::HandIn { system, hops: config.limits.hops }))
+    }
+
     /// Where mail that comes to the connector's socket goes.
     fn way(&self, connector: &Connector, pipeline: &Arc<Pipeline>, config: &Config) -> Option<lmtp::Way> {
         if let Some(desk) = self.hosts.get(&connector.name) {
-            return Some(lmtp::Way::Host(Arc::clone(desk)));
+            let conversations = pipeline.desk().map(|desk| Arc::clone(desk.conversations()));
+            return Some(lmtp::Way::Host(Arc::clone(desk), conversations));
         }
         let relay = self.endpoints.get(&connector.name)?;
         let rejected = connector.endpoint.as_ref().and_then(|endpoint| endpoint.rejected.as_ref());
@@ -302,9 +376,14 @@ impl Remotes {
     }
 }
 
-/// The file of certification authorities that a connector's remote server is checked by; `None` within for the system's, `None`
-/// where there is no such server.
-pub(super) fn trusts(connector: &Connector) -> Option<Option<&PathBuf>> {
+/// The files of certification authorities that a connector's remote servers are checked by; `None` for the system's.
+pub(super) fn trusts(connector: &Connector) -> impl Iterator<Item = Option<&PathBuf>> {
+    let delivery = connector.delivery.as_ref().and_then(|delivery| delivery.trusts());
+    server_trusts(connector).into_iter().chain(delivery)
+}
+
+/// That of its endpoint or host; `None` within for the system's, `None` where there is no such server.
+fn server_trusts(connector: &Connector) -> Option<Option<&PathBuf>> {
     let endpoint = connector.endpoint.as_ref().map(|endpoint| endpoint.ca_file.as_ref());
     endpoint.or_else(|| connector.host.as_ref().map(|host| host.ca_file.as_ref()))
 }

@@ -45,7 +45,7 @@ pub(super) fn refresh(parts: &Parts, changed: &HashSet<PathBuf>) -> Refreshed {
         .connectors
         .iter()
         .filter(|connector| parts.leads_elsewhere(&remotes, &connector.name))
-        .filter_map(|connector| trusts(connector)?)
+        .flat_map(|connector| trusts(connector).flatten())
         .collect();
     authorities.sort();
     authorities.dedup();

@@ -14,7 +14,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::difference::{Difference, Names, keep_what_needs_restart};
+use super::in_force::{self, InForceFile};
 use super::listeners::{Listeners, Sockets};
+use super::measure::{self, View};
 use super::notify::Notify;
 use super::parts::Parts;
 use super::passed::Passed;
@@ -23,6 +25,7 @@ use super::refresh::{self, Refreshed};
 use super::watch::{INTERVAL, Watch};
 use crate::config::{Config, Listen};
 use crate::pipeline::SiteKey;
+use crate::status::Board;
 
 /// Problems of one configuration that are told, at most.
 const PROBLEMS_MAX: usize = 100;
@@ -36,6 +39,15 @@ pub(super) struct Running {
     watch: Watch,
     passed: Arc<Passed>,
     notify: Arc<Notify>,
+    view: Arc<View>,
+    board: Arc<Board>,
+    in_force: InForceFile,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.view.hide();
+    }
 }
 
 /// A configuration that is ready to be swapped in.
@@ -47,16 +59,20 @@ struct Prepared {
 }
 
 impl Running {
-    /// A daemon that serves `parts`, which were read from `file` after `since`, with what the service manager gave it.
+    /// A daemon that serves `parts`, which were read from `file` after `since`, with what the service manager gave it, and what
+    /// shows it to others.
     pub(super) fn new(
         file: PathBuf,
         parts: Parts,
         listeners: Listeners,
         since: SystemTime,
         (passed, notify): (Passed, Arc<Notify>),
+        (view, board, in_force): (Arc<View>, Arc<Board>, InForceFile),
     ) -> Self {
         let watch = Watch::new(&parts.config, since);
-        Self { file, parts: Arc::new(parts), listeners, watch, passed: Arc::new(passed), notify }
+        let parts = Arc::new(parts);
+        view.show(&parts, listeners.served(), true);
+        Self { file, parts, listeners, watch, passed: Arc::new(passed), notify, view, board, in_force }
     }
 
     /// What is served, in a few words.
@@ -87,9 +103,14 @@ impl Running {
             self.listeners.open(),
             Arc::clone(&self.passed),
         );
-        let prepared = spawn_blocking(move || prepare(&file, &parts, &watch, &open, &passed));
-        let prepared = prepared.await.unwrap_or_else(|error| Err(vec![error.to_string()]));
+        let prepared = spawn_blocking(move || {
+            let read = in_force::fingerprint(&file);
+            let prepared = prepare(&file, &parts, &watch, &open, &passed);
+            (prepared, read.filter(|read| in_force::fingerprint(&file).as_ref() == Some(read)))
+        });
+        let (prepared, configuration) = prepared.await.unwrap_or_else(|error| (Err(vec![error.to_string()]), None));
         let outcome = prepared.and_then(|prepared| self.swap(prepared).map_err(|problem| vec![problem]));
+        self.view.reloaded(outcome.is_ok());
         if let Err(problems) = outcome {
             for problem in problems.iter().take(PROBLEMS_MAX) {
                 tracing::error!(problem, "configuration not usable");
@@ -99,9 +120,11 @@ impl Running {
                 problems = problems.len(),
                 "configuration not reloaded; the one before stays in force"
             );
+            self.in_force.refused(&problems);
             let status = format!("{}; the last reload failed, see the log", self.status());
             return self.notify.ready(&status);
         }
+        self.in_force.taken_over(configuration);
         self.notify.ready(&self.status());
     }
 
@@ -124,6 +147,8 @@ impl Running {
         );
         self.parts = Arc::new(parts);
         self.watch = watch;
+        measure::expect(&self.board, &self.parts.config);
+        self.view.show(&self.parts, self.listeners.served(), true);
         Ok(())
     }
 
@@ -153,6 +178,7 @@ impl Running {
             if let Ok(none) = Sockets::default().register() {
                 self.listeners.swap(&parts, none);
                 self.parts = Arc::new(parts);
+                self.view.show(&self.parts, self.listeners.served(), false);
             }
         }
         let replaced = replaced.into_iter().filter(|path| told.contains(path));

@@ -99,10 +99,11 @@ fn files(config: &Config) -> HashSet<PathBuf> {
     for connector in &config.connectors {
         connector.dkim.iter().for_each(|key| add(key.key_file.path()));
         connector.password_files().for_each(|file| add(file.path()));
-        match trusts(connector) {
-            Some(Some(file)) => add(file),
-            Some(None) => system = true,
-            None => {}
+        for trusted in trusts(connector) {
+            match trusted {
+                Some(file) => add(file),
+                None => system = true,
+            }
         }
     }
     if system {

@@ -2,17 +2,20 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::{self, KeySize};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use mail_auth::crypto::{DkimKey, Ed25519Key, RsaKey, Sha256};
+use mail_auth::Error;
+use mail_auth::crypto::{CryptoError, DkimKey, Ed25519Key, RsaKey, Sha256};
 use mail_auth::headers::Writable;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
+use super::consistency;
 use super::der;
 use super::pem::{self, Document, KeyFlaw};
 use crate::config::{Secret, SecretError, SecretFile};
@@ -39,9 +42,12 @@ const OID_X25519: &[u8] = &[0x2b, 0x65, 0x6e];
 /// id-ecPublicKey, 1.2.840.10045.2.1 (RFC 5480 section 2.1.1).
 const OID_EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
 
-/// A DKIM signing key. Cannot be printed; the library that holds it wipes it from memory when it is dropped.
+/// A DKIM signing key. Cannot be printed; it is wiped from memory when it is dropped.
 pub struct SigningKey {
-    key: DkimKey,
+    /// Made when it is first needed where the document alone says that it can be.
+    signer: OnceLock<Result<DkimKey, KeyFlaw>>,
+    /// The document of an RSA key that is good as far as its numbers tell.
+    document: Option<Document>,
     public: PublicKey,
 }
 
@@ -112,19 +118,17 @@ impl SigningKey {
             Document::Pkcs8(document) => der::pkcs8_algorithm(document).ok_or(KeyFlaw::Damaged)?,
         };
         match (algorithm, &document) {
-            (OID_RSA, Document::Pkcs1(document)) => {
-                Self::rsa(document, PrivateKeyDer::Pkcs1(PrivatePkcs1KeyDer::from(document.as_slice())))
-            }
-            (OID_RSA, Document::Pkcs8(document)) => {
-                let content = der::pkcs8_content(document).ok_or(KeyFlaw::Damaged)?;
-                Self::rsa(content, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(document.as_slice())))
-            }
+            (OID_RSA, _) => Self::rsa(document),
             (OID_ED25519, Document::Pkcs8(document)) => Self::ed25519(document),
             (other, _) => Err(KeyFlaw::Algorithm { algorithm: algorithm_name(other) }),
         }
     }
 
-    fn rsa(pkcs1: &[u8], document: PrivateKeyDer<'_>) -> Result<Self, KeyFlaw> {
+    fn rsa(document: Document) -> Result<Self, KeyFlaw> {
+        let pkcs1 = match &document {
+            Document::Pkcs1(document) => document.as_slice(),
+            Document::Pkcs8(document) => der::pkcs8_content(document).ok_or(KeyFlaw::Damaged)?,
+        };
         let bits = der::pkcs1_bits(pkcs1).ok_or(KeyFlaw::Damaged)?;
         if bits < RSA_BITS_MIN {
             return Err(KeyFlaw::TooShort { bits });
@@ -132,15 +136,26 @@ impl SigningKey {
         if bits > RSA_BITS_MAX {
             return Err(KeyFlaw::TooLong { bits });
         }
-        let key = RsaKey::<Sha256>::from_key_der(document).map_err(|_| KeyFlaw::Damaged)?;
+        let plain = match &document {
+            Document::Pkcs1(_) => true,
+            Document::Pkcs8(document) => der::is_plain_rsa_pkcs8(document),
+        };
+        let public =
+            der::Pkcs1::read(pkcs1).filter(|key| plain && consistency::holds(key)).and_then(|key| key.public_key());
+        if let Some(public) = public {
+            let public = PublicKey::rsa(&public).ok_or(KeyFlaw::Damaged)?;
+            return Ok(Self { signer: OnceLock::new(), document: Some(document), public });
+        }
+        // Damaged, or only unusual: that is for the cryptography library to say.
+        let key = rsa_key(&document)?;
         let public = PublicKey::rsa(&key.public_key()).ok_or(KeyFlaw::Damaged)?;
-        Ok(Self { key: DkimKey::from(key), public })
+        Ok(Self { signer: OnceLock::from(Ok(DkimKey::from(key))), document: None, public })
     }
 
     fn ed25519(document: &[u8]) -> Result<Self, KeyFlaw> {
         let key = Ed25519Key::from_pkcs8_maybe_unchecked_der(document).map_err(|_| KeyFlaw::Damaged)?;
         let public = PublicKey::ed25519(&key.public_key()).ok_or(KeyFlaw::Damaged)?;
-        Ok(Self { key: DkimKey::from(key), public })
+        Ok(Self { signer: OnceLock::from(Ok(DkimKey::from(key))), document: None, public })
     }
 
     /// The PEM text (PKCS #8) of a new key.
@@ -172,15 +187,25 @@ impl SigningKey {
         &self.public
     }
 
-    /// The key as the signer takes it, shared.
-    pub fn as_signer(&self) -> &DkimKey {
-        &self.key
+    /// The key as the signer takes it. Of an RSA key it is made at the first call (0.2 ms).
+    ///
+    /// # Errors
+    /// The cryptography library does not take the key.
+    pub fn signer(&self) -> Result<&DkimKey, &KeyFlaw> {
+        let make = || match &self.document {
+            Some(document) => rsa_key(document).map(DkimKey::from),
+            None => Err(KeyFlaw::Damaged),
+        };
+        self.signer.get_or_init(make).as_ref()
     }
+}
 
-    /// The key as the signer takes it.
-    pub fn into_signer(self) -> DkimKey {
-        self.key
-    }
+fn rsa_key(document: &Document) -> Result<RsaKey<Sha256>, KeyFlaw> {
+    let document = match document {
+        Document::Pkcs1(document) => PrivateKeyDer::Pkcs1(PrivatePkcs1KeyDer::from(document.as_slice())),
+        Document::Pkcs8(document) => PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(document.as_slice())),
+    };
+    RsaKey::<Sha256>::from_key_der(document).map_err(|_| KeyFlaw::Damaged)
 }
 
 /// So that a signer can borrow the key: `DkimSigner::from_key(&key)`.
@@ -188,11 +213,15 @@ impl mail_auth::crypto::SigningKey for &SigningKey {
     type Hasher = Sha256;
 
     fn sign(&self, input: impl Writable) -> mail_auth::Result<Vec<u8>> {
-        self.key.sign(input)
+        let key = self.signer().map_err(|flaw| Error::Crypto(CryptoError::Library(flaw.to_string())))?;
+        key.sign(input)
     }
 
     fn algorithm(&self) -> mail_auth::crypto::Algorithm {
-        self.key.algorithm()
+        match self.public.algorithm {
+            Algorithm::Rsa => mail_auth::crypto::Algorithm::RsaSha256,
+            Algorithm::Ed25519 => mail_auth::crypto::Algorithm::Ed25519Sha256,
+        }
     }
 }
 
@@ -373,6 +402,7 @@ mod tests {
             text[at] = if text[at] == b'A' { b'B' } else { b'A' };
             if let Ok(changed) = SigningKey::parse(&Secret::new(text)) {
                 assert_eq!(changed.public(), whole.public(), "octet {at}");
+                assert!(changed.signer().is_ok(), "octet {at}: taken, and then found damaged");
             }
         }
     }

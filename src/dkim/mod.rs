@@ -4,7 +4,8 @@
 //! In: PEM text, TXT records. Out: a [`SigningKey`] ready for the signer, records ready for a zone file, or exactly what is
 //! wrong. Knows nothing of messages or connectors, and opens nothing but the key's own file.
 
-mod der;
+mod consistency;
+pub(crate) mod der;
 mod key;
 mod new_file;
 mod pem;

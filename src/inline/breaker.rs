@@ -37,6 +37,11 @@ impl Breaker {
         self.lock().next_try.filter(|at| now < *at).map(|_| self.reply())
     }
 
+    /// Whether the endpoint counts as down.
+    pub(super) fn is_down(&self) -> bool {
+        self.lock().next_try.is_some()
+    }
+
     /// Leave to try the endpoint with a message.
     ///
     /// # Errors

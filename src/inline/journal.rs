@@ -6,6 +6,10 @@
 //! before the MTA gets its answer. Between the endpoint's 250 and that moment a crash makes a second ticket, as it does
 //! everywhere in SMTP (RFC 1047); no mishap of the journal ever loses a message.
 
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/journal.rs"]
+pub(crate) mod fuzzing;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write};

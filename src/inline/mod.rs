@@ -1,7 +1,7 @@
-//! Relaying before the MTA's queue: at the end of a message the milter hands it to the ticket endpoint, and the endpoint's reply
-//! becomes the answer to the MTA's client.
+//! Relaying before the MTA's queue: at the end of a message the milter, or Exim's ACL, has it handed to the ticket endpoint, and
+//! the endpoint's reply becomes the answer to the MTA's client.
 //!
-//! In: what the milter asks of a [`Judge`]. Out: the pipeline's verdict, and for support addresses of a connector with
+//! In: what an attachment asks of a [`Judge`]. Out: the pipeline's verdict, and for support addresses of a connector with
 //! `relay = "inline"` what became of the message: taken recipients are removed (never `DISCARD`, which would destroy an
 //! `always_bcc` copy too), or the message is refused with the endpoint's words. Everything about the message itself is decided
 //! by the [`Pipeline`], everything about SMTP by the [`Relay`]; this only brings them together.
@@ -14,7 +14,7 @@
 
 mod breaker;
 mod hand_over;
-mod journal;
+pub(crate) mod journal;
 mod outcome;
 
 use std::collections::HashMap;
@@ -36,6 +36,8 @@ use outcome::Outcome;
 /// waits for a milter at that point, and that clients wait for a reply to the final dot at least (RFC 5321 section 4.5.3.2.6
 /// says 600 s).
 const DEADLINE: Duration = Duration::from_secs(120);
+/// Where the MTA waits for less: the answer is there so long before.
+const MARGIN: Duration = Duration::from_secs(5);
 /// With less time left than this the endpoint is not contacted at all.
 const TIME_MIN: Duration = Duration::from_secs(5);
 /// The journal's name in the state directory.
@@ -139,6 +141,16 @@ impl Inline {
         Self { pipeline, routes, standing, most: config.limits.inline_relays }
     }
 
+    /// Messages under way, and how many there may be.
+    pub fn under_way(&self) -> (usize, usize) {
+        (self.standing.under_way.load(Ordering::Relaxed), self.most)
+    }
+
+    /// The connectors whose mail is relayed inline, and whether the endpoint of each counts as down.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.routes.values().flatten().map(|route| (route.connector.name.as_str(), route.breaker.is_down()))
+    }
+
     fn route(&self, to: &Path) -> Option<&Arc<Route>> {
         let address = to.address()?;
         self.routes.get(address.domain())?.iter().find(|route| route.connector.supports(&address))
@@ -175,7 +187,8 @@ impl Inline {
         headers.apply(&verdict.edits);
         let mut copy = mail.with_headers(headers);
         copy.envelope.recipients.clone_from(&to);
-        let time_left = DEADLINE.saturating_sub(terms.complete.elapsed());
+        let patience = terms.within.map_or(DEADLINE, |within| within.saturating_sub(MARGIN).min(DEADLINE));
+        let time_left = patience.saturating_sub(terms.complete.elapsed());
         let hand_over = HandOver {
             route: Arc::clone(&route),
             pipeline: Arc::clone(&self.pipeline),
@@ -240,6 +253,10 @@ impl Judge for Inline {
         }
         let mut outcomes = Vec::new();
         for (route, to) in self.parts(&mail.envelope) {
+            // A program on this host does not come again when it is told 4xx, as a mail server does: the queue does.
+            if terms.queue_relays && !route.keep_copy && mail.connection.client == Client::Local {
+                continue;
+            }
             outcomes.extend(self.relay(route, to, mail, &verdict, terms).await);
         }
         outcome::conclude(outcomes, &mail.envelope, verdict)

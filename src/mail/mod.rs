@@ -16,7 +16,7 @@ mod verdict;
 
 pub use address::{Address, AddressError, Domain};
 pub use body::{Body, BodyWriter, SPOOL_THRESHOLD, Spool};
-pub use budget::{Budget, Permit};
+pub use budget::{Budget, Permit, Waiting};
 pub use connection::{Client, Connection, Pass, TlsFacts};
 pub use envelope::{Envelope, Path, PathError};
 pub use header::{Header, HeaderBlock, Headers, HeadersBuilder, HeadersError};

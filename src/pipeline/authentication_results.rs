@@ -79,7 +79,7 @@ impl Builder {
 }
 
 /// A property value as RFC 8601 section 2.2 allows it: a token, an address, or else a quoted string.
-fn pvalue(text: &str) -> String {
+pub(super) fn pvalue(text: &str) -> String {
     let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`{|}~@".contains(c);
     let mut value: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     let mut end = value.len().min(VALUE_MAX);

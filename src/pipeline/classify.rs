@@ -24,8 +24,8 @@ pub(super) struct Class {
 impl Classifier {
     pub(super) fn new(connectors: &[Arc<Connector>]) -> Self {
         let mut by_domain: HashMap<Domain, Vec<Arc<Connector>>> = HashMap::new();
-        // On the desk side the domain's mail is not ours to judge.
-        for connector in connectors.iter().filter(|connector| connector.host.is_none()) {
+        // Who wrote what comes to the desk side was judged by the company.
+        for connector in connectors.iter().filter(|connector| connector.desk.is_none()) {
             by_domain.entry(connector.domain.clone()).or_default().push(Arc::clone(connector));
         }
         Self { by_domain }

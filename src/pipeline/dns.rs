@@ -30,6 +30,9 @@ const TTL_MAX: Duration = Duration::from_secs(6 * 3600);
 /// Queries under way at a time on one connection to a name server; hickory's 32 answers `busy` in a burst.
 const ACTIVE_REQUESTS: usize = 1_024;
 
+/// Events of this target are counted, and never written to the log.
+const COUNTED: &str = "deskmilter::dns";
+
 /// The resolvers, asking `name_servers`, or the system's where there are none: the library's, and one for text records as
 /// they are.
 ///
@@ -105,7 +108,12 @@ impl<K: Hash + Eq, V: Clone> ResolverCache<K, V> for Records<K, V> {
     {
         let records = self.lock();
         let (value, expires) = records.get(name)?;
-        (*expires > Instant::now()).then(|| value.clone())
+        let known = (*expires > Instant::now()).then(|| value.clone());
+        drop(records);
+        if known.is_some() {
+            tracing::trace!(target: COUNTED, "dns cached");
+        }
+        known
     }
 
     fn remove<Q>(&self, name: &Q) -> Option<V>
@@ -198,10 +206,14 @@ impl Texts {
 
     async fn look_up(&self, name: &str) -> Result<Option<TextSet>, SpfResult> {
         let Ok(asked) = Name::from_str_relaxed(name) else { return Ok(None) };
+        tracing::trace!(target: COUNTED, "dns asked");
         let answer = match self.resolver.txt_lookup(asked).await {
             Ok(answer) => answer,
             Err(error) if error.is_no_records_found() => return Ok(None),
-            Err(_) => return Err(SpfResult::TempError),
+            Err(_) => {
+                tracing::trace!(target: COUNTED, "dns failed");
+                return Err(SpfResult::TempError);
+            }
         };
         let text = |record: &Record| match &record.data {
             RData::TXT(text) => Some(text.txt_data.concat()),

@@ -3,7 +3,7 @@
 //!
 //! In: a [`Mail`] from an attachment. Out: a [`Verdict`] for the attachment ([`Judge::judge`], before the queue) or the same
 //! mail ready for the relay ([`Pipeline::hand_over`], after the queue). Nothing here knows which MTA asked or talks to an
-//! endpoint; the only network I/O is DNS.
+//! endpoint; the only network I/O is DNS and, on the [desk side](DeskSide), the store.
 
 mod acceptable;
 mod authenticate;
@@ -12,6 +12,7 @@ mod author;
 mod body_digest;
 mod bucket;
 mod classify;
+mod desk;
 mod dmarc_record;
 pub(crate) mod dns;
 mod examine;
@@ -36,6 +37,7 @@ mod tests;
 
 pub use authentication_results::Outcome;
 use body_digest::body_digest;
+pub use desk::{Conversations, DeskSide, References};
 pub use examine::{Examination, Examiner, SeenSignature};
 pub use seal::FIELD as SEAL_FIELD;
 pub use sender_auth::{Doubt, SenderAuth, Status};
@@ -95,6 +97,10 @@ pub struct Terms {
     pub complete: Instant,
     /// The MTA lets us add and remove recipients.
     pub edits_recipients: bool,
+    /// How long after that the answer must be there at the latest, where the MTA waits no longer.
+    pub within: Option<Duration>,
+    /// What is not taken for a support address is relayed out of the MTA's queue all the same.
+    pub queue_relays: bool,
 }
 
 /// Whether an auth status, as [`Pipeline::hand_over`] returns it, is that of a proven sender.
@@ -116,16 +122,21 @@ pub struct Pipeline {
     acting: Lane,
     /// What would be done.
     observing: Option<Lane>,
+    desk: Option<DeskSide>,
     site_key: SiteKey,
 }
 
 impl Judge for Pipeline {
     fn concerns(&self, connection: &Connection, envelope: &Envelope) -> bool {
-        self.acting.concerns(connection, envelope) || self.observer(connection, envelope).is_some()
+        self.acting.concerns(connection, envelope)
+            || self.observer(connection, envelope).is_some()
+            || self.desk.as_ref().is_some_and(|desk| desk.concerns(connection, envelope))
     }
 
     fn only_observes(&self, connection: &Connection, envelope: &Envelope) -> bool {
-        self.observer(connection, envelope).is_some() && !self.acting.concerns(connection, envelope)
+        self.observer(connection, envelope).is_some()
+            && !self.acting.concerns(connection, envelope)
+            && !self.desk.as_ref().is_some_and(|desk| desk.concerns(connection, envelope))
     }
 
     async fn judge(&self, mail: &Mail) -> Verdict {
@@ -198,8 +209,21 @@ impl Pipeline {
             authenticator,
             acting: Lane::acting(config),
             observing: Lane::observing(config),
+            desk: None,
             site_key,
         }
+    }
+
+    /// The same pipeline, which also judges mail for the desk side.
+    #[must_use]
+    pub fn with_desk(mut self, desk: Option<DeskSide>) -> Self {
+        self.desk = desk;
+        self
+    }
+
+    /// The desk side, where there is one.
+    pub fn desk(&self) -> Option<&DeskSide> {
+        self.desk.as_ref()
     }
 
     /// The connectors that observe a message.
@@ -245,6 +269,12 @@ impl Pipeline {
             channel.admit(mail, Instant::now())?;
         }
 
+        let received = match &self.desk {
+            Some(desk) if !lane.observes => desk.judge(mail).await?,
+            _ => None,
+        };
+        record.received(received.as_ref());
+
         let repair = outbound.repair(&origin, mail)?;
         if !repair.edits.is_empty() {
             // What is judged is another message than the one that the other lane judges.
@@ -258,10 +288,13 @@ impl Pipeline {
             _ => None,
         };
         let inbound = class.domain.is_some() && standing.is_none();
-        let forged = match inbound {
+        let mut forged = match inbound || received.is_some() {
             true => forged::fields(&mail.headers, &self.authserv_id),
             false => forged::named_ours(&mail.headers),
         };
+        if let Some(received) = &received {
+            forged = received.lost(forged, !inbound);
+        }
         record.forged = forged.len();
         if let Some(reply) = forged::refuse_flood(forged.len()) {
             return Err(reply);
@@ -296,6 +329,7 @@ impl Pipeline {
             }
         }
 
+        edits.extend(received.iter().flat_map(desk::Received::fields));
         let departure = outbound.depart(&origin, keys, mail, findings.as_ref(), &self.site_key, now).await?;
         record.departed(&departure);
         edits.extend(departure.fields.into_iter().map(HeaderEdit::Prepend));
@@ -398,6 +432,7 @@ impl Pipeline {
     pub async fn hand_over(&self, connector: &Connector, mail: &mut Mail) -> Result<String, Reply> {
         hops::refuse_loop(&mail.headers, &self.hostname, &connector.name, self.hops)?;
         let now = seconds_since_1970();
+        self.sign_sealed(mail, now).await?;
         let mut fields =
             mail.headers.iter().enumerate().filter(|(_, field)| field.is(site_key::FIELD)).take(VERDICTS_MAX);
         let opened = fields.find_map(|(index, field)| {
@@ -425,6 +460,39 @@ impl Pipeline {
 }
 
 impl Pipeline {
+    /// To a message with a seal for its last hop this is the last hop: what was sealed is put back, and it is signed. A seal that
+    /// is worth nothing goes with all other fields that are not ours, and the message is relayed as anybody's.
+    async fn sign_sealed(&self, mail: &mut Mail, now: u64) -> Result<(), Reply> {
+        if mail.headers.first(SEAL_FIELD).is_none() {
+            return Ok(());
+        }
+        let connection = Connection { pass: Pass::Last, ..Connection::default() };
+        let mut last = Mail { connection: Arc::new(connection), ..mail.with_headers(mail.headers.clone()) };
+        let origin = self.acting.outbound.origin(&last, &self.site_key, now);
+        if matches!(origin, Origin::Elsewhere) {
+            return Ok(());
+        }
+        let mut record = Record { started: Some(Instant::now()), ..Record::default() };
+        record.recognised(&classify::Class::default(), &origin);
+        let mut edits = self.acting.outbound.repair(&origin, &last)?.edits;
+        let seals = last.headers.iter().enumerate().filter(|(_, field)| field.is(SEAL_FIELD));
+        edits.extend(seals.map(|(index, _)| HeaderEdit::Remove { index }));
+        last.headers.apply(&edits);
+        let keys = self.acting.outbound.keys(&origin, &last.headers);
+        let findings = match keys.iter().any(|key| key.asks(&last.headers)) {
+            true => self.authenticate(&last, &classify::Class::default(), &origin, &mut None).await.1,
+            false => None,
+        };
+        let departure =
+            self.acting.outbound.depart(&origin, keys, &last, findings.as_ref(), &self.site_key, now).await?;
+        record.departed(&departure);
+        record.log(&last, None);
+        let fields: Vec<_> = departure.fields.into_iter().map(HeaderEdit::Prepend).collect();
+        mail.headers = last.headers;
+        mail.headers.apply(&fields);
+        Ok(())
+    }
+
     /// Whether the body is the one that was judged. A verdict without a digest says nothing of any body: good where that is
     /// switched off, and where it is `none` anyway.
     async fn is_for_this_body(&self, opened: &site_key::Opened, mail: &Mail) -> bool {
@@ -446,6 +514,9 @@ struct Record {
     trusted_hop: Option<&'static str>,
     sender: Option<String>,
     forged: usize,
+    /// On the desk side: which way it came, and the tags of its ticket.
+    path: Option<String>,
+    tags: Option<String>,
     sealed: bool,
     signed: Vec<String>,
     /// In a lane that only observes.
@@ -460,6 +531,12 @@ impl Record {
         self.trusted_hop = origin.trusted_hop();
     }
 
+    fn received(&mut self, received: Option<&desk::Received>) {
+        self.connectors.extend(received.iter().flat_map(|received| received.connectors()).cloned());
+        self.path = received.map(desk::Received::path);
+        self.tags = received.map(desk::Received::tags).filter(|tags| !tags.is_empty());
+    }
+
     fn departed(&mut self, departure: &outbound::Departure) {
         self.sealed = departure.sealed;
         self.signed.clone_from(&departure.signed);
@@ -471,7 +548,7 @@ impl Record {
             Some(_) => "refused",
             None if self.sealed => "sealed",
             None if !self.signed.is_empty() => "signed",
-            None if self.domain.is_some() => "tagged",
+            None if self.domain.is_some() || self.path.is_some() => "tagged",
             None => "passed",
         };
         let connection = &mail.connection;
@@ -494,6 +571,9 @@ impl Record {
             from = %mail.envelope.sender,
             to = mail.envelope.recipients.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
             size = mail.size(),
+            tls = connection.tls.as_ref().map(|tls| tls.version.as_str()),
+            path = self.path,
+            tags = self.tags,
             auth = self.sender,
             spf = self.trusted_hop.map(|why| format!("not asked: {why}")),
             forged = self.forged,

@@ -19,7 +19,8 @@ use crate::dkim::SigningKey;
 use crate::mail::{Address, Body, Header, Headers, Reply};
 
 /// The fields that every signature covers, each once more than it is there, so that none can be added (RFC 6376 sections
-/// 5.4.1 and 8.15): what readers see, and how the body is read. Date is an exception where it is missing, see [`covered`].
+/// 5.4.1 and 8.15): what readers see, and how the body is read. Date and Message-ID are exceptions where they are missing, see
+/// [`covered`].
 const CORE: [&str; 13] = [
     "From",
     "Sender",
@@ -337,7 +338,7 @@ impl Key {
     }
 
     fn is_rsa(&self) -> bool {
-        mail_auth::crypto::SigningKey::algorithm(self.key.as_signer()) == Algorithm::RsaSha256
+        self.key.algorithm() == crate::dkim::Algorithm::Rsa
     }
 
     /// One signature over the core fields, topmost, and one over the preserved fields too: behind a server that strips some of
@@ -360,8 +361,9 @@ impl Key {
 /// The names for the signer, which takes every field of a name that it is given, and one more for a name given twice.
 fn covered<'n>(headers: &Headers, preserved: &'n [String]) -> Vec<&'n str> {
     let mut names: Vec<&str> = Vec::new();
-    // A Date that is missing is not listed at all: the server that adds it does no wrong (RFC 6409 section 8.2).
-    let stands = |name: &&str| *name != "Date" || headers.first(name).is_some();
+    // A Date or Message-ID that is missing is not listed at all: a server that adds it does no wrong (RFC 6409 sections 8.2
+    // and 8.3).
+    let stands = |name: &&str| !["Date", "Message-ID"].contains(name) || headers.first(name).is_some();
     let oversigned = CORE.into_iter().filter(stands).chain(preserved.iter().map(String::as_str));
     for name in oversigned {
         if names.iter().any(|other| other.eq_ignore_ascii_case(name)) {
@@ -384,11 +386,11 @@ impl mail_auth::crypto::SigningKey for Shared {
     type Hasher = Sha256;
 
     fn sign(&self, input: impl Writable) -> mail_auth::Result<Vec<u8>> {
-        self.0.as_signer().sign(input)
+        (&*self.0).sign(input)
     }
 
     fn algorithm(&self) -> Algorithm {
-        self.0.as_signer().algorithm()
+        mail_auth::crypto::SigningKey::algorithm(&&*self.0)
     }
 }
 

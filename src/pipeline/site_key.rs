@@ -81,6 +81,12 @@ impl SiteKey {
         self.keys.first().map(|key| hmac::sign(key, &octets).as_ref().to_vec()).unwrap_or_default()
     }
 
+    /// The MACs of `octets` for `purpose` by each key that counts, that of [`Self::mac`] first.
+    pub(super) fn macs(&self, purpose: &str, octets: &[u8]) -> Vec<Vec<u8>> {
+        let octets = separated(purpose, octets);
+        self.keys.iter().map(|key| hmac::sign(key, &octets).as_ref().to_vec()).collect()
+    }
+
     /// Whether `mac` is one of ours, by any key that counts.
     pub(super) fn verify(&self, purpose: &str, octets: &[u8], mac: &[u8]) -> bool {
         let octets = separated(purpose, octets);

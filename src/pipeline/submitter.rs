@@ -167,6 +167,8 @@ mod tests {
             addresses: Vec::new(),
             endpoint: None,
             host: Some(host.clone()),
+            desk: None,
+            delivery: None,
             submission: None,
             preserve: Preserve::default(),
             dkim: Vec::new(),

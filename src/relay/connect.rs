@@ -41,6 +41,7 @@ pub(super) async fn connect(route: &Route, clock: Clock, trace: &mut Trace) -> R
     let stream = handshake(route, stream, &peer, clock).await?;
     let tls = parameters(&stream);
     trace.tls = Some(tls.clone());
+    route.expiry.note(stream.get_ref().1.peer_certificates());
     let mut dialogue = Dialogue::new(stream, peer, clock);
     if route.encryption == Tls::Implicit {
         dialogue.expect(Step::Greeting, 220).await?;
@@ -88,7 +89,7 @@ async fn dial(route: &Route, clock: Clock, trace: &mut Trace) -> Result<(TcpStre
 }
 
 /// Whether there is no file descriptor left for a socket: then it is not the endpoint that failed.
-fn is_out_of_descriptors() -> bool {
+pub(crate) fn is_out_of_descriptors() -> bool {
     let lacking = [Errno::EMFILE, Errno::ENFILE].map(|errno| Some(errno as i32));
     TcpSocket::new_v4().is_err_and(|error| lacking.contains(&error.raw_os_error()))
 }
@@ -126,7 +127,7 @@ async fn handshake(
 }
 
 /// Why a handshake failed, in the words of a postmaster.
-fn reason(error: &io::Error, host: &str) -> String {
+pub(crate) fn reason(error: &io::Error, host: &str) -> String {
     use rustls::Error as TlsError;
     match error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
         Some(TlsError::InvalidCertificate(certificate)) => match certificate {
@@ -148,7 +149,7 @@ fn reason(error: &io::Error, host: &str) -> String {
 }
 
 /// Protocol and cipher, for example `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
-fn parameters(stream: &TlsStream<TcpStream>) -> String {
+pub(crate) fn parameters(stream: &TlsStream<TcpStream>) -> String {
     let (_, session) = stream.get_ref();
     let protocol = match session.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",

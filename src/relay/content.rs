@@ -10,7 +10,7 @@ const BLOCK: usize = 64 * 1024;
 
 /// Reads a message from its first octet to its last.
 #[derive(Debug)]
-pub(super) struct Content<'m> {
+pub(crate) struct Content<'m> {
     mail: &'m Mail,
     next: Next,
 }

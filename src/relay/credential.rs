@@ -89,7 +89,14 @@ impl Credential {
     }
 }
 
-async fn read(file: &SecretFile, content: fn(SecretFile) -> Result<Secret, String>) -> Result<Secret, String> {
+/// The secret in a file; a file that cannot be used is read once more after 250 ms.
+///
+/// # Errors
+/// As `content` says.
+pub(crate) async fn read(
+    file: &SecretFile,
+    content: fn(SecretFile) -> Result<Secret, String>,
+) -> Result<Secret, String> {
     let once = async || {
         let file = file.clone();
         spawn_blocking(move || content(file)).await.unwrap_or_else(|error| Err(error.to_string()))

@@ -9,6 +9,7 @@
 //! `transaction` with the message's `content`, and the connection back into the pool. [`send_lmtp`] runs the same transaction
 //! over a unix socket of this host.
 
+mod certificate;
 mod clock;
 mod connect;
 mod content;
@@ -33,9 +34,14 @@ mod transaction;
 
 pub use clock::Bounds;
 pub use lmtp::send_lmtp;
+pub use pool::Connections;
 pub use record::Record;
 pub use rejected::{FIELD as REFUSED_FIELD, HandBack, refused_field};
 pub use route::{Authorities, RelayError, client_tls};
+
+pub(crate) use connect::{is_out_of_descriptors, parameters as tls_parameters, reason as handshake_reason};
+pub(crate) use content::Content;
+pub(crate) use credential::read as read_secret;
 
 use std::time::Duration;
 
@@ -75,8 +81,12 @@ pub struct Delivery {
 /// The way a message took, for the log line.
 #[derive(Debug, Clone, Default)]
 pub struct Trace {
-    /// `host[address]:port`, once connected.
+    /// `host[address]:port`, once connected; of a ticket system that takes no SMTP, its address or its program.
     pub remote: Option<String>,
+    /// Such a ticket system.
+    pub system: Option<String>,
+    /// How it ended there: `HTTP 201`, `exit 75`.
+    pub status: Option<String>,
     /// Protocol and cipher, for example `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
     pub tls: Option<String>,
     /// The user name of the credential set that the endpoint took.
@@ -162,6 +172,16 @@ impl Relay {
             pool: Pool::new(host.connections, bounds),
             refusals: Refusals::default(),
         })
+    }
+
+    /// The connections at this moment.
+    pub fn connections(&self) -> Connections {
+        self.pool.standing()
+    }
+
+    /// When the certificate expires that the remote server showed last, in seconds since 1970; `None` before the first connection.
+    pub fn certificate_expiry(&self) -> Option<i64> {
+        self.route.expiry.get()
     }
 
     /// Hands the message to the endpoint within the endpoint's deadline. Never panics, never waits longer, and answers

@@ -3,6 +3,7 @@
 //! A connection in use holds a slot; an idle one belongs to a free slot, so both together never exceed the limit. Only
 //! those whose QUIT is on its way, a few seconds at most, may come on top.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -15,13 +16,29 @@ use super::clock::{Bounds, Clock, Step};
 use super::failure::Failure;
 use super::login::Session;
 use super::route::Route;
+use crate::mail::Waiting;
 
 /// The pool.
 #[derive(Debug)]
 pub(super) struct Pool {
     slots: Arc<Semaphore>,
+    limit: usize,
+    waiting: Arc<AtomicUsize>,
     bounds: Bounds,
     idle: Arc<Mutex<Idle>>,
+}
+
+/// The connections to a remote server at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// In use.
+    pub busy: usize,
+    /// Open, for the next message.
+    pub idle: usize,
+    /// Messages that wait for one.
+    pub waiting: usize,
+    /// At most so many.
+    pub limit: usize,
 }
 
 /// The right to one connection.
@@ -39,11 +56,23 @@ impl Pool {
     /// At most `connections` at a time, at least one.
     pub fn new(connections: usize, bounds: Bounds) -> Self {
         let connections = connections.clamp(1, Semaphore::MAX_PERMITS);
-        Self { slots: Arc::new(Semaphore::new(connections)), bounds, idle: Arc::default() }
+        let slots = Arc::new(Semaphore::new(connections));
+        Self { slots, limit: connections, waiting: Arc::default(), bounds, idle: Arc::default() }
+    }
+
+    /// How it is at this moment.
+    pub fn standing(&self) -> Connections {
+        Connections {
+            busy: self.limit.saturating_sub(self.slots.available_permits()),
+            idle: lock(&self.idle).sessions.len(),
+            waiting: self.waiting.load(Ordering::Relaxed),
+            limit: self.limit,
+        }
     }
 
     /// Waits for a slot within the deadline.
     pub async fn slot(&self, route: &Route, clock: Clock) -> Result<Slot, Failure> {
+        let _waiting = Waiting::count(&self.waiting);
         match clock.within(Step::Slot, Arc::clone(&self.slots).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(Slot(permit)),
             // The semaphore is never closed.

@@ -53,6 +53,8 @@ impl Record<'_> {
             size = self.size,
             auth = known(self.auth),
             remote = known(self.trace.remote.as_deref()),
+            system = self.trace.system.as_deref(),
+            status = self.trace.status.as_deref(),
             tls = known(self.trace.tls.as_deref()),
             credential = known(self.trace.credential.as_deref()),
             reply = reply(self.recipients, self.replies),

@@ -13,6 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 
+use super::certificate::Expiry;
 use super::credential::Credential;
 use crate::config::{Endpoint, Host, HostCredential, Tls};
 use crate::mail::Domain;
@@ -30,7 +31,7 @@ pub enum RelayError {
         host: String,
     },
     /// The CA file cannot be read.
-    #[error("{}: {error}; endpoint.ca_file or host.ca_file must be a PEM file that deskmilter can read", path.display())]
+    #[error("{}: {error}; ca_file (endpoint.ca_file, host.ca_file, delivery.ca_file) must be a PEM file that deskmilter can read", path.display())]
     CaFile {
         /// The file.
         path: PathBuf,
@@ -39,7 +40,7 @@ pub enum RelayError {
     },
     /// The system has no certification authorities.
     #[error(
-        "no certification authorities found on this system ({error}); install ca-certificates or set endpoint.ca_file or host.ca_file"
+        "no certification authorities found on this system ({error}); install ca-certificates or set endpoint.ca_file, host.ca_file or delivery.ca_file"
     )]
     SystemRoots {
         /// What was met on the way.
@@ -80,6 +81,8 @@ pub(super) struct Route {
     pub hello: Domain,
     pub credentials: Vec<Credential>,
     pub remote: Remote,
+    /// When the certificate expires that was seen last.
+    pub expiry: Expiry,
 }
 
 /// What the remote server is to us.
@@ -119,7 +122,7 @@ pub struct Authorities {
 
 impl Authorities {
     /// TLS as a client that trusts those in `ca_file`, or the system's.
-    fn trusted(&mut self, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, RelayError> {
+    pub(crate) fn trusted(&mut self, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, RelayError> {
         let ca_file = ca_file.map(Path::to_owned);
         if let Some(tls) = self.read.get(&ca_file) {
             return Ok(Arc::clone(tls));
@@ -187,6 +190,7 @@ impl Route {
             hello: hello.clone(),
             credentials,
             remote: target.remote,
+            expiry: Expiry::default(),
         })
     }
 }

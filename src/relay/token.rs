@@ -3,17 +3,14 @@
 //! The program runs as the user that deskmilter runs as, without a shell, with an empty standard input and an environment of
 //! our own, for a bounded time; of what it prints no more than a bounded part is read. A token is never logged.
 
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
-use zeroize::Zeroizing;
 
+use crate::command::{self, Group, Printed};
 use crate::config::Secret;
 
 /// Octets of a token at most; Microsoft's have some 2,000.
@@ -22,8 +19,6 @@ const TOKEN_MAX: usize = 16 * 1024;
 const COMMAND_MAX: Duration = Duration::from_secs(20);
 /// Octets of standard error looked at.
 const COMPLAINT_MAX: usize = 4 * 1024;
-/// Characters of a complaint that are told.
-const COMPLAINT_SHOWN: usize = 200;
 /// A token is replaced so long before it expires: a login with it takes a while.
 const MARGIN: Duration = Duration::from_secs(60);
 /// How long a token counts that came without its lifetime.
@@ -32,8 +27,6 @@ const BARE_LIFETIME: Duration = Duration::from_secs(60);
 const LIFETIME_MAX: u64 = 24 * 3_600;
 /// After a failure the command rests so long: whoever waits gets the same answer.
 const REST: Duration = Duration::from_secs(5);
-/// The folders in which the command finds others.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Why there is no token; says what happened, to which program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -107,16 +100,9 @@ impl TokenCommand {
 }
 
 async fn run(words: &[String]) -> Result<Granted, String> {
-    let (program, arguments) = words.split_first().ok_or("no token_command")?;
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear().env("PATH", PATH).env("LANG", "C.UTF-8").current_dir("/");
-    if let Ok(Some(user)) = nix::unistd::User::from_uid(nix::unistd::geteuid()) {
-        command.env("HOME", &user.dir).env("USER", &user.name).env("LOGNAME", &user.name);
-    }
-    // In a process group of its own, so that nothing that it started outlives it.
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+    let mut command = command::prepare(words).ok_or("no token_command")?;
     let mut child = command.spawn().map_err(|error| format!("cannot be run: {error}"))?;
-    let group = Group(child.id());
+    let group = Group::led_by(child.id());
     let (out, complaint) = (child.stdout.take(), child.stderr.take());
     let told = async {
         let ended = async {
@@ -125,8 +111,10 @@ async fn run(words: &[String]) -> Result<Granted, String> {
             drop(group);
             status
         };
-        let (printed, complaint, status) = tokio::join!(read(out, TOKEN_MAX), read(complaint, COMPLAINT_MAX), ended);
-        Ok::<_, String>((printed, complaint, status.map_err(|error| error.to_string())?))
+        let (mut printed, mut complained) = (Printed::with_room(TOKEN_MAX), Printed::with_room(COMPLAINT_MAX));
+        let (_, _, status) =
+            tokio::join!(printed.read(out, TOKEN_MAX), complained.read(complaint, COMPLAINT_MAX), ended);
+        Ok::<_, String>((printed, complained, status.map_err(|error| error.to_string())?))
     };
     let told = timeout(COMMAND_MAX, told).await;
     let (printed, complaint, status) =
@@ -137,18 +125,6 @@ async fn run(words: &[String]) -> Result<Granted, String> {
     match printed {
         Printed { octets, whole: true } => parse(&octets).map_err(|text| format!("{text}{}", first_line(&complaint))),
         Printed { .. } => Err(format!("printed more than {TOKEN_MAX} octets")),
-    }
-}
-
-/// Kills what is left of a process group.
-struct Group(Option<u32>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(id) = self.0.and_then(|id| i32::try_from(id).ok()).filter(|&id| id > 1) {
-            // Usually nothing is left.
-            let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGKILL);
-        }
     }
 }
 
@@ -194,35 +170,10 @@ pub(super) fn parse(octets: &[u8]) -> Result<Granted, String> {
     }
 }
 
-struct Printed {
-    octets: Zeroizing<Vec<u8>>,
-    whole: bool,
-}
-
-/// The first octets of what a program prints; the rest is read and thrown away, so that it can end.
-async fn read<R: AsyncRead + Unpin>(pipe: Option<R>, limit: usize) -> Printed {
-    let mut octets = Zeroizing::new(Vec::with_capacity(limit));
-    let Some(mut pipe) = pipe else { return Printed { octets, whole: true } };
-    let mut block = Zeroizing::new([0_u8; 1024]);
-    let mut whole = true;
-    while let Ok(count @ 1..) = pipe.read(block.as_mut_slice()).await {
-        let read = block.get(..count).unwrap_or_default();
-        let room = limit.saturating_sub(octets.len());
-        whole &= read.len() <= room;
-        octets.extend_from_slice(read.get(..room.min(read.len())).unwrap_or_default());
-    }
-    Printed { octets, whole }
-}
-
 /// `: ` and the first line of a complaint, as text; nothing when there was none.
 fn first_line(complaint: &Printed) -> String {
-    let line = complaint.octets.trim_ascii().split(|&b| b == b'\n').next().unwrap_or_default();
-    let text: String = String::from_utf8_lossy(line)
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(COMPLAINT_SHOWN)
-        .collect();
-    if text.trim().is_empty() { String::new() } else { format!(": {}", text.trim()) }
+    let line = complaint.first_line();
+    if line.is_empty() { line } else { format!(": {line}") }
 }
 
 /// Shared by all sessions of a credential.

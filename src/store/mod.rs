@@ -1,7 +1,8 @@
-//! What changes at run time and must outlive the process: issued credentials, and who did what to them.
+//! What changes at run time and must outlive the process: issued credentials, who did what to them, and which conversations began
+//! authenticated.
 //!
-//! In: new sets with their hashes, revocations, questions. Out: sets, the audit trail, and a word when something has changed. It
-//! must not know passwords, protocols or mail.
+//! In: new sets with their hashes, revocations, keyed digests of Message-IDs, questions. Out: sets, the audit trail, conversations,
+//! and a word when something has changed. It must not know passwords, protocols or mail.
 //!
 //! A file of SQLite is the default. Several hosts share a PostgreSQL. Both are asked the same few statements (`sql`) and the
 //! same tests run on both. While the store is away everything else goes on: what needs it gets [`StoreError::Away`] within
@@ -80,6 +81,17 @@ pub struct Event {
     pub user: UserName,
 }
 
+/// A message of a conversation, or a ticket's number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    /// A keyed digest, which tells nothing to who has not the key.
+    pub key: String,
+    /// The key of the conversation's first message.
+    pub thread: String,
+    /// Whether that came by a credential.
+    pub authenticated: bool,
+}
+
 /// Hands a question to the backend that there is.
 macro_rules! ask {
     ($store:expr, $method:ident($($argument:expr),*)) => {
@@ -149,6 +161,31 @@ impl Store {
     /// As [`StoreError`].
     pub async fn events(&self, count: u32) -> Result<Vec<Event>, StoreError> {
         ask!(self, events(count))
+    }
+
+    /// What is known under `keys` and was seen at `since` (seconds since 1970) or later.
+    ///
+    /// # Errors
+    /// As [`StoreError`].
+    pub async fn conversations(&self, keys: Vec<String>, since: i64) -> Result<Vec<Remembered>, StoreError> {
+        ask!(self, conversations(keys, since))
+    }
+
+    /// Keeps messages, seen now; one that is known already stays what it is.
+    ///
+    /// # Errors
+    /// As [`StoreError`].
+    pub async fn remember(&self, messages: Vec<Remembered>) -> Result<(), StoreError> {
+        ask!(self, remember(messages, now()))
+    }
+
+    /// Forgets messages that were last seen before `before` (seconds since 1970), and of the others all but the last `most`; some
+    /// thousands in one call. Returns how many; after none there are no more.
+    ///
+    /// # Errors
+    /// As [`StoreError`].
+    pub async fn forget_conversations(&self, before: i64, most: u32) -> Result<u64, StoreError> {
+        ask!(self, forget_conversations(before, most))
     }
 
     /// A number that is another after each change of the sets.

@@ -16,7 +16,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Transaction};
 
 use super::tls::Verified;
-use super::{Event, NewCredential, Row, StoreError, Which, foreign, name_taken, sql, too_many, too_new};
+use super::{Event, NewCredential, Remembered, Row, StoreError, Which, foreign, name_taken, sql, too_many, too_new};
 use crate::config::{PostgresServer, SecretFile, StoreConfig};
 use crate::credential::{Binding, Credential, LIVE_SETS_MAX, UserName};
 use crate::mail::Address;
@@ -166,6 +166,32 @@ impl Postgres {
             })
         };
         rows.iter().rev().map(event).collect()
+    }
+
+    pub(super) async fn conversations(&self, keys: Vec<String>, since: i64) -> Result<Vec<Remembered>, StoreError> {
+        let rows = self.query(sql::CONVERSATIONS, &[&keys, &since]).await?;
+        let message = |row| {
+            let authenticated = self.get::<i64>(row, 2)? != 0;
+            Ok(Remembered { key: self.get(row, 0)?, thread: self.get(row, 1)?, authenticated })
+        };
+        rows.iter().map(message).collect()
+    }
+
+    pub(super) async fn remember(&self, messages: Vec<Remembered>, now: i64) -> Result<(), StoreError> {
+        for Remembered { key, thread, authenticated } in &messages {
+            self.query(sql::REMEMBER, &[key, thread, &i64::from(*authenticated), &now]).await?;
+        }
+        if let Some(message) = messages.first() {
+            self.query(sql::TRIM, &[&message.thread]).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn forget_conversations(&self, before: i64, most: u32) -> Result<u64, StoreError> {
+        let old = self.query(&counted(sql::FORGET_BEFORE), &[&before]).await?;
+        let many = self.query(&counted(sql::FORGET_BEYOND), &[&i64::from(most)]).await?;
+        let counts = old.iter().chain(&many).map(|row| self.get::<i64>(row, 0));
+        Ok(counts.sum::<Result<i64, StoreError>>()?.unsigned_abs())
     }
 
     pub(super) async fn revision(&self) -> Result<i64, StoreError> {
@@ -348,6 +374,11 @@ impl Postgres {
         };
         StoreError::Away(format!("{self}: {reason}"))
     }
+}
+
+/// A deletion that tells how many rows it took.
+fn counted(deletion: &str) -> String {
+    format!("WITH gone AS ({deletion} RETURNING 1) SELECT count(*) FROM gone")
 }
 
 impl fmt::Display for Postgres {

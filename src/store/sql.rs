@@ -2,10 +2,11 @@
 //! both; what differs is how tables are made.
 
 /// The version of the tables after all migrations.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// Each brings the tables from the version that is its place to the next.
-pub(super) const SQLITE_MIGRATIONS: [&str; 1] = ["
+pub(super) const SQLITE_MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE credential (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         domain TEXT NOT NULL,
@@ -26,9 +27,21 @@ pub(super) const SQLITE_MIGRATIONS: [&str; 1] = ["
     ) STRICT;
     CREATE TABLE revision (n INTEGER NOT NULL) STRICT;
     INSERT INTO revision (n) VALUES (0);
-"];
+",
+    "
+    CREATE TABLE conversation (
+        key TEXT PRIMARY KEY,
+        thread TEXT NOT NULL,
+        authenticated INTEGER NOT NULL,
+        seen_at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX conversation_thread ON conversation (thread, seen_at);
+    CREATE INDEX conversation_seen_at ON conversation (seen_at);
+",
+];
 
-pub(super) const POSTGRES_MIGRATIONS: [&str; 1] = ["
+pub(super) const POSTGRES_MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE credential (
         id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         domain TEXT NOT NULL,
@@ -49,7 +62,18 @@ pub(super) const POSTGRES_MIGRATIONS: [&str; 1] = ["
     );
     CREATE TABLE revision (n BIGINT NOT NULL);
     INSERT INTO revision (n) VALUES (0);
-"];
+",
+    "
+    CREATE TABLE conversation (
+        key TEXT PRIMARY KEY,
+        thread TEXT NOT NULL,
+        authenticated BIGINT NOT NULL,
+        seen_at BIGINT NOT NULL
+    );
+    CREATE INDEX conversation_thread ON conversation (thread, seen_at);
+    CREATE INDEX conversation_seen_at ON conversation (seen_at);
+",
+];
 
 /// Domain and address of live sets of a user name.
 pub(super) const OWNERS_OF_NAME: &str =
@@ -91,3 +115,25 @@ pub(super) const LOGINS_FOR: &str = "SELECT DISTINCT username FROM credential \
 
 pub(super) const EVENTS: &str = "SELECT at, who, what, credential, domain, address, username FROM audit \
                                  JOIN credential ON credential.id = audit.credential ORDER BY audit.id DESC LIMIT $1";
+
+/// SQLite has no arrays: there it is asked once for each key.
+pub(super) const CONVERSATION: &str =
+    "SELECT key, thread, authenticated FROM conversation WHERE key = $1 AND seen_at >= $2";
+
+pub(super) const CONVERSATIONS: &str =
+    "SELECT key, thread, authenticated FROM conversation WHERE key = ANY($1) AND seen_at >= $2";
+
+/// What a message belongs to is settled when it is first seen.
+pub(super) const REMEMBER: &str = "INSERT INTO conversation (key, thread, authenticated, seen_at) VALUES ($1, $2, $3, $4) \
+                                   ON CONFLICT (key) DO UPDATE SET seen_at = excluded.seen_at";
+
+/// Messages of one conversation at most: who writes thousands loses the oldest of his own.
+pub(super) const TRIM: &str = "DELETE FROM conversation WHERE thread = $1 AND key IN (SELECT key FROM conversation \
+                               WHERE thread = $1 ORDER BY seen_at DESC, key LIMIT 1000 OFFSET 1000)";
+
+/// At a time so many at most, for it holds up others.
+pub(super) const FORGET_BEFORE: &str = "DELETE FROM conversation WHERE key IN \
+                                        (SELECT key FROM conversation WHERE seen_at < $1 LIMIT 5000)";
+
+pub(super) const FORGET_BEYOND: &str = "DELETE FROM conversation WHERE key IN \
+                                        (SELECT key FROM conversation ORDER BY seen_at DESC, key LIMIT 5000 OFFSET $1)";

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Params, Transaction, TransactionBehavior, params};
 
-use super::{Event, NewCredential, Row, StoreError, Which, foreign, name_taken, sql, too_many, too_new};
+use super::{Event, NewCredential, Remembered, Row, StoreError, Which, foreign, name_taken, sql, too_many, too_new};
 use crate::credential::{Binding, Credential, LIVE_SETS_MAX, UserName};
 use crate::mail::Address;
 
@@ -96,6 +96,45 @@ impl Sqlite {
                 })
             };
             Ok(found.into_iter().map(event).collect())
+        })
+        .await
+    }
+
+    pub(super) async fn conversations(&self, keys: Vec<String>, since: i64) -> Result<Vec<Remembered>, StoreError> {
+        self.read(move |connection| {
+            let mut statement = connection.prepare(sql::CONVERSATION)?;
+            let mut found = Vec::new();
+            for key in keys {
+                let rows = statement.query_map(params![key, since], |row| {
+                    Ok(Remembered { key: row.get(0)?, thread: row.get(1)?, authenticated: row.get(2)? })
+                })?;
+                for row in rows {
+                    found.push(row?);
+                }
+            }
+            Ok(Ok(found))
+        })
+        .await
+    }
+
+    pub(super) async fn remember(&self, messages: Vec<Remembered>, now: i64) -> Result<(), StoreError> {
+        self.write(move |transaction| {
+            for Remembered { key, thread, authenticated } in &messages {
+                transaction.execute(sql::REMEMBER, params![key, thread, authenticated, now])?;
+            }
+            if let Some(message) = messages.first() {
+                transaction.execute(sql::TRIM, [&message.thread])?;
+            }
+            Ok(Ok(()))
+        })
+        .await
+    }
+
+    pub(super) async fn forget_conversations(&self, before: i64, most: u32) -> Result<u64, StoreError> {
+        self.write(move |transaction| {
+            let old = transaction.execute(sql::FORGET_BEFORE, [before])?;
+            let many = transaction.execute(sql::FORGET_BEYOND, [most])?;
+            Ok(Ok(old.saturating_add(many) as u64))
         })
         .await
     }

@@ -7,6 +7,9 @@
 mod address_list;
 mod arguments;
 mod deliver;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/submit.rs"]
+pub(crate) mod fuzzing;
 mod message;
 mod outcome;
 

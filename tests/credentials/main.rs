@@ -5,8 +5,13 @@
 
 mod both;
 mod desk;
+mod disconnect;
+mod exim;
 mod postfix;
 mod restarts;
+mod rotation;
 mod secrets;
 mod service;
+mod sides;
 mod store;
+mod way;

@@ -2,24 +2,27 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use support::{Client, Message, PrivatePostfix, Submission, TlsIdentity, free_address};
+use support::{Client, Message, PrivatePostfix, Submission, TlsIdentity, free_port};
 
 use crate::both::Place;
 use crate::desk::Desk;
 
 /// A Postfix with two submission services: one whose users Dovecot knows, and one for what was issued.
-struct Mta {
-    postfix: PrivatePostfix,
+pub struct Mta {
+    pub postfix: PrivatePostfix,
     employees: Submission,
-    address: std::net::SocketAddr,
-    identity: TlsIdentity,
+    /// Where those log in to whom credentials were issued.
+    pub address: std::net::SocketAddr,
+    pub identity: TlsIdentity,
 }
 
-fn start(socket: &str) -> Mta {
+/// One whose service asks `socket` about logins, and calls itself `names`.
+pub fn start(socket: &str, names: &[&str]) -> Mta {
     let mut postfix = PrivatePostfix::new(&["support@acme.example"], "", false);
     // The milter that the support crate adds by default is not there.
     let employees = Submission::add(&postfix, &["employee"], &["smtpd_milters=".to_owned()]);
-    let (address, identity) = (free_address(), TlsIdentity::new("desk.example"));
+    let (address, identity): (std::net::SocketAddr, _) =
+        (([127, 0, 0, 1], free_port()).into(), TlsIdentity::for_names(names));
     let chain = postfix.configuration().join("desk.pem");
     identity.write_chain(&chain);
     let chain = chain.display();
@@ -42,6 +45,16 @@ fn start(socket: &str) -> Mta {
 }
 
 impl Mta {
+    /// The daemon that it asks, with the store `url`.
+    pub fn desk(&self, url: &str) -> Desk {
+        let socket = self.postfix.socket_folder("deskmilter").join("auth");
+        let desk = Desk::start_at(url, support::folder("desk"), socket.clone(), "");
+        // Postfix's own user must get at it; a postmaster sets socket_group.
+        let owner = nix::unistd::User::from_name("postfix").unwrap().map(|user| user.uid.as_raw());
+        std::os::unix::fs::chown(&socket, owner, None).unwrap();
+        desk
+    }
+
     fn connect(&self, ip: &str) -> support::SmtpSession {
         let mut session = support::SmtpSession::connect_as(self.address, &Client::new(ip, "mail.acme.example"));
         session.start_tls(&self.identity);
@@ -52,17 +65,8 @@ impl Mta {
 #[test]
 fn a_company_logs_in_at_postfix_with_what_was_issued_and_employees_as_before() {
     let mut place = Place::sqlite();
-    let mta = start("deskmilter/auth");
-    let socket = mta.postfix.socket_folder("deskmilter").join("auth");
-    let folder = support::folder("desk");
-    let desk = Desk::start_at(&place.url(), folder, socket.clone(), "");
-    // Postfix's own user must get at it; a postmaster sets socket_group.
-    std::os::unix::fs::chown(
-        &socket,
-        nix::unistd::User::from_name("postfix").unwrap().map(|user| user.uid.as_raw()),
-        None,
-    )
-    .unwrap();
+    let mta = start("deskmilter/auth", &["desk.example"]);
+    let desk = mta.desk(&place.url());
     let set = desk.issue("--domain acme.example");
 
     let reply = mta.connect("198.51.100.7").login(&set.user, &set.password);
@@ -105,7 +109,7 @@ fn a_company_logs_in_at_postfix_with_what_was_issued_and_employees_as_before() {
 #[test]
 fn postfix_finds_the_login_of_a_sender_by_socketmap() {
     let place = Place::sqlite();
-    let mta = start("deskmilter/auth");
+    let mta = start("deskmilter/auth", &["desk.example"]);
     let desk = Desk::start(&place.url());
     desk.issue("--domain acme.example --address support@acme.example");
     let query = |table: &str, key: &str| {

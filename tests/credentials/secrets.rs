@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use support::SaslReply;
+use support::{Message, SaslReply};
 
 use crate::both::Place;
 use crate::desk::{Desk, issued};
+use crate::sides::{Company, DeskSide};
 
 const CLIENT: &str = "198.51.100.7";
 
@@ -79,6 +80,72 @@ fn no_trace_of_a_password_is_left_with_a_postgresql() {
     no_trace_of_a_password_is_left(Place::postgres());
 }
 
+/// Every octet of the files in a folder and below, but for those that hold a secret by design.
+fn content(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let secret = |path: &Path| path.extension().is_some_and(|end| end == "secret" || end == "password" || end == "key");
+    let texts = entries.filter(|path| !secret(path)).map(|path| match path.symlink_metadata() {
+        Ok(facts) if facts.is_dir() => content(&path),
+        Ok(facts) if facts.is_file() => String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).into_owned(),
+        _ => String::new(),
+    });
+    texts.collect::<Vec<_>>().join("\n")
+}
+
+fn no_secret_is_left_by_mail_that_goes_round(place: Place) {
+    let mut company = Company::prepare();
+    let host = company.host();
+    let desk = DeskSide::start(&place.url(), &host, "");
+    let (set, guess) = (desk.issue("--domain acme.example"), "planted-guess-0815");
+    company.start(&desk, &set);
+    let from_jane = |subject| Message::new("Jane <jane@customer.example>", "support@acme.example", subject);
+    let first = from_jane("Order");
+    company.write_as_jane(&first.octets());
+    desk.postfix.wait_for_mail("support@acme.example", 1);
+    let note = Message::new("Acme Support <support@acme.example>", "Jane <jane@customer.example>", "Re: Order");
+    desk.notify(&note.field("In-Reply-To", first.id()).octets());
+    company.customer.wait_for(1, || company.logs());
+    // Wrong ones, by hand, and in the company's file; and one for another domain.
+    assert_eq!(desk.connect_over_tls("192.0.2.1").login(&set.user, guess).code, 535);
+    assert_eq!(desk.connect_over_tls("192.0.2.2").login(guess, &set.password).code, 535);
+    desk.connect("192.0.2.3").login(&set.user, guess);
+    let reply = desk.login(&set).send("jane@customer.example", &["help@other.example"], &first.octets());
+    assert_eq!(reply.code, 550);
+    company.set_password(guess);
+    company.write_as_jane(&from_jane("Waits").octets());
+    company.postfix.wait_for("the refused login", |postfix| postfix.queue().iter().any(|one| one.queue == "deferred"));
+    let running = processes();
+    let kept = String::from_utf8_lossy(&place.content()).into_owned();
+    let queue = format!("{:?}", company.postfix.queue());
+    let places = [
+        ("the desk's logs", desk.logs()),
+        ("the company's logs", company.logs()),
+        ("the processes", running),
+        ("the store", kept),
+        ("the queue", queue),
+        ("the desk's files", content(desk.configuration().parent().unwrap())),
+        ("the desk's mail", content(&desk.postfix.queue_directory().with_file_name("mail"))),
+        ("the company's files", content(company.folder())),
+        ("the company's spool", content(&company.postfix.queue_directory())),
+    ];
+    for secret in [set.password.as_str(), guess, host.password.as_str()] {
+        for (what, text) in &places {
+            assert!(!text.contains(secret), "{secret} in {what}");
+        }
+    }
+    assert!(places.iter().all(|(_, text)| !text.is_empty()), "each was really looked at");
+}
+
+#[test]
+fn no_secret_is_left_by_mail_that_goes_round_with_a_file_of_sqlite() {
+    no_secret_is_left_by_mail_that_goes_round(Place::sqlite());
+}
+
+#[test]
+fn no_secret_is_left_by_mail_that_goes_round_with_a_postgresql() {
+    no_secret_is_left_by_mail_that_goes_round(Place::postgres());
+}
+
 #[test]
 fn root_issues_into_files_of_the_daemons_user_and_nobody_else_looks_into_its_memory() {
     use std::os::unix::fs::MetadataExt;
@@ -99,5 +166,11 @@ fn root_issues_into_files_of_the_daemons_user_and_nobody_else_looks_into_its_mem
     assert!(status.contains(&format!("Uid:\t{nobody}\t{nobody}")), "{status}");
     // What an undumpable process has in /proc belongs to root, whoever it runs as.
     assert_eq!(std::fs::metadata(format!("/proc/{pid}/mem")).unwrap().uid(), 0);
+    // Not even a process of the same user gets at it.
+    let mut other = std::process::Command::new("setpriv");
+    other.args(["--reuid=nobody", "--clear-groups", "cat"]).arg(format!("/proc/{pid}/environ"));
+    let looked = other.output().unwrap();
+    let said = String::from_utf8_lossy(&looked.stderr).into_owned();
+    assert!(!looked.status.success() && said.contains("Permission denied"), "{said}");
     assert!(desk.daemon.stop().success());
 }

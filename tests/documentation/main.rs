@@ -73,8 +73,9 @@ fn configurations(document: &Path) -> Vec<String> {
 /// `deskmilter check` on a configuration in a folder that has the password file which it names.
 fn check(text: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["acme.password", "acme-new.password"] {
-        fs::write(folder.path().join(name), "s3cret\n").unwrap();
+    // The key is base64, too.
+    for name in ["acme.password", "acme-new.password", "acme.key"] {
+        fs::write(folder.path().join(name), "s3cretkey123\n").unwrap();
         fs::set_permissions(folder.path().join(name), PermissionsExt::from_mode(0o600)).unwrap();
     }
     let file = folder.path().join("deskmilter.toml");

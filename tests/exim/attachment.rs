@@ -124,6 +124,7 @@ fn a_single_file_is_attached_checked_and_given_back_byte_for_byte() {
     let told = String::from_utf8_lossy(&output.stdout);
     let failed: Vec<&str> = told.lines().filter(|line| line.starts_with("fail")).collect();
     assert!(failed.len() == 1 && failed[0].contains("nobody answers"), "{told}{output:?}");
+    assert!(told.contains("ok    asked: the DATA ACL waits 55 s"), "{told}");
     assert!(told.contains("ok    last hop: transport remote_smtp runs the filter"), "{told}");
 
     site.succeeds("--undo", &file);
@@ -207,4 +208,64 @@ fn debians_template_is_changed_where_conf_d_is_not_in_use() {
     assert!(told.contains("ok    routes") && told.matches("ok    last hop").count() == 2, "{told}");
     site.succeeds("--undo", &file);
     assert_eq!(snapshot(site.folder.path()), before);
+}
+
+/// Where deskmilter relays at DATA time.
+fn inline(site: &Site, endpoint: &str, transport: bool) {
+    let path = site.at("deskmilter.toml");
+    let mut text = fs::read_to_string(&path).unwrap();
+    text = text.replace("[connector.submission]", &format!("relay = \"inline\"\n{endpoint}\n[connector.submission]"));
+    if !transport {
+        let (begin, rest) = text.split_once("[transport]\n").unwrap();
+        text = format!("{begin}{}", rest.split_once('\n').unwrap().1);
+    }
+    fs::write(path, text).unwrap();
+}
+
+#[test]
+fn what_inline_relay_needs_is_written_and_checked_and_given_back() {
+    for (endpoint, transport, routes) in [
+        ("", true, "ok    routes: 1 addresses lead to deskmilter_acme_desk"),
+        ("", false, "ok    routes: not needed: the DATA ACL relays 1 addresses of acme-desk"),
+        ("keep_copy = true", true, "ok    routes: not needed"),
+    ] {
+        let site = Site::new(SINGLE);
+        let file = site.at("exim.conf");
+        let before = snapshot(site.folder.path());
+        // What was written for relaying out of the queue does not do.
+        site.succeeds("--apply", &file);
+        inline(&site, endpoint, transport);
+        let told = String::from_utf8(site.run("--check", &file).stdout).unwrap();
+        for missing in ["fail  asked: the DATA ACL waits 55 s", "fail  inline relay: Exim has another list"] {
+            assert!(told.contains(missing), "{missing}: {told}");
+        }
+        if endpoint.contains("keep_copy") {
+            assert!(told.contains("fail  routes: support@acme.example is routed to deskmilter_acme_desk"), "{told}");
+        }
+        site.succeeds("--apply", &file);
+        let told = String::from_utf8(site.run("--check", &file).stdout).unwrap();
+        for found in ["ok    asked: the DATA ACL waits 130 s", "ok    asked at RCPT", "ok    last in order", routes] {
+            assert!(told.contains(found), "{found}: {told}");
+        }
+        let text = fs::read_to_string(site.at("deskmilter.toml")).unwrap();
+        site.succeeds("--undo", &file);
+        fs::write(site.at("deskmilter.toml"), &text).unwrap();
+        let after: Vec<_> =
+            snapshot(site.folder.path()).into_iter().filter(|(path, _)| !path.ends_with("deskmilter.toml")).collect();
+        let before: Vec<_> = before.into_iter().filter(|(path, _)| !path.ends_with("deskmilter.toml")).collect();
+        assert_eq!(after, before);
+    }
+}
+
+#[test]
+fn what_may_refuse_a_message_that_is_a_ticket_already_is_named() {
+    let site = Site::new(&SINGLE.replace(
+        "  accept\n\nbegin routers",
+        "  accept hosts = 10.0.0.0/8\n  deny malware = *\n  accept\n\nbegin routers",
+    ));
+    inline(&site, "", true);
+    let file = site.at("exim.conf");
+    site.succeeds("--apply", &file);
+    let told = String::from_utf8(site.run("--check", &file).stdout).unwrap();
+    assert!(told.contains("warn  last in order: \"deny condition"), "{told}");
 }

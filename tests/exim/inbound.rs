@@ -1,6 +1,6 @@
-//! Mail for a support address becomes a ticket over TLS with AUTH, all other mail flows as ever.
+//! What is Exim's own on the way in. The main job is in `tests/inbound.rs`, for all mail servers.
 
-use support::{EximSite, EximTerms, Message, Site, Ticket, received_as_sent};
+use support::{EximSite, EximTerms, Message, Site, Terms, Ticket, received_as_sent};
 
 const SUPPORT: &str = "support@acme.example";
 const JANE: &str = "jane@customer.example";
@@ -21,13 +21,6 @@ fn fact<'t>(ticket: &'t Ticket, name: &str) -> &'t str {
     ticket.facts[name].as_str().unwrap_or_else(|| panic!("{name} in {}", ticket.facts))
 }
 
-/// Names of the fields above what was sent.
-fn added(received: &str, sent: &[u8]) -> Vec<String> {
-    let above = received.strip_suffix(std::str::from_utf8(sent).unwrap()).unwrap();
-    let lines = above.lines().filter(|line| !line.starts_with([' ', '\t']));
-    lines.filter_map(|line| line.split_once(':')).map(|(name, _)| name.to_owned()).collect()
-}
-
 #[track_caller]
 fn submit(site: &EximSite, to: &[&str], message: &[u8]) {
     let reply = site.exim.submit_as(&Site::customer(), JANE, to, message);
@@ -35,55 +28,7 @@ fn submit(site: &EximSite, to: &[&str], message: &[u8]) {
 }
 
 #[test]
-fn an_authentic_message_becomes_an_authenticated_ticket_byte_for_byte() {
-    let site = start();
-    let message = customer_mail(&site, SUPPORT);
-    submit(&site, &[SUPPORT], &message);
-    let ticket = &site.desk.wait_for_tickets(1)[0];
-    assert_eq!(ticket.tags(), ["system_authenticated_email_ticket"]);
-    assert_eq!(fact(ticket, "sender_auth"), "pass", "{}", site.logs());
-    assert_eq!(fact(ticket, "credential"), "acme.example");
-    assert!(fact(ticket, "tls").starts_with("TLS"), "{}", ticket.facts);
-    let received = text(ticket);
-    assert!(received_as_sent(received.as_bytes(), &message), "{received}");
-    let names = added(&received, &message);
-    assert_eq!(names, ["Received", "X-Deskmilter-Sender-Auth", "Authentication-Results", "Received"], "{received}");
-    for result in ["spf=pass", "dkim=pass", "dmarc=pass (p=reject)", "smtp.mailfrom=jane@customer.example"] {
-        assert!(received.contains(result), "{result}: {received}");
-    }
-    assert!(!received.contains("mac="), "{received}");
-    site.exim.wait_for_empty_queue();
-    let id = site.exim.log().split(" <= ").next().unwrap().rsplit(' ').next().unwrap().to_owned();
-    let log = site.daemon.log();
-    let told: Vec<&str> = log.lines().filter(|line| line.contains(&format!(" {id}: "))).collect();
-    assert_eq!(told.len(), 2, "one line where it was judged, one where it was relayed: {id}\n{log}");
-}
-
-#[test]
-fn other_recipients_get_theirs_the_ordinary_way_and_two_support_addresses_make_one_ticket() {
-    let site = start();
-    let message = customer_mail(&site, "support@acme.example, Billing@Acme.example");
-    submit(&site, &["support@acme.example", "Billing@Acme.example", "sales@acme.example"], &message);
-    let delivered = site.exim.wait_for_mail("sales@acme.example", 1);
-    site.exim.wait_for_empty_queue();
-    assert!(received_as_sent(&delivered[0], &message));
-    let tickets = site.desk.tickets();
-    assert_eq!(tickets.len(), 1);
-    assert_eq!(tickets[0].facts["recipients"].as_array().unwrap().len(), 2, "{}", tickets[0].facts);
-    assert!(site.exim.mailbox(SUPPORT).is_empty());
-}
-
-#[test]
-fn an_alias_is_judged_and_relayed_and_an_extension_stays() {
-    let site = start();
-    submit(&site, &["info@acme.example"], &customer_mail(&site, "info@acme.example"));
-    assert_eq!(fact(&site.desk.wait_for_tickets(1)[0], "sender_auth"), "pass");
-    submit(&site, &["support+vip@acme.example"], &customer_mail(&site, "support+vip@acme.example"));
-    assert_eq!(site.desk.wait_for_tickets(2)[1].facts["recipients"][0], "support+vip@acme.example");
-}
-
-#[test]
-fn a_bounce_to_a_support_address_passes() {
+fn what_a_stranger_writes_above_a_message_is_not_taken_for_exims_own() {
     let site = start();
     // Exim puts the sender above the message unless there is none: what a stranger writes there is not taken for it.
     let message = Message::new("MAILER-DAEMON@customer.example", SUPPORT, "Undelivered").octets();
@@ -95,17 +40,7 @@ fn a_bounce_to_a_support_address_passes() {
 }
 
 #[test]
-fn a_spoofed_message_becomes_a_ticket_that_says_so() {
-    let site = start();
-    let message = Message::new(JANE, SUPPORT, "Send money").octets();
-    assert_eq!(site.exim.submit_as(&Site::stranger(), JANE, &[SUPPORT], &message).code, 250);
-    let tickets = site.desk.wait_for_tickets(1);
-    assert_eq!(fact(&tickets[0], "sender_auth"), "fail");
-    assert!(text(&tickets[0]).contains("dmarc=fail (p=reject)"), "{}", text(&tickets[0]));
-}
-
-#[test]
-fn forged_fields_do_not_survive_in_any_spelling() {
+fn field_names_that_exim_would_expand_or_set_apart_are_names_as_any() {
     let site = start();
     let message = Message::new(JANE, SUPPORT, "Trust me")
         .field("X-Deskmilter-Sender-Auth", "pass; reason=dmarc; t=1; mac=AAAA")
@@ -136,76 +71,6 @@ fn forged_fields_do_not_survive_in_any_spelling() {
 }
 
 #[test]
-fn a_flood_of_forged_fields_is_refused() {
-    let site = start();
-    let forged = "X-Deskmilter-Sender-Auth: pass\r\n".repeat(3_000);
-    let message = [forged.as_bytes(), &Message::new("a@plain.example", SUPPORT, "hello").octets()].concat();
-    let reply = site.exim.submit_as(&Site::stranger(), "a@plain.example", &[SUPPORT], &message);
-    assert!(reply.code == 554 && reply.text.starts_with("5.7.1 3000 header fields"), "{reply}");
-}
-
-#[test]
-fn a_verdict_that_was_injected_past_the_acl_is_tagged_none() {
-    let site = start();
-    let message = Message::new(JANE, SUPPORT, "Trust me")
-        .field(
-            "X-Deskmilter-Sender-Auth",
-            "pass; reason=dmarc; dmarc=pass; t=1900000000;\r\n\tmac=AAAAAAAAAAAAAAAAAAAA",
-        )
-        .field("Authentication-Results", "mx.acme.example; dmarc=pass")
-        .octets();
-    assert_eq!(site.exim.submit_past_the_acl(&Site::stranger(), "x@stranger.example", &[SUPPORT], &message).code, 250);
-    let tickets = site.desk.wait_for_tickets(1);
-    assert_eq!(fact(&tickets[0], "sender_auth"), "none");
-    assert!(
-        text(&tickets[0]).contains("X-Deskmilter-Sender-Auth: none; reason=not-judged\r\n"),
-        "{}",
-        text(&tickets[0])
-    );
-}
-
-#[test]
-fn a_message_written_on_the_host_itself_is_judged_too() {
-    let site = start();
-    let message = Message::new("cron@host.example", SUPPORT, "Disk full").octets();
-    site.exim.submit_by_sendmail("cron@host.example", &[SUPPORT], &message);
-    let tickets = site.desk.wait_for_tickets(1);
-    assert!(text(&tickets[0]).contains("Authentication-Results: mx.acme.example;"), "{}", text(&tickets[0]));
-    assert_eq!(fact(&tickets[0], "sender_auth"), "none");
-}
-
-#[test]
-fn mail_waits_in_the_queue_while_the_endpoint_is_down_and_then_arrives() {
-    let mut site = start();
-    site.desk.stop();
-    let message = customer_mail(&site, SUPPORT);
-    submit(&site, &[SUPPORT, "sales@acme.example"], &message);
-    site.exim.wait_for_mail("sales@acme.example", 1);
-    site.exim.wait_for("a reason in the log", || site.exim.log().contains("451"));
-    // Nothing of ours is lost either when the daemon is killed meanwhile.
-    site.daemon.kill();
-    site.daemon.resume();
-    site.desk.resume();
-    assert_eq!(fact(&site.desk.wait_for_tickets(1)[0], "sender_auth"), "pass");
-    site.exim.wait_for_empty_queue();
-    assert_eq!(site.desk.tickets().len(), 1);
-}
-
-#[test]
-fn ordinary_mail_flows_while_the_daemon_is_down_and_support_mail_waits() {
-    let mut site = start();
-    site.daemon.kill();
-    submit(&site, &[SUPPORT, "sales@acme.example"], &customer_mail(&site, SUPPORT));
-    site.exim.wait_for_mail("sales@acme.example", 1);
-    site.exim.wait_for("a deferred message", || site.exim.log().contains(" == support@acme.example"));
-    site.daemon.resume();
-    let tickets = site.desk.wait_for_tickets(1);
-    // It came past a dead daemon, so nobody judged it.
-    assert_eq!(fact(&tickets[0], "sender_auth"), "none");
-    site.exim.wait_for_empty_queue();
-}
-
-#[test]
 fn mail_that_is_none_of_our_business_is_not_looked_at() {
     let site = start();
     let message = Message::new("a@plain.example", "someone@other.example", "hello").octets();
@@ -217,9 +82,11 @@ fn mail_that_is_none_of_our_business_is_not_looked_at() {
     assert!(!site.exim.spool().join("scan").exists(), "Exim wrote no file for it");
 }
 
+/// Both ways of relaying: lines of `[connector.endpoint]`.
+const MODES: [&str; 2] = ["relay = \"transport\"", "relay = \"inline\""];
+
 #[test]
-fn messages_of_every_shape_arrive_as_exim_took_them() {
-    let site = start();
+fn messages_of_every_shape_arrive_as_exim_took_them_in_both_modes() {
     let body = |body: &[u8]| [b"From: a@plain.example\r\nSubject: x\r\n\r\n", body].concat();
     let long = [b"x".repeat(900), b"\r\n".to_vec()].concat();
     let shapes = [
@@ -232,37 +99,65 @@ fn messages_of_every_shape_arrive_as_exim_took_them() {
         b"From: a@plain.example\r\nSubject:\r\n\tfolded\r\n \t twice\r\nX-Odd :  blank \r\n\r\nx\r\n".to_vec(),
         body(&long.repeat(3_000)),
     ];
-    for (n, message) in shapes.iter().enumerate() {
-        let reply = site.exim.submit_as(&Site::stranger(), "a@plain.example", &[SUPPORT], message);
-        assert_eq!(reply.code, 250, "{n}: {reply}\n{}", site.logs());
-        let tickets = site.desk.wait_for_tickets(n + 1);
-        let received = tickets.last().unwrap().messages().remove(0);
-        let shown = String::from_utf8_lossy(received.get(..2_000).unwrap_or(&received)).into_owned();
-        // Without a header section the empty line is Exim's, below its own fields.
-        assert!(received_as_sent(&received, message) || received.ends_with(message), "{n}: {shown}");
-        assert!(!shown.contains("reason=not-judged") && !shown.contains("body-changed"), "{n}: {shown}");
+    for mode in MODES {
+        let site = EximSite::start(EximTerms { endpoint: mode.to_owned(), ..EximTerms::default() });
+        for (n, message) in shapes.iter().enumerate() {
+            let reply = site.exim.submit_as(&Site::stranger(), "a@plain.example", &[SUPPORT], message);
+            assert_eq!(reply.code, 250, "{mode}, {n}: {reply}\n{}", site.logs());
+            let tickets = site.desk.wait_for_tickets(n + 1);
+            let received = tickets.last().unwrap().messages().remove(0);
+            let shown = String::from_utf8_lossy(received.get(..2_000).unwrap_or(&received)).into_owned();
+            // Without a header section the empty line is Exim's, below its own fields.
+            assert!(received_as_sent(&received, message) || received.ends_with(message), "{mode}, {n}: {shown}");
+            assert!(!shown.contains("reason=not-judged") && !shown.contains("body-changed"), "{mode}, {n}: {shown}");
+        }
+        site.exim.wait_for_empty_queue();
+        assert_eq!(site.desk.tickets().len(), shapes.len(), "{mode}");
     }
 }
 
 #[test]
-fn large_and_international_messages_pass() {
-    let site = start();
-    let line = [b"y".repeat(900), b"\r\n".to_vec()].concat();
-    let message =
-        [b"From: jane@customer.example\r\nSubject: x\r\n\r\n".to_vec(), line.repeat(25 * 1024 * 1024 / 902)].concat();
-    let message = site.signer.sign(&message);
-    submit(&site, &[SUPPORT], &message);
-    let ticket = site.desk.wait_for_tickets(1).remove(0);
-    assert_eq!(fact(&ticket, "sender_auth"), "pass");
-    assert!(received_as_sent(&ticket.messages()[0], &message));
+fn large_and_international_messages_pass_in_both_modes() {
+    for mode in MODES {
+        let site = EximSite::start(EximTerms { endpoint: mode.to_owned(), ..EximTerms::default() });
+        let line = [b"y".repeat(900), b"\r\n".to_vec()].concat();
+        let head = b"From: jane@customer.example\r\nSubject: x\r\n\r\n".to_vec();
+        let message = site.signer.sign(&[head, line.repeat(25 * 1024 * 1024 / 902)].concat());
+        submit(&site, &[SUPPORT], &message);
+        let ticket = site.desk.wait_for_tickets(1).remove(0);
+        assert_eq!(fact(&ticket, "sender_auth"), "pass", "{mode}");
+        assert!(received_as_sent(&ticket.messages()[0], &message), "{mode}");
 
-    let message = Message::new("J\u{fc}rgen <a@plain.example>", SUPPORT, "Gr\u{fc}\u{df}e").octets();
-    let mut session = site.exim.connect(&Site::stranger());
-    let reply = session.send_with("j\u{fc}rgen@plain.example", "SMTPUTF8 BODY=8BITMIME", &[SUPPORT], &message);
-    assert_eq!(reply.code, 250, "{reply}");
-    let ticket = site.desk.wait_for_tickets(2).remove(1);
-    assert_eq!(fact(&ticket, "sender"), "j\u{fc}rgen@plain.example");
-    assert!(received_as_sent(&ticket.messages()[0], &message));
+        let message = Message::new("J\u{fc}rgen <a@plain.example>", SUPPORT, "Gr\u{fc}\u{df}e").octets();
+        let mut session = site.exim.connect(&Site::stranger());
+        let reply = session.send_with("j\u{fc}rgen@plain.example", "SMTPUTF8 BODY=8BITMIME", &[SUPPORT], &message);
+        assert_eq!(reply.code, 250, "{mode}: {reply}");
+        let ticket = site.desk.wait_for_tickets(2).remove(1);
+        assert_eq!(fact(&ticket, "sender"), "j\u{fc}rgen@plain.example", "{mode}");
+        assert!(received_as_sent(&ticket.messages()[0], &message), "{mode}");
+    }
+}
+
+#[test]
+fn a_message_larger_than_we_take_is_refused_with_the_reason_in_both_modes() {
+    for mode in MODES {
+        let terms = Terms { tables: "[limits]\nmessage_size = \"64KiB\"\n", ..Terms::default() };
+        let site = EximSite::start(EximTerms { endpoint: mode.to_owned(), terms, ..EximTerms::default() });
+        let large = Message::new("a@plain.example", SUPPORT, "large").body(&"0123456789\r\n".repeat(10_000)).octets();
+        let to = [SUPPORT, "sales@acme.example"];
+        let reply = site.login(support::EMPLOYEE_LOGIN).send("boss@acme.example", &to, &large);
+        if mode == MODES[1] {
+            assert!(reply.code == 552 && reply.text.contains("limits.message_size"), "{reply}\n{}", site.logs());
+        } else {
+            // Out of the queue its sender hears of it by a bounce, and everybody else has it.
+            assert_eq!(reply.code, 250, "{reply}");
+            let bounce = site.exim.wait_for_mail("boss@acme.example", 1).remove(0);
+            assert!(String::from_utf8_lossy(&bounce).contains("552"), "{}", String::from_utf8_lossy(&bounce));
+            site.exim.wait_for_mail("sales@acme.example", 1);
+        }
+        site.exim.wait_for_empty_queue();
+        assert!(site.desk.tickets().is_empty());
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
-//! The main job on a real Exim: what `tests/inbound.rs` and `tests/outbound` demand with Postfix. `docs/exim.md` says of each
-//! whether it applies.
+//! What is Exim's own: its files and checks, relaying at DATA time, signing on its last hop, faults of its side. What holds for
+//! all mail servers is in `tests/inbound.rs` and `tests/outbound`; `docs/exim.md` says what does not.
 
 #![cfg(test)]
 
 mod attachment;
+mod faults;
 mod inbound;
+mod inline;
 mod outbound;

@@ -1,5 +1,6 @@
-//! Notifications on their way out, on a real Postfix with TLS, SASL by Dovecot and, where a test says so, a content filter: what
-//! reaches the end user is what the ticket system sent, signed by the company, and nothing else gets that signature.
+//! Notifications on their way out, on a real Postfix and a real Exim with TLS, SASL by Dovecot and, where a test says so, a
+//! content filter: what reaches the end user is what the ticket system sent, signed by the company, and nothing else gets that
+//! signature.
 
 #![cfg(test)]
 
@@ -10,7 +11,7 @@ mod refused;
 mod shapes;
 mod trouble;
 
-use support::{Client, OutboundSite, Verdicts, fields};
+use support::{Client, Company, NameServer, OutboundSite, Verdicts, fields};
 
 const SUPPORT: &str = "support@acme.example";
 const JANE: &str = "jane@customer.example";
@@ -30,16 +31,42 @@ fn assert_preserved(sent: &[u8], received: &[u8]) {
     }
 }
 
+/// Where a message comes from.
+trait Place {
+    fn names(&self) -> &NameServer;
+    fn logs(&self) -> String;
+}
+
+impl Place for Company {
+    fn names(&self) -> &NameServer {
+        self.names()
+    }
+
+    fn logs(&self) -> String {
+        self.logs()
+    }
+}
+
+impl Place for OutboundSite {
+    fn names(&self) -> &NameServer {
+        &self.names
+    }
+
+    fn logs(&self) -> String {
+        self.logs()
+    }
+}
+
 /// What the end user's server thinks of a message that came from an address that SPF does not know: DMARC then rests on DKIM.
-fn verdicts(site: &OutboundSite, message: &[u8]) -> Verdicts {
-    Verdicts::of(message, &Client::new("198.51.100.66", "forwarder.example"), SUPPORT, &site.names)
+fn verdicts(site: &impl Place, message: &[u8]) -> Verdicts {
+    Verdicts::of(message, &Client::new("198.51.100.66", "forwarder.example"), SUPPORT, site.names())
 }
 
 /// Every verifier finds the company's signature valid.
-fn assert_signed(site: &OutboundSite, message: &[u8]) -> Verdicts {
+fn assert_signed(site: &impl Place, message: &[u8]) -> Verdicts {
     let verdicts = verdicts(site, message);
     let shown = String::from_utf8_lossy(message);
-    assert!(verdicts.all_valid("acme.example", "desk2026"), "{verdicts:?}\n{shown}\n{}", site.daemon.log());
+    assert!(verdicts.all_valid("acme.example", "desk2026"), "{verdicts:?}\n{shown}\n{}", site.logs());
     assert!(verdicts.dmarc_passes(), "{verdicts:?}\n{shown}");
     verdicts
 }

@@ -1,8 +1,23 @@
 //! Each rule for a submitted notification: what breaks it is refused with its code and a word why, its honest twin passes.
 
-use support::{BILLING_LOGIN, Client, Message, OutboundSite, Reply, SUPPORT_LOGIN, SmtpSession, Terms, notification};
+use support::{
+    BILLING_LOGIN, Client, Company, Message, Mta, OutboundSite, Reply, SUPPORT_LOGIN, SmtpSession, Terms, notification,
+};
 
 use super::{JANE, SUPPORT};
+
+support::for_each_mta! {
+    a_login_of_another_support_address_is_refused,
+    a_domain_that_is_not_the_connectors_is_refused_in_the_envelope_and_in_from,
+    a_native_address_through_the_connector_is_refused_by_name,
+    an_address_that_is_not_registered_is_refused,
+    the_null_sender_passes_with_a_registered_author_and_with_no_other,
+    a_message_needs_one_author_and_one_date,
+    a_login_from_another_network_is_refused,
+    a_login_that_sends_too_much_waits_and_no_other_login_does,
+    a_login_that_writes_to_too_many_waits,
+    refusals_are_told_in_the_log_with_login_and_client,
+}
 
 /// The code, the enhanced code, and each of the words.
 fn assert_refused(reply: &Reply, code: u16, enhanced: &str, words: &[&str]) {
@@ -18,9 +33,9 @@ fn from(author: &str) -> Vec<u8> {
 }
 
 #[track_caller]
-fn assert_passes(site: &OutboundSite, login: &str, sender: &str, message: &[u8]) {
+fn assert_passes(site: &Company, login: &str, sender: &str, message: &[u8]) {
     let reply = site.submit_as(login, sender, &[JANE], message);
-    assert_eq!(reply.code, 250, "{reply}\n{}", site.daemon.log());
+    assert_eq!(reply.code, 250, "{reply}\n{}", site.logs());
 }
 
 #[test]
@@ -32,12 +47,11 @@ fn a_login_without_tls_is_refused() {
     let mut plain = SmtpSession::connect_as(site.submission.address(), &OutboundSite::zendesk_host());
     assert_eq!(plain.login(SUPPORT_LOGIN, site.submission.password(SUPPORT_LOGIN)).code, 235);
     assert_refused(&plain.send(SUPPORT, &[JANE], &from(SUPPORT)), 530, "5.7.0", &["tls"]);
-    assert_passes(&site, SUPPORT_LOGIN, SUPPORT, &from(SUPPORT));
+    assert_eq!(site.submit(&[JANE], &from(SUPPORT)).code, 250);
 }
 
-#[test]
-fn a_login_of_another_support_address_is_refused() {
-    let site = OutboundSite::start(&Terms::default());
+fn a_login_of_another_support_address_is_refused(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     let reply = site.submit_as(BILLING_LOGIN, SUPPORT, &[JANE], &from(SUPPORT));
     assert_refused(&reply, 550, "5.7.1", &[BILLING_LOGIN, SUPPORT]);
     let reply = site.submit_as(BILLING_LOGIN, "billing@acme.example", &[JANE], &from(SUPPORT));
@@ -46,9 +60,8 @@ fn a_login_of_another_support_address_is_refused() {
     assert_passes(&site, SUPPORT_LOGIN, SUPPORT, &from("\"Acme, Support\" <Support@ACME.example>"));
 }
 
-#[test]
-fn a_domain_that_is_not_the_connectors_is_refused_in_the_envelope_and_in_from() {
-    let site = OutboundSite::start(&Terms::default());
+fn a_domain_that_is_not_the_connectors_is_refused_in_the_envelope_and_in_from(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     let reply = site.submit_as(SUPPORT_LOGIN, "support@other.example", &[JANE], &from(SUPPORT));
     assert_refused(&reply, 550, "5.7.1", &["other.example"]);
     let reply = site.submit_as(SUPPORT_LOGIN, SUPPORT, &[JANE], &from("support@other.example"));
@@ -58,9 +71,8 @@ fn a_domain_that_is_not_the_connectors_is_refused_in_the_envelope_and_in_from() 
     assert_passes(&site, SUPPORT_LOGIN, SUPPORT, &from(SUPPORT));
 }
 
-#[test]
-fn a_native_address_through_the_connector_is_refused_by_name() {
-    let site = OutboundSite::start(&Terms::default());
+fn a_native_address_through_the_connector_is_refused_by_name(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     let native = "support@acme.zendesk.com";
     let reply = site.submit_as(SUPPORT_LOGIN, SUPPORT, &[JANE], &from(native));
     assert_refused(&reply, 550, "5.7.1", &[native, "native"]);
@@ -69,9 +81,8 @@ fn a_native_address_through_the_connector_is_refused_by_name() {
     assert_passes(&site, SUPPORT_LOGIN, SUPPORT, &from(SUPPORT));
 }
 
-#[test]
-fn an_address_that_is_not_registered_is_refused() {
-    let site = OutboundSite::start(&Terms::default());
+fn an_address_that_is_not_registered_is_refused(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     let reply = site.submit_as(SUPPORT_LOGIN, SUPPORT, &[JANE], &from("boss@acme.example"));
     assert_refused(&reply, 550, "5.7.1", &["boss@acme.example"]);
     let reply = site.submit_as(SUPPORT_LOGIN, "boss@acme.example", &[JANE], &from(SUPPORT));
@@ -79,18 +90,16 @@ fn an_address_that_is_not_registered_is_refused() {
     assert_passes(&site, SUPPORT_LOGIN, SUPPORT, &from(SUPPORT));
 }
 
-#[test]
-fn the_null_sender_passes_with_a_registered_author_and_with_no_other() {
-    let site = OutboundSite::start(&Terms::default());
+fn the_null_sender_passes_with_a_registered_author_and_with_no_other(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     assert_passes(&site, SUPPORT_LOGIN, "", &from(SUPPORT));
     assert!(site.delivered(1).mail.starts_with("FROM:<>"));
     let reply = site.submit_as(SUPPORT_LOGIN, "", &[JANE], &from("boss@acme.example"));
     assert_refused(&reply, 550, "5.7.1", &["boss@acme.example"]);
 }
 
-#[test]
-fn a_message_needs_one_author_and_one_date() {
-    let site = OutboundSite::start(&Terms::default());
+fn a_message_needs_one_author_and_one_date(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     for (what, message) in [
         ("no From", notification().without("From").octets()),
         ("two From", notification().field("From", "boss@acme.example").octets()),
@@ -105,27 +114,24 @@ fn a_message_needs_one_author_and_one_date() {
     assert_passes(&site, SUPPORT_LOGIN, SUPPORT, &from(SUPPORT));
 }
 
-#[test]
-fn a_login_from_another_network_is_refused() {
-    let site = OutboundSite::start(&Terms { submission: "networks = [\"216.198.0.0/18\"]", ..Terms::default() });
+fn a_login_from_another_network_is_refused(mta: Mta) {
+    let site = Company::outbound(mta, &Terms { submission: "networks = [\"216.198.0.0/18\"]", ..Terms::default() });
     let thief = Client::new("198.51.100.66", "thief.example");
-    let reply = site.submission.submit(&thief, SUPPORT_LOGIN, SUPPORT, &[JANE], &from(SUPPORT));
+    let reply = site.login_as(&thief, SUPPORT_LOGIN).send(SUPPORT, &[JANE], &from(SUPPORT));
     assert_refused(&reply, 550, "5.7.1", &["198.51.100.66"]);
     assert_passes(&site, SUPPORT_LOGIN, SUPPORT, &from(SUPPORT));
 }
 
-#[test]
-fn a_login_that_sends_too_much_waits_and_no_other_login_does() {
-    let site = OutboundSite::start(&Terms { submission: "rate = \"2/h\"", ..Terms::default() });
+fn a_login_that_sends_too_much_waits_and_no_other_login_does(mta: Mta) {
+    let site = Company::outbound(mta, &Terms { submission: "rate = \"2/h\"", ..Terms::default() });
     assert_passes(&site, SUPPORT_LOGIN, SUPPORT, &from(SUPPORT));
     assert_passes(&site, SUPPORT_LOGIN, SUPPORT, &from(SUPPORT));
     assert_refused(&site.submit(&[JANE], &from(SUPPORT)), 451, "4.7.1", &["2"]);
     assert_passes(&site, BILLING_LOGIN, "billing@acme.example", &from("billing@acme.example"));
 }
 
-#[test]
-fn a_login_that_writes_to_too_many_waits() {
-    let site = OutboundSite::start(&Terms { submission: "recipient_rate = \"3/h\"", ..Terms::default() });
+fn a_login_that_writes_to_too_many_waits(mta: Mta) {
+    let site = Company::outbound(mta, &Terms { submission: "recipient_rate = \"3/h\"", ..Terms::default() });
     let three = [JANE, "a@customer.example", "b@customer.example"];
     assert_eq!(site.submit(&three, &from(SUPPORT)).code, 250);
     assert_refused(&site.submit(&[JANE], &from(SUPPORT)), 451, "4.7.1", &["3"]);
@@ -153,11 +159,10 @@ fn a_sender_in_a_spelling_that_no_rfc_knows_is_not_taken_for_the_null_sender() {
     assert!(taken > 0, "Postfix takes some of them");
 }
 
-#[test]
-fn refusals_are_told_in_the_log_with_login_and_client() {
-    let site = OutboundSite::start(&Terms::default());
+fn refusals_are_told_in_the_log_with_login_and_client(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     site.submit_as(BILLING_LOGIN, SUPPORT, &[JANE], &from(SUPPORT));
-    let log = site.daemon.log();
+    let log = site.daemon().log();
     let line = log.lines().find(|line| line.contains("login=zendesk-billing")).unwrap_or_else(|| panic!("{log}"));
     assert!(line.contains("216.198.3.4") && line.contains("refused"), "{line}");
 }

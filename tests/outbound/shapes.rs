@@ -3,22 +3,33 @@
 use std::fmt::Write;
 use std::process::Command;
 
-use support::{Message, OutboundSite, Reply, SUPPORT_LOGIN, Terms, deskmilter, fields, notification};
+use support::{Company, Message, Mta, OutboundSite, Reply, SUPPORT_LOGIN, Terms, deskmilter, fields, notification};
 
 use super::{JANE, SUPPORT, assert_preserved, assert_signed, verdicts};
 
+support::for_each_mta! {
+    bodies_of_every_ending_arrive_with_valid_signatures,
+    a_nul_in_the_body_is_signed_as_it_is,
+    a_message_that_ends_within_a_line_is_signed_as_it_is_delivered,
+    a_large_multipart_message_arrives_with_valid_signatures,
+    oddly_written_fields_arrive_as_they_were_and_verify,
+    eight_bit_text_and_headers_verify_where_the_next_server_takes_them,
+    a_line_that_a_mail_server_would_cut_is_refused,
+    a_thousand_recipients_get_one_message_with_a_valid_signature,
+}
+
 /// Submits with parameters of MAIL and expects it at customer.example.
-fn deliver_with(site: &OutboundSite, parameters: &str, message: &[u8]) -> Vec<u8> {
-    let before = site.customer.transactions().len();
-    let mut session = site.submission.login(&OutboundSite::zendesk_host(), SUPPORT_LOGIN);
+fn deliver_with(site: &Company, parameters: &str, message: &[u8]) -> Vec<u8> {
+    let before = site.customer().transactions().len();
+    let mut session = site.login(SUPPORT_LOGIN);
     let reply = session.send_with(SUPPORT, parameters, &[JANE], message);
-    assert_eq!(reply.code, 250, "{reply}\n{}", site.daemon.log());
+    assert_eq!(reply.code, 250, "{reply}\n{}", site.daemon().log());
     site.delivered(before + 1).message
 }
 
 /// Submits by BDAT (RFC 3030), which unlike DATA can end a message in the middle of a line.
-fn submit_by_bdat(site: &OutboundSite, message: &[u8]) -> Reply {
-    let mut session = site.submission.login(&OutboundSite::zendesk_host(), SUPPORT_LOGIN);
+fn submit_by_bdat(site: &Company, message: &[u8]) -> Reply {
+    let mut session = site.login(SUPPORT_LOGIN);
     session.expect(250, &format!("MAIL FROM:<{SUPPORT}>"));
     session.expect(250, &format!("RCPT TO:<{JANE}>"));
     session.write(format!("BDAT {} LAST\r\n", message.len()).as_bytes());
@@ -30,9 +41,8 @@ fn with_body(body: &str) -> Vec<u8> {
     notification().body(body).octets()
 }
 
-#[test]
-fn bodies_of_every_ending_arrive_with_valid_signatures() {
-    let site = OutboundSite::start(&Terms::default());
+fn bodies_of_every_ending_arrive_with_valid_signatures(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     let bodies = [
         ("empty", ""),
         ("one empty line", "\r\n"),
@@ -44,7 +54,7 @@ fn bodies_of_every_ending_arrive_with_valid_signatures() {
         ("a line of 998 octets", &format!("{}\r\n", "x".repeat(998))),
     ];
     for (what, body) in bodies {
-        let sent = site.zendesk.sign(&with_body(body));
+        let sent = site.zendesk().sign(&with_body(body));
         let received = site.deliver(&sent);
         assert_preserved(&sent, &received);
         let verdicts = assert_signed(&site, &received);
@@ -52,9 +62,8 @@ fn bodies_of_every_ending_arrive_with_valid_signatures() {
     }
 }
 
-#[test]
-fn a_nul_in_the_body_is_signed_as_it_is() {
-    let site = OutboundSite::start(&Terms::default());
+fn a_nul_in_the_body_is_signed_as_it_is(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     let received = site.deliver(&with_body("a\0b\r\n"));
     // OpenDKIM reads a message from a file by lines of C: it would see the message end here.
     let verdicts = verdicts(&site, &received);
@@ -63,9 +72,8 @@ fn a_nul_in_the_body_is_signed_as_it_is() {
     }
 }
 
-#[test]
-fn a_message_that_ends_within_a_line_is_signed_as_it_is_delivered() {
-    let site = OutboundSite::start(&Terms::default());
+fn a_message_that_ends_within_a_line_is_signed_as_it_is_delivered(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     for (n, body) in ["no line ending", "text\r\nno line ending", "blanks   "].into_iter().enumerate() {
         let sent = with_body(body);
         let reply = submit_by_bdat(&site, &sent);
@@ -74,9 +82,8 @@ fn a_message_that_ends_within_a_line_is_signed_as_it_is_delivered() {
     }
 }
 
-#[test]
-fn a_large_multipart_message_arrives_with_valid_signatures() {
-    let site = OutboundSite::start(&Terms::default());
+fn a_large_multipart_message_arrives_with_valid_signatures(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     let mut body = String::from("--b\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nsee below\r\n\r\n--b\r\n");
     body.push_str("Content-Type: application/octet-stream\r\nContent-Transfer-Encoding: base64\r\n\r\n");
     for line in 0..30_000 {
@@ -84,15 +91,14 @@ fn a_large_multipart_message_arrives_with_valid_signatures() {
     }
     body.push_str("--b--\r\n");
     let message = notification().set("Content-Type", "multipart/mixed; boundary=b").body(&body).octets();
-    let sent = site.zendesk.sign(&message);
+    let sent = site.zendesk().sign(&message);
     let received = site.deliver(&sent);
     assert_preserved(&sent, &received);
     assert!(assert_signed(&site, &received).all_valid("acme.example", "zendesk2"));
 }
 
-#[test]
-fn oddly_written_fields_arrive_as_they_were_and_verify() {
-    let site = OutboundSite::start(&Terms::default());
+fn oddly_written_fields_arrive_as_they_were_and_verify(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     let long = (0..60).map(|n| format!("<{n}.{}@customer.example>", "x".repeat(40))).collect::<Vec<_>>();
     let notifications = [
         ("tab after the colon", notification().set("X-Mailer", "\tZendesk Mailer")),
@@ -116,11 +122,10 @@ fn oddly_written_fields_arrive_as_they_were_and_verify() {
     }
 }
 
-#[test]
-fn eight_bit_text_and_headers_verify_where_the_next_server_takes_them() {
-    let site = OutboundSite::start(&Terms::default());
+fn eight_bit_text_and_headers_verify_where_the_next_server_takes_them(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     let text = notification().set("Content-Transfer-Encoding", "8bit").body("Größe: 12 €\r\n");
-    let sent = site.zendesk.sign(&text.octets());
+    let sent = site.zendesk().sign(&text.octets());
     let received = deliver_with(&site, "BODY=8BITMIME", &sent);
     assert_preserved(&sent, &received);
     assert!(assert_signed(&site, &received).all_valid("acme.example", "zendesk2"));
@@ -173,9 +178,8 @@ fn postfix_check(site: &OutboundSite) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-#[test]
-fn a_line_that_postfix_would_cut_is_refused() {
-    let site = OutboundSite::start(&Terms::default());
+fn a_line_that_a_mail_server_would_cut_is_refused(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     let ids = (0..50).map(|n| format!("<{n}.{}@customer.example>", "x".repeat(40))).collect::<Vec<_>>();
     for (what, message) in [
         ("in the body", with_body(&format!("{}\r\n", "x".repeat(999)))),
@@ -188,17 +192,16 @@ fn a_line_that_postfix_would_cut_is_refused() {
     }
 }
 
-#[test]
-fn a_thousand_recipients_get_one_message_with_a_valid_signature() {
-    let site = OutboundSite::start(&Terms::default());
+fn a_thousand_recipients_get_one_message_with_a_valid_signature(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     let recipients: Vec<String> = (0..1_000).map(|n| format!("user{n}@customer.example")).collect();
     let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
     let sent = site.notification();
     let reply = site.submit(&recipients, &sent);
     assert_eq!(reply.code, 250, "{reply}");
-    let count = || site.customer.transactions().iter().map(|transaction| transaction.recipients.len()).sum::<usize>();
+    let count = || site.customer().transactions().iter().map(|transaction| transaction.recipients.len()).sum::<usize>();
     support::wait_until("1,000 recipients", || site.logs(), || count() >= 1_000);
-    let transactions = site.customer.transactions();
+    let transactions = site.customer().transactions();
     assert_eq!(count(), 1_000);
     assert_signed(&site, &transactions[0].message);
     assert_preserved(&sent, &transactions[transactions.len() - 1].message);

@@ -5,9 +5,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use support::{OutboundSite, SmtpSession, Terms, deskmilter, notification};
+use support::{Company, Mta, OutboundSite, SmtpSession, Terms, deskmilter, notification};
 
 use super::{JANE, assert_signed};
+
+support::for_each_mta! {
+    a_key_that_breaks_while_running_does_not_stop_signing,
+    a_spool_that_cannot_be_written_leaves_the_message_with_the_ticket_system,
+    a_daemon_that_ends_while_a_message_comes_leaves_it_with_the_ticket_system,
+    no_key_and_no_password_is_ever_logged,
+}
 
 #[test]
 fn a_key_that_cannot_be_used_keeps_the_daemon_from_starting_and_is_named() {
@@ -62,16 +69,14 @@ fn openssl(arguments: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-#[test]
-fn a_key_that_breaks_while_running_does_not_stop_signing() {
-    let site = OutboundSite::start(&Terms::default());
+fn a_key_that_breaks_while_running_does_not_stop_signing(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     fs::write(site.keys().join("desk2026.pem"), "nonsense").unwrap();
     assert_signed(&site, &site.deliver(&site.notification()));
 }
 
-#[test]
-fn a_spool_that_cannot_be_written_leaves_the_message_with_the_ticket_system() {
-    let site = OutboundSite::start(&Terms::default());
+fn a_spool_that_cannot_be_written_leaves_the_message_with_the_ticket_system(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     let large = notification().body(&"0123456789\r\n".repeat(50_000)).octets();
     let spool = site.keys().join("state/spool");
     fs::rename(&spool, spool.with_extension("away")).unwrap();
@@ -80,7 +85,7 @@ fn a_spool_that_cannot_be_written_leaves_the_message_with_the_ticket_system() {
     fs::rename(spool.with_extension("away"), &spool).unwrap();
     assert_eq!(site.submit(&[JANE], &large).code, 250);
     assert_signed(&site, &site.delivered(1).message);
-    assert_eq!(site.customer.transactions().len(), 1);
+    assert_eq!(site.customer().transactions().len(), 1);
 }
 
 #[test]
@@ -96,30 +101,28 @@ fn while_the_daemon_is_down_the_message_stays_with_the_ticket_system() {
     assert_eq!(site.customer.transactions().len(), 1);
 }
 
-#[test]
-fn a_daemon_that_ends_while_a_message_comes_leaves_it_with_the_ticket_system() {
-    let mut site = OutboundSite::start(&Terms::default());
+fn a_daemon_that_ends_while_a_message_comes_leaves_it_with_the_ticket_system(mta: Mta) {
+    let mut site = Company::outbound(mta, &Terms::default());
     let message = site.notification();
-    let mut session = site.submission.login(&OutboundSite::zendesk_host(), support::SUPPORT_LOGIN);
+    let mut session = site.login(support::SUPPORT_LOGIN);
     session.expect(250, "MAIL FROM:<support@acme.example>");
     session.expect(250, &format!("RCPT TO:<{JANE}>"));
     session.expect(354, "DATA");
-    site.daemon.kill();
+    site.daemon_mut().kill();
     let reply = session.data(&message);
     assert_eq!(reply.code, 451, "{reply}");
-    site.daemon.resume();
+    site.daemon_mut().resume();
     assert_signed(&site, &site.deliver(&message));
-    assert_eq!(site.customer.transactions().len(), 1);
+    assert_eq!(site.customer().transactions().len(), 1);
 }
 
-#[test]
-fn no_key_and_no_password_is_ever_logged() {
-    let site = OutboundSite::start(&Terms::default());
+fn no_key_and_no_password_is_ever_logged(mta: Mta) {
+    let site = Company::outbound(mta, &Terms::default());
     site.deliver(&site.notification());
-    let log = site.daemon.log();
+    let log = site.daemon().log();
     let key = fs::read_to_string(site.keys().join("desk2026.pem")).unwrap();
     for line in key.lines().filter(|line| line.len() > 20) {
         assert!(!log.contains(line));
     }
-    assert!(!log.contains(site.submission.password(support::SUPPORT_LOGIN)), "{log}");
+    assert!(!log.contains(&site.password(support::SUPPORT_LOGIN)), "{log}");
 }

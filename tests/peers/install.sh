@@ -11,7 +11,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 peers=${CARGO_TARGET_DIR:-$root/target}/peers
 
 # What they are for: name server; SASL for Postfix; independent verifiers, OpenDKIM and OpenDMARC's library among them;
-# certificates and keys; Sendmail's configuration language; libraries of the unpacked Exim and Sendmail; setpriv and pgrep;
+# certificates and keys; what RT's rt-mailgate is written with; Sendmail's configuration language; libraries of the unpacked Exim and Sendmail; setpriv and pgrep;
 # the build. Beside these, systemd's and AppArmor's tools, and two programs that read manual pages, for what the packages bring.
 packages=(
     dnsmasq-base
@@ -19,10 +19,12 @@ packages=(
     python3 python3-dkim python3-nacl python3-spf python3-dnspython libopendmarc2 publicsuffix opendkim opendkim-tools
     openssl ca-certificates libidn12 m4 libwrap0 libldap-2.5-0 libsasl2-2 libdb5.3
     systemd python3-seccomp apparmor mandoc man-db groff-base binutils
+    libwww-perl
     util-linux procps gcc g++ libc6-dev make
 )
 unpacked_sendmail=(sendmail-bin sendmail-cf)
 unpacked_exim=(exim4-daemon-heavy exim4-base exim4-config)
+unpacked_rt=(rt5-clients)
 
 say() { printf 'install: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -172,4 +174,8 @@ install_postgres
 [ -x "$peers/sendmail/usr/libexec/sendmail/sendmail" ] || unpack "$peers/sendmail" "${unpacked_sendmail[@]}"
 # Exim conflicts as well. It insists on the user that Debian's package makes.
 [ -x "$peers/exim/usr/sbin/exim4" ] || unpack "$peers/exim" "${unpacked_exim[@]}"
+# RT's client of its mail gateway depends on an MTA that would be installed with it.
+[ -x "$peers/rt/usr/bin/rt-mailgate-5" ] || unpack "$peers/rt" "${unpacked_rt[@]}"
 system_user Debian-exim
+# Prometheus' package starts a service; only its tools are needed.
+[ -x "$peers/prometheus/usr/bin/promtool" ] || unpack "$peers/prometheus" prometheus

@@ -118,6 +118,8 @@ impl Site {
             addresses: Vec::new(),
             endpoint: Some(self.endpoint.clone()),
             host: None,
+            desk: None,
+            delivery: None,
             submission: None,
             preserve: Preserve::default(),
             dkim: Vec::new(),

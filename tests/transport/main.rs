@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod credentials;
+mod delivery;
 mod faults;
 mod senders;
 mod tokens;

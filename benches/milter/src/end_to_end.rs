@@ -162,7 +162,7 @@ impl EndToEnd {
     /// # Panics
     /// When a message is not taken.
     pub fn run(&self, way: &Way, session: Session) -> Figures {
-        let cpu = || (usage::cpu_of_children(self.master), way.filter.map_or(Duration::ZERO, usage::cpu));
+        let cpu = || (usage::cpu_of_children(self.master), way.filter.map_or(Duration::ZERO, usage::cpu_of_daemon));
         let recipient = if way.kind == Kind::Support { SUPPORT } else { "someone@other.example" };
         let before = cpu();
         let elapsed = self.send(way, session, COUNT, recipient);

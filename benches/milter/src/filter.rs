@@ -31,6 +31,34 @@ system = "generic"
 domain = "acme.example"
 "#;
 
+/// rspamd that verifies DKIM and says so in Authentication-Results, as a milter of two processes.
+const RSPAMD: &str = r#"options {
+  pidfile = "FOLDER/rspamd.pid"
+  temp_dir = "FOLDER"
+  cache_file = "FOLDER/symbols.cache"
+  hs_cache_dir = "FOLDER"
+  url_tld = "/usr/share/rspamd/effective_tld_names.dat"
+  filters = "dkim"
+  dns { nameserver = ["NAMES"]; }
+}
+logging { type = "console"; level = "error"; }
+metric { name = "default"; actions { reject = 1000000; } }
+dkim { max_sigs = 5; }
+modules { path = "/usr/share/rspamd/plugins/milter_headers.lua"; }
+milter_headers {
+  use = ["authentication-results"];
+  authenticated_headers = ["authentication-results"];
+  routines { authentication-results { hostname = "mx.acme.example"; } }
+}
+worker "rspamd_proxy" {
+  bind_socket = "SOCKET";
+  milter = yes;
+  timeout = 60s;
+  count = 2;
+  upstream "local" { default = yes; self_scan = yes; }
+}
+"#;
+
 /// How a filter is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
@@ -171,6 +199,30 @@ name_servers = ["{names}"]
                 file.display()
             )
         })
+    }
+
+    /// rspamd as a verifier of DKIM alone, without its other modules and rules; none where it is not installed.
+    pub fn rspamd_verifying(transport: Transport, names: &NameServer) -> Option<Self> {
+        const PROGRAM: &str = "/usr/bin/rspamd";
+        if !Path::new(PROGRAM).exists() {
+            return None;
+        }
+        let folder = folder("bench");
+        let address = address(transport, folder.path());
+        let configuration = folder.path().join("rspamd.conf");
+        let socket = match &address {
+            Address::Unix(path) => format!("{} mode=0666", path.display()),
+            Address::Tcp(address) => address.to_string(),
+        };
+        let text = RSPAMD
+            .replace("FOLDER", &folder.path().display().to_string())
+            .replace("NAMES", &names.address().to_string())
+            .replace("SOCKET", &socket);
+        std::fs::write(&configuration, text).expect("the configuration");
+        let name = version(Command::new(PROGRAM).arg("--version")).replace("Rspamd daemon version", "rspamd");
+        let mut command = Command::new(PROGRAM);
+        command.arg("-f").arg("-i").arg("-c").arg(&configuration);
+        Some(Self::start(name, command, address, folder))
     }
 
     fn opendkim(transport: Transport, names: &NameServer, mode: impl FnOnce(&Path) -> String) -> Self {

@@ -79,14 +79,14 @@ pub fn run(
         barrier.wait();
         let start = Instant::now() + WARM_UP;
         std::thread::sleep(WARM_UP);
-        let before = usage::cpu(pid);
+        let before = usage::cpu_of_daemon(pid);
         let (mut times, mut undone) = (Vec::new(), 0);
         for sender in senders {
             let sent = sender.join().map_err(|_| io::Error::other("a sender panicked"))??;
             times.extend(sent.times);
             undone += sent.undone;
         }
-        let (elapsed, cpu) = (start.elapsed(), usage::cpu(pid) - before);
+        let (elapsed, cpu) = (start.elapsed(), usage::cpu_of_daemon(pid) - before);
         times.sort_unstable();
         let memory = usage::memory(pid);
         let count = times.len().max(1) as f64;

@@ -113,6 +113,7 @@ impl Bench {
             filter.name = format!("{}{}", ["", "other "][n], filter.name);
             filters.insert(n * 2, filter);
         }
+        filters.extend(Filter::rspamd_verifying(transport, &self.names));
         filters
     }
 

@@ -18,7 +18,15 @@ pub struct Memory {
     pub anonymous: f64,
 }
 
-/// User and system time so far.
+/// User and system time so far of a daemon: its process and those that it has started.
+///
+/// # Panics
+/// When there is no such process.
+pub fn cpu_of_daemon(pid: u32) -> Duration {
+    cpu(pid) + cpu_of_children(pid)
+}
+
+/// User and system time so far of one process.
 ///
 /// # Panics
 /// When there is no such process.
@@ -33,30 +41,46 @@ pub fn cpu(pid: u32) -> Duration {
 /// # Panics
 /// When there is no such process.
 pub fn cpu_of_children(parent: u32) -> Duration {
-    // After the name: state ppid ... cutime cstime as the 14th and 15th (proc_pid_stat(5) counts from the pid: 16 and 17).
-    let stat = |pid: u32| -> Option<Vec<String>> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        Some(stat.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
-    };
+    // cutime cstime.
     let of_parent = stat(parent).unwrap_or_else(|| panic!("no process {parent}"));
     let ticks = |n: usize| of_parent.get(n).and_then(|ticks| ticks.parse().ok()).unwrap_or(0_u64);
     let ended = Duration::from_millis((ticks(13) + ticks(14)) * 1000 / TICKS);
-    let pids = fs::read_dir("/proc").expect("/proc").flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let child = |pid: &u32| stat(*pid).is_some_and(|stat| stat.get(1) == Some(&parent.to_string()));
     let clock = |pid: u32| clock_getcpuclockid(Pid::from_raw(pid.try_into().ok()?)).ok()?.now().ok();
-    pids.filter(child).filter_map(clock).map(Duration::from).sum::<Duration>() + ended
+    children(parent).filter_map(clock).map(Duration::from).sum::<Duration>() + ended
 }
 
-/// Memory as it is.
+/// What stands in /proc/PID/stat after the name: state ppid ... cutime cstime as the 14th and 15th (proc_pid_stat(5) counts from the
+/// pid: 16 and 17).
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(stat.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
+}
+
+/// The processes that `parent` has started and that are still there.
+fn children(parent: u32) -> impl Iterator<Item = u32> {
+    let pids = fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(move |pid| stat(*pid).is_some_and(|stat| stat.get(1) == Some(&parent.to_string())))
+}
+
+/// Memory of a daemon as it is: of its process and those that it has started, what they share counted for each.
 ///
 /// # Panics
 /// When there is no such process.
 pub fn memory(pid: u32) -> Memory {
-    let status = read(pid, "status");
+    let mut memory = memory_of(&read(pid, "status"));
+    for child in children(pid) {
+        // It may have ended meanwhile.
+        let other = memory_of(&fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default());
+        memory = Memory { peak: memory.peak + other.peak, anonymous: memory.anonymous + other.anonymous };
+    }
+    memory
+}
+
+fn memory_of(status: &str) -> Memory {
     let kilobytes = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|rest| rest.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(f64::NAN)
+        line.and_then(|rest| rest.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(0.0)
     };
     Memory { peak: kilobytes("VmHWM:"), anonymous: kilobytes("RssAnon:") }
 }
@@ -76,7 +100,9 @@ pub fn own_memory(pid: u32) -> u64 {
 
 /// Lets the peak begin anew.
 pub fn forget_peak(pid: u32) {
-    let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
+    for pid in children(pid).chain([pid]) {
+        let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
+    }
 }
 
 fn read(pid: u32, file: &str) -> String {

@@ -4,19 +4,19 @@
 //! answered: a socket that stays open would keep an SMTP session waiting.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::intake::{Content, Intake, Unfit};
 use super::prefix::Prefix;
 use super::request::{Facts, LINE_MAX, MessageId, Request};
 use super::{Service, Settings, reply, scan_file};
-use crate::mail::{Connection, Disposition, Envelope, Mail, Pass, Reply, Verdict};
-use crate::pipeline::Judge;
+use crate::mail::{Connection, Disposition, Envelope, Mail, Pass, Path, Reply, Verdict};
+use crate::pipeline::{Judge, Terms};
 
 /// For a whole request's line. It comes in one write.
 const LINE_TIME: Duration = Duration::from_secs(5);
@@ -100,6 +100,7 @@ impl<J: Judge> Conversation<'_, J> {
         match request {
             Request::Ask(facts) if self.judge.concerns(&facts.connection, &facts.envelope) => reply::LOOK.to_vec(),
             Request::Ask(_) => reply::PASS.to_vec(),
+            Request::Recipient { facts, to } => self.recipient(&facts, &to),
             Request::Judge(facts) => {
                 let only_observed = self.judge.only_observes(&facts.connection, &facts.envelope);
                 let answer = self.judge(facts).await;
@@ -114,8 +115,22 @@ impl<J: Judge> Conversation<'_, J> {
         }
     }
 
+    /// Whether one more recipient can be in the message.
+    fn recipient(&self, facts: &Facts, to: &Path) -> Vec<u8> {
+        match self.judge.recipient(&facts.connection, &facts.envelope, to) {
+            Some(refusal) => {
+                info!(sender = %facts.envelope.sender, recipient = %to, reply = %refusal, "recipient put off");
+                reply::refusal(&refusal)
+            }
+            None => reply::PASS.to_vec(),
+        }
+    }
+
     /// Judges the message in the scan file.
     async fn judge(&self, facts: Facts) -> Vec<u8> {
+        let Settings { deadline, queue_relays, .. } = *self.settings;
+        // Exim's patience is counted from its request.
+        let terms = Terms { complete: Instant::now(), edits_recipients: true, within: Some(deadline), queue_relays };
         let Some(id) = facts.id.clone() else { return reply::error("no id") };
         let id = id.as_str();
         let content = match self.scanned(&facts).await {
@@ -133,7 +148,7 @@ impl<J: Judge> Conversation<'_, J> {
             shortfall: content.shortfall,
             queue_id: Some(id.to_owned()),
         };
-        match self.verdict(&mail).await {
+        match self.verdict(&mail, Some(terms)).await {
             Ok(verdict) => reply::verdict(&verdict, &mail.headers),
             Err(refusal) => reply::refusal(&refusal),
         }
@@ -219,7 +234,7 @@ impl<J: Judge> Conversation<'_, J> {
 
     /// The header section of a message on its last hop, as it is to leave.
     async fn sign(&self, mail: Mail) -> Vec<u8> {
-        let refusal = match self.verdict(&mail).await {
+        let refusal = match self.verdict(&mail, None).await {
             Ok(Verdict { disposition: Disposition::Continue, edits, recipients }) if recipients.is_empty() => {
                 let mut headers = mail.headers;
                 headers.apply(&edits);
@@ -236,16 +251,23 @@ impl<J: Judge> Conversation<'_, J> {
         reply::refusal(&refusal)
     }
 
-    /// The judge's verdict, or our own reply when there is none in time.
-    async fn verdict(&self, mail: &Mail) -> Result<Verdict, Reply> {
+    /// The judge's verdict, and with `terms` what must be done before it is told; or our own reply when there is none in time.
+    async fn verdict(&self, mail: &Mail, terms: Option<Terms>) -> Result<Verdict, Reply> {
         let queue_id = mail.queue_id.as_deref();
         let drained = async {
             self.shutdown.cancelled().await;
             sleep(DRAIN).await;
         };
+        let verdict = async {
+            let verdict = self.judge.judge(mail).await;
+            match terms {
+                Some(terms) => self.judge.deliver(mail, verdict, terms).await,
+                None => verdict,
+            }
+        };
         tokio::select! {
             biased;
-            verdict = self.judge.judge(mail) => Ok(verdict),
+            verdict = verdict.instrument(info_span!("exim")) => Ok(verdict),
             () = sleep(self.settings.deadline) => {
                 warn!(queue_id, seconds = self.settings.deadline.as_secs(), "judging took too long; the message is deferred");
                 Err(Reply::new(451, 7, 1, "judging this message took too long; try again later"))

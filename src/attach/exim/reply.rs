@@ -18,22 +18,26 @@ pub const LOOK: &[u8] = b"v=look\n";
 pub fn verdict(verdict: &Verdict, headers: &Headers) -> Vec<u8> {
     match &verdict.disposition {
         Disposition::Refuse(reply) => refusal(reply),
-        Disposition::Continue if verdict.recipients.iter().any(|edit| matches!(edit, RecipientEdit::Add(_))) => {
-            // Half a verdict is none.
-            refusal(&Reply::new(451, 3, 5, "recipients cannot be added to a message in Exim"))
-        }
         Disposition::Continue => {
             let change = edits::change(&verdict.edits, headers);
-            let taken: Vec<&str> = verdict.recipients.iter().filter_map(taken).map(Path::as_str).collect();
+            let (mut taken, mut extra) = (Vec::new(), Vec::new());
+            for edit in &verdict.recipients {
+                match edit {
+                    RecipientEdit::Remove(path) => taken.extend(spellings(path)),
+                    RecipientEdit::Add(path) if is_plain(path.as_str()) => extra.push(path.as_str()),
+                    // Half a verdict is none.
+                    RecipientEdit::Add(_) => {
+                        return refusal(&Reply::new(451, 3, 5, "this recipient cannot be added to a message in Exim"));
+                    }
+                }
+            }
             let mut line = b"v=accept".to_vec();
             word(&mut line, "remove", change.remove.join(":").as_bytes());
             word(&mut line, "add", &change.add);
             // A list of Exim: a colon in an item is doubled.
-            word(
-                &mut line,
-                "taken",
-                taken.iter().map(|path| path.replace(':', "::")).collect::<Vec<_>>().join(":").as_bytes(),
-            );
+            let taken: Vec<String> = taken.iter().map(|spelling| spelling.replace(':', "::")).collect();
+            word(&mut line, "taken", taken.join(":").as_bytes());
+            word(&mut line, "extra", extra.join(",").as_bytes());
             if change.adds(SEAL_FIELD) {
                 line.extend_from_slice(b" sealed=1");
             }
@@ -66,11 +70,25 @@ pub fn signed(size: usize) -> Vec<u8> {
     format!("v=signed size={size}\n").into_bytes()
 }
 
-fn taken(edit: &RecipientEdit) -> Option<&Path> {
-    match edit {
-        RecipientEdit::Remove(path) => Some(path),
-        RecipientEdit::Add(_) => None,
+/// What a router may see of a recipient as `$local_part@$domain`: Exim takes needless quotes away, and the case of ASCII letters
+/// does not count there. One that is not recognised would be delivered to a second time.
+fn spellings(path: &Path) -> Vec<String> {
+    let mut spellings = vec![path.as_str().to_owned()];
+    if let (Some(address), Some((_, domain))) = (path.address(), path.as_str().rsplit_once('@')) {
+        for domain in [domain, address.domain().as_str()] {
+            let spelling = format!("{}@{domain}", address.local());
+            if !spellings.contains(&spelling) {
+                spellings.push(spelling);
+            }
+        }
     }
+    spellings
+}
+
+/// Whether a redirect router takes it for an address and nothing else, a file or a program say.
+fn is_plain(address: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "@.-_+=".contains(c);
+    address.starts_with(|c: char| c.is_ascii_alphanumeric()) && address.contains('@') && address.chars().all(plain)
 }
 
 fn word(line: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -127,7 +145,26 @@ mod tests {
                 ("sealed", "1")
             ])
         );
-        let added = Verdict { recipients: vec![RecipientEdit::Add(Path::null())], ..Verdict::pass() };
-        assert!(verdict(&added, &Headers::default()).starts_with(b"v=defer "));
+    }
+
+    #[test]
+    fn a_mailbox_in_a_support_addresss_place_is_told_and_never_what_a_router_would_take_for_a_file_or_program() {
+        let add = |path: &str| Verdict {
+            recipients: vec![RecipientEdit::Add(Path::parse(path.as_bytes()).unwrap())],
+            ..Verdict::pass()
+        };
+        let told = decoded(&verdict(&add("boss@acme.example"), &Headers::default()));
+        assert_eq!(told, pairs(&[("v", "accept"), ("extra", "boss@acme.example")]));
+        for odd in ["", "postmaster", "|sh@acme.example", "/etc/x@acme.example", ":fail:@x", "\"a,b\"@acme.example"] {
+            assert!(verdict(&add(odd), &Headers::default()).starts_with(b"v=defer "), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_taken_recipient_is_named_as_a_router_sees_it() {
+        let edits = vec![RecipientEdit::Remove(Path::parse(b"\"Support\"@Acme.example").unwrap())];
+        let told = decoded(&verdict(&Verdict { recipients: edits, ..Verdict::pass() }, &Headers::default()));
+        let names = "\"Support\"@Acme.example:support@Acme.example:support@acme.example";
+        assert_eq!(told, pairs(&[("v", "accept"), ("taken", names)]));
     }
 }

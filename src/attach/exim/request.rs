@@ -23,6 +23,13 @@ const ID_LENGTHS: [usize; 2] = [16, 23];
 pub enum Request {
     /// Does this message concern us at all?
     Ask(Facts),
+    /// May this recipient be in the message, too? The envelope has those before it, the first one at least.
+    Recipient {
+        /// What is known so far.
+        facts: Facts,
+        /// The recipient.
+        to: Path,
+    },
     /// What becomes of this message, whose content is in the scan file?
     Judge(Facts),
     /// The message follows, `size` octets, on its last hop: what is to be its header section?
@@ -85,6 +92,13 @@ impl Request {
         let facts = Values::read(words)?;
         match verb {
             b"ask" => Ok(Self::Ask(facts.message()?)),
+            b"rcpt" => {
+                let to = Path::parse(facts.get("to").unwrap_or_default())?;
+                match to.is_null() {
+                    true => Err(RequestError::Fact("to")),
+                    false => Ok(Self::Recipient { facts: facts.message()?, to }),
+                }
+            }
             b"judge" => {
                 let facts = facts.message()?;
                 facts.id.as_ref().ok_or(RequestError::Fact("id"))?;
@@ -218,6 +232,15 @@ mod tests {
     }
 
     #[test]
+    fn one_more_recipient_is_told_from_those_before_it() {
+        let facts = [("sender", ""), ("recipients", ""), ("client", "192.0.2.10"), ("to", "support@acme.example")];
+        let Ok(Request::Recipient { facts, to }) = Request::parse(&line("rcpt", &facts)) else {
+            panic!("no question about a recipient");
+        };
+        assert_eq!((to.as_str(), facts.envelope.recipients.len()), ("support@acme.example", 0));
+    }
+
+    #[test]
     fn a_client_that_is_not_told_is_never_taken_for_this_host() {
         for client in ["", "x", "LOCAL"] {
             let facts = [("sender", ""), ("recipients", "a@b.example"), ("client", client)];
@@ -239,6 +262,7 @@ mod tests {
             (b"deskmilter/1 ask sender=%\n".to_vec(), RequestError::Word),
             (line("judge", &FACTS[..3]), RequestError::Fact("id")),
             (line("ask", &[("recipients", "")]), RequestError::Fact("sender")),
+            (line("rcpt", &FACTS), RequestError::Fact("to")),
             (line("ask", &[("sender", "a\nb"), ("recipients", "")]), RequestError::Path(PathError::Syntax)),
             (line("sign", &[("id", "1xV6OO-0008Ms-24")]), RequestError::Fact("size")),
             (id("../../etc/passwd"), RequestError::Fact("id")),

@@ -8,7 +8,7 @@ use super::{HandOver, HandedOver};
 use crate::config::{Connector, Host};
 use crate::mail::{Address, Domain, Mail, Path};
 use crate::pipeline::Submitters;
-use crate::relay::{Authorities, Bounds, Relay, RelayError};
+use crate::relay::{Authorities, Bounds, Connections, Relay, RelayError};
 
 /// The company host, and a relay of its own for each credential: a message can only go with the login of its own sender.
 #[derive(Debug)]
@@ -50,6 +50,21 @@ impl Desk {
             submitters: Submitters::new(connector, host, Instant::now()),
             relays: relays.collect::<Result<_, RelayError>>()?,
         })
+    }
+
+    /// The connections of all credentials at this moment.
+    pub fn connections(&self) -> Connections {
+        self.relays.values().map(Relay::connections).fold(Connections::default(), |all, one| Connections {
+            busy: all.busy.saturating_add(one.busy),
+            idle: all.idle.saturating_add(one.idle),
+            waiting: all.waiting.saturating_add(one.waiting),
+            limit: all.limit.saturating_add(one.limit),
+        })
+    }
+
+    /// As [`Relay::certificate_expiry`].
+    pub fn certificate_expiry(&self) -> Option<i64> {
+        self.relays.values().filter_map(Relay::certificate_expiry).min()
     }
 
     /// Goes on counting where `earlier` is: a reload gives no credential a fresh start.

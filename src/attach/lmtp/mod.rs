@@ -13,6 +13,7 @@ mod desk;
 #[cfg(any(test, fuzzing))]
 #[path = "../../../fuzz/targets/lmtp.rs"]
 pub(crate) mod fuzzing;
+mod hand_in;
 mod intake;
 mod queue_id;
 
@@ -27,10 +28,11 @@ use tokio_util::task::TaskTracker;
 use super::slots::Slots;
 use crate::config::{Connector, Limits};
 use crate::mail::{Domain, Mail, Path, Reply, Spool};
-use crate::pipeline::{Pipeline, is_authenticated};
+use crate::pipeline::{Conversations, Pipeline, References, is_authenticated};
 use crate::relay::{Delivery, HandBack, Relay};
 
 pub use desk::Desk;
+pub use hand_in::HandIn;
 pub use queue_id::queue_id;
 
 /// How long the listener rests after it could not accept a connection: out of file descriptors, say.
@@ -113,22 +115,35 @@ pub struct HandedOver {
 pub enum Way {
     /// On the company side: to the ticket endpoint.
     Endpoint(Route),
-    /// On the desk side: to the company host.
-    Host(Arc<Desk>),
+    /// On the desk side: to the company host. What was taken there is remembered.
+    Host(Arc<Desk>, Option<Arc<Conversations>>),
+    /// On the desk side: into the ticket system.
+    Delivery(HandIn),
 }
 
 impl HandOver for Way {
     async fn hand_over(&self, connector: &Connector, mail: Mail) -> HandedOver {
         match self {
             Self::Endpoint(route) => route.hand_over(connector, mail).await,
-            Self::Host(desk) => desk.hand_over(connector, mail).await,
+            Self::Host(desk, None) => desk.hand_over(connector, mail).await,
+            Self::Host(desk, Some(conversations)) => {
+                let token = connector.desk.as_ref().and_then(|desk| desk.subject_token.as_deref());
+                let references = References::of(&mail.headers, token);
+                let handed_over = desk.hand_over(connector, mail).await;
+                if handed_over.delivery.replies.iter().any(Reply::is_success) {
+                    conversations.sent(&connector.domain, references).await;
+                }
+                handed_over
+            }
+            Self::Delivery(hand_in) => hand_in.hand_over(connector, mail).await,
         }
     }
 
     fn takes(&self, connector: &Connector, recipient: &Path) -> bool {
         match self {
             Self::Endpoint(route) => route.takes(connector, recipient),
-            Self::Host(desk) => desk.takes(connector, recipient),
+            Self::Host(desk, _) => desk.takes(connector, recipient),
+            Self::Delivery(hand_in) => hand_in.takes(connector, recipient),
         }
     }
 }

@@ -8,6 +8,9 @@
 //! - `sender_transport`: support address -> the transport that its notifications take, for
 //!   `sender_dependent_default_transport_maps`.
 
+#[cfg(any(test, fuzzing))]
+#[path = "../../../fuzz/targets/lookup.rs"]
+pub(crate) mod fuzzing;
 mod netstring;
 
 use std::collections::HashMap;

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout, timeout_at};
 use tokio_util::codec::Decoder;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{Instrument, debug, error, info_span, warn};
 
 use super::command::{Command, Malformed};
 use super::frame::{FrameDecoder, FrameError, announced};
@@ -343,7 +343,7 @@ where
         }
         let leading_space = self.session.agreement().is_some_and(negotiate::Agreement::leading_space);
         let edits_recipients = self.session.agreement().is_some_and(negotiate::Agreement::recipients);
-        let terms = Terms { complete: std::time::Instant::now(), edits_recipients };
+        let terms = Terms { complete: std::time::Instant::now(), edits_recipients, within: None, queue_relays: false };
         let only_observed = self.judge.only_observes(&connection, &envelope);
         let outcome = match refusal {
             Some(reply) => {
@@ -400,11 +400,14 @@ where
     ) -> Result<Result<(Verdict, Headers), Reply>, ConversationError> {
         let queue_id = mail.queue_id.clone();
         let judge = Arc::clone(&self.judge);
-        let mut verdict = pin!(unwound(async move {
-            let verdict = judge.judge(&mail).await;
-            let verdict = judge.deliver(&mail, verdict, terms).await;
-            (verdict, mail.headers)
-        }));
+        let mut verdict = pin!(unwound(
+            async move {
+                let verdict = judge.judge(&mail).await;
+                let verdict = judge.deliver(&mail, verdict, terms).await;
+                (verdict, mail.headers)
+            }
+            .instrument(info_span!("milter"))
+        ));
         let patience = self.service.patience;
         let mut deadline = pin!(sleep(patience.judge));
         let mut progress = interval_at(Instant::now() + patience.progress, patience.progress);

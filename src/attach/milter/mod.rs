@@ -105,6 +105,11 @@ impl Default for Patience {
 }
 
 impl<J> Service<J> {
+    /// The connections.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
     /// A service that asks the judge that `judge` holds when a message begins, and spools bodies into `spool`. Of `limits`,
     /// `message_size`, `header_size` and `milter_connections` count; the last is for all listeners together.
     pub fn new(judge: Arc<ArcSwap<J>>, spool: Spool, limits: &Limits) -> Self {

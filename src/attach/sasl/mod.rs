@@ -7,6 +7,9 @@
 //! When nobody can say whether a login is right, the connection is closed without an answer: to both MTAs that is a temporary
 //! failure, whereas they ignore the protocol's own word for one.
 
+#[cfg(any(test, fuzzing))]
+#[path = "../../../fuzz/targets/sasl.rs"]
+pub(crate) mod fuzzing;
 mod mechanism;
 mod protocol;
 

@@ -13,13 +13,15 @@ use similar::TextDiff;
 
 use super::EximError;
 use super::fragments::{Fragments, HEADING};
-use super::section::{block, insert, without_blocks};
+use super::section::{accepting_line, block, insert, insert_before, without_blocks};
 use crate::config::Config;
 
 /// Lines around a difference.
 const CONTEXT: usize = 3;
 /// The folder of our files, beside the configuration.
 const FOLDER: &str = "deskmilter";
+/// What may be in it.
+const FILES: [&str; 5] = ["macros", "rcpt", "acl", "routers", "transports"];
 /// Debian's parts that may be edited or added.
 const OURS_IN_CONF_D: [&str; 4] =
     ["main/00_deskmilter", "acl/50_deskmilter", "router/050_deskmilter", "transport/50_deskmilter"];
@@ -52,30 +54,36 @@ impl Change {
         let folder = directory.join(FOLDER);
         let mut change = Self::default();
         for (name, text) in [
-            ("macros", &fragments.macros),
-            ("acl", &fragments.acl),
-            ("routers", &fragments.routers),
-            ("transports", &fragments.transports),
+            ("macros", Some(&fragments.macros)),
+            ("rcpt", fragments.rcpt.as_ref()),
+            ("acl", Some(&fragments.acl)),
+            ("routers", Some(&fragments.routers)),
+            ("transports", Some(&fragments.transports)),
         ] {
-            change.ours(folder.join(name), text.clone())?;
+            if let Some(text) = text {
+                change.ours(folder.join(name), text.clone())?;
+            }
         }
         let included = |name: &str| format!(".include {}", folder.join(name).display());
         let parts = directory.join("conf.d");
         if is_split(directory)? {
             let main = read_all(&parts.join("main"))?;
-            let own = format!("CHECK_DATA_LOCAL_ACL_FILE = {}", folder.join("acl").display());
-            if main
-                .iter()
-                .any(|(path, text)| !path.ends_with("00_deskmilter") && sets(text, "CHECK_DATA_LOCAL_ACL_FILE"))
-            {
-                let acl = included("acl");
-                return Err(EximError::Refused(format!(
-                    "CHECK_DATA_LOCAL_ACL_FILE is set already; put \"{acl}\" at the end of the file that it names, and comment our line out"
-                )));
+            let mut own = String::new();
+            for (hook, name) in [("CHECK_RCPT_LOCAL_ACL_FILE", "rcpt"), ("CHECK_DATA_LOCAL_ACL_FILE", "acl")] {
+                if name == "rcpt" && fragments.rcpt.is_none() {
+                    continue;
+                }
+                if main.iter().any(|(path, text)| !path.ends_with("00_deskmilter") && sets(text, hook)) {
+                    let file = included(name);
+                    return Err(EximError::Refused(format!(
+                        "{hook} is set already; put \"{file}\" at the end of the file that it names, and comment our line out"
+                    )));
+                }
+                own.push_str(&format!("{hook} = {}\n", folder.join(name).display()));
             }
             let local = !main.iter().any(|(path, text)| !path.ends_with("00_deskmilter") && sets(text, "acl_not_smtp"));
             let hook = if local { "acl_not_smtp = acl_deskmilter_local\n" } else { "" };
-            change.ours(parts.join(OURS_IN_CONF_D[0]), format!("{HEADING}{}\n{own}\n{hook}", included("macros")))?;
+            change.ours(parts.join(OURS_IN_CONF_D[0]), format!("{HEADING}{}\n{own}{hook}", included("macros")))?;
             if local {
                 change.ours(parts.join(OURS_IN_CONF_D[1]), format!("{HEADING}{}", local_acl(&included("acl"))))?;
             }
@@ -89,7 +97,8 @@ impl Change {
         } else {
             let text = read(file)?
                 .ok_or_else(|| EximError::File { path: file.to_owned(), error: ErrorKind::NotFound.into() })?;
-            change.edited(file.to_owned(), &text, attached(&without_blocks(&text), &included)?);
+            let asks_rcpt = fragments.rcpt.is_some();
+            change.edited(file.to_owned(), &text, attached(&without_blocks(&text), asks_rcpt, &included)?);
         }
         Ok(change)
     }
@@ -111,7 +120,7 @@ impl Change {
         }
         let folder = directory.join(FOLDER);
         let own = OURS_IN_CONF_D.iter().map(|name| parts.join(name));
-        for path in own.chain(["macros", "acl", "routers", "transports"].iter().map(|name| folder.join(name))) {
+        for path in own.chain(FILES.iter().map(|name| folder.join(name))) {
             if let Some(before) = read(&path)?.filter(|text| text.starts_with(HEADING)) {
                 change.files.push(FileChange { path, before: Some(before), after: None });
             }
@@ -186,7 +195,7 @@ fn is_split(directory: &Path) -> Result<bool, EximError> {
 }
 
 /// A single configuration file with everything in its place.
-fn attached(text: &str, included: &impl Fn(&str) -> String) -> Result<String, EximError> {
+fn attached(text: &str, asks_rcpt: bool, included: &impl Fn(&str) -> String) -> Result<String, EximError> {
     let missing = |section: &str| {
         EximError::Refused(format!(
             "no line \"begin {section}\" in this file; if it includes others, see exim/README.md"
@@ -200,27 +209,27 @@ fn attached(text: &str, included: &impl Fn(&str) -> String) -> Result<String, Ex
             return Err(missing(section));
         }
     }
-    // Debian names it by a macro.
-    let data = value(text, "acl_smtp_data").map(|name| value(text, &name).unwrap_or(name));
     let mut main = vec![included("macros")];
     let mut acls = String::new();
     let mut text = text.to_owned();
-    match &data {
-        Some(name) => {
-            let label = format!("{name}:");
-            let inner = block("  ", &[included("acl")]);
-            let labelled = insert(&text, &inner, |line, section| section == "acl" && line == label);
-            if labelled == text {
-                return Err(EximError::Refused(format!(
-                    "acl_smtp_data = {name}, and no line \"{label}\" in this file; put \"{}\" into that ACL by hand",
-                    included("acl")
-                )));
+    for (option, file) in [("acl_smtp_rcpt", "rcpt"), ("acl_smtp_data", "acl")] {
+        // Debian names it by a macro.
+        let name = value(&text, option).map(|name| value(&text, &name).unwrap_or(name));
+        let hook = if file == "rcpt" { "CHECK_RCPT_LOCAL_ACL_FILE" } else { "CHECK_DATA_LOCAL_ACL_FILE" };
+        match name {
+            _ if file == "rcpt" && !asks_rcpt => {}
+            // Debian's own place for that.
+            Some(_) if text.lines().any(|line| line.trim() == format!(".include {hook}")) && !sets(&text, hook) => {
+                main.push(included(file).replacen(".include", &format!("{hook} ="), 1));
             }
-            text = labelled;
-        }
-        None => {
-            main.push("acl_smtp_data = acl_deskmilter_data".to_owned());
-            acls.push_str(&local_acl(&included("acl")).replace("acl_deskmilter_local", "acl_deskmilter_data"));
+            Some(name) => text = with_acl(&text, option, &name, &included(file))?,
+            None if file == "rcpt" => {
+                return Err(EximError::Refused("acl_smtp_rcpt is not set, so Exim takes no mail by SMTP".to_owned()));
+            }
+            None => {
+                main.push("acl_smtp_data = acl_deskmilter_data".to_owned());
+                acls.push_str(&local_acl(&included("acl")).replace("acl_deskmilter_local", "acl_deskmilter_data"));
+            }
         }
     }
     if value(&text, "acl_not_smtp").is_none() {
@@ -236,6 +245,23 @@ fn attached(text: &str, included: &impl Fn(&str) -> String) -> Result<String, Ex
         text = insert(&text, &inner, |line, name| name == section && line.starts_with("begin "));
     }
     Ok(block("", &main) + &with_filter(&text, false))
+}
+
+/// With our statements in the ACL `name`: before the statement by which it accepts, where that is its last and the only one of
+/// its kind, for by then nothing refuses the message any more; otherwise first, where nothing goes round us.
+fn with_acl(text: &str, option: &str, name: &str, include: &str) -> Result<String, EximError> {
+    let inner = block("  ", &[include.to_owned()]);
+    let label = format!("{name}:");
+    if let Some(at) = accepting_line(text, &label) {
+        return Ok(insert_before(text, &inner, at));
+    }
+    let labelled = insert(text, &inner, |line, section| section == "acl" && line == label);
+    match labelled == text {
+        true => Err(EximError::Refused(format!(
+            "{option} = {name}, and no line \"{label}\" in this file; put \"{include}\" into that ACL by hand"
+        ))),
+        false => Ok(labelled),
+    }
 }
 
 /// An ACL that does nothing but ask.

@@ -1,6 +1,6 @@
 //! Is deskmilter attached to this Exim as it should be? Each check says what was found and, where it matters, what to do.
 
-use super::{Exim, EximError, fragments};
+use super::{Exim, EximError, acls, fragments};
 use crate::config::{Config, Connector, Listen};
 use crate::doctor::Finding;
 
@@ -48,10 +48,12 @@ pub fn check(config: &Config, exim: &Exim) -> Result<Vec<Finding>, EximError> {
             ));
         }
     }
-    let relayed =
-        config.connectors.iter().filter(|connector| connector.endpoint.is_some() && config.transport.is_some());
-    for connector in relayed {
-        findings.push(routes(exim, connector)?);
+    findings.extend(acls::check(exim, config)?);
+    for connector in config.connectors.iter().filter(|connector| connector.endpoint.is_some()) {
+        findings.push(match fragments::is_routed(config, connector) {
+            true => routes(exim, connector)?,
+            false => kept(exim, connector)?,
+        });
     }
     if config.takes_notifications() || config.signs() {
         findings.extend(filters(exim)?);
@@ -78,6 +80,23 @@ fn routes(exim: &Exim, connector: &Connector) -> Result<Finding, EximError> {
         }
     }
     Ok(judge(true, "routes", format!("{} addresses lead to {name}", connector.addresses.len()), String::new(), ""))
+}
+
+/// What is relayed before the queue, and whose copy is kept, must not lead to the ticket system again.
+fn kept(exim: &Exim, connector: &Connector) -> Result<Finding, EximError> {
+    let name = fragments::name(connector);
+    for address in &connector.addresses {
+        let output = exim.run(&["-bt", &address.to_string()])?;
+        if String::from_utf8_lossy(&output.stdout).contains(&format!("transport = {name}")) {
+            let found = format!(
+                "{address} is routed to {name}, and relayed inline as well: each message would make two tickets"
+            );
+            return Ok(Finding::fail("routes", found, "run deskmilter exim --apply, and reload Exim"));
+        }
+    }
+    let found =
+        format!("not needed: the DATA ACL relays {} addresses of {}", connector.addresses.len(), connector.name);
+    Ok(Finding::ok("routes", found))
 }
 
 /// Each transport that sends by SMTP runs the filter.

@@ -1,20 +1,29 @@
 //! The files for Exim as `exim/` in the sources has them, with the values of a configuration.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::EximError;
-use crate::config::{Config, Connector, Listen};
+use crate::config::{Config, Connector, Listen, RelayMode};
 
 /// The first line of each file of ours.
 pub(super) const HEADING: &str = "# Written by \"deskmilter exim --apply\"; \"--undo\" removes it.\n";
 
+/// Where what is written for each connector begins in `exim/routers`.
+const PER_CONNECTOR: &str = "# One for each connector";
+
 /// Longer than an endpoint's deadline: for what goes before and after.
 const MARGIN_SECONDS: u64 = 60;
 
-/// The four files.
+/// How much longer than `exim.deadline` the DATA ACL waits.
+const ANSWER_SECONDS: u64 = 5;
+
+/// The files.
 #[derive(Debug, Clone)]
 pub(super) struct Fragments {
     pub(super) macros: String,
+    /// For the ACL of RCPT; `None` where nothing is asked there.
+    pub(super) rcpt: Option<String>,
     pub(super) acl: String,
     pub(super) routers: String,
     pub(super) transports: String,
@@ -34,25 +43,71 @@ impl Fragments {
         let logins = config.connectors.iter().filter_map(|connector| connector.submission.as_ref());
         let logins = logins.flat_map(|submission| &submission.logins).map(|login| login.name.replace(':', "::"));
         let logins: Vec<String> = logins.collect();
-        let macros = format!(
-            "{HEADING}DESKMILTER_SOCKET = {socket}\nDESKMILTER_RELAY = {}\nDESKMILTER_PROGRAM = {}\nDESKMILTER_LOGINS = {}\n{}",
+        let mut macros = format!(
+            "{HEADING}DESKMILTER_SOCKET = {socket}\nDESKMILTER_RELAY = {}\nDESKMILTER_PROGRAM = {}\nDESKMILTER_LOGINS = {}\n\
+             DESKMILTER_PATIENCE = {}s\n",
             folder.as_deref().unwrap_or("/run/deskmilter/transport"),
             program.display(),
             logins.join(" : "),
-            include_str!("../../../exim/macros"),
+            exim.deadline.as_secs().saturating_add(ANSWER_SECONDS),
         );
+        let unrouted = inline(config).filter(|connector| !is_routed(config, connector));
+        for (name, list) in [("INLINE", inline_addresses(config)), ("UNROUTED", address_list(unrouted))] {
+            if !list.is_empty() {
+                macros.push_str(&format!("DESKMILTER_{name} = {list}\n"));
+            }
+        }
+        macros.push_str(include_str!("../../../exim/macros"));
+        let rcpt = inline(config).next().map(|_| format!("{HEADING}{}", include_str!("../../../exim/rcpt")));
         let acl = format!("{HEADING}{}", include_str!("../../../exim/acl"));
-        let (mut routers, mut transports) = (HEADING.to_owned(), HEADING.to_owned());
-        routers.push_str(
-            "deskmilter_taken:\n  driver = redirect\n  condition = ${if inlisti{$local_part@$domain}{$acl_m_deskmilter_taken}}\n  \
-             caseful_local_part\n  data = :blackhole:\n\n",
-        );
-        for connector in config.connectors.iter().filter(|connector| connector.endpoint.is_some() && folder.is_some()) {
+        let shipped = include_str!("../../../exim/routers");
+        let of_all = shipped.split_once(PER_CONNECTOR).map_or(shipped, |(of_all, _)| of_all);
+        let (mut routers, mut transports) = (format!("{HEADING}{of_all}"), HEADING.to_owned());
+        for connector in config.connectors.iter().filter(|connector| is_routed(config, connector)) {
             routers.push_str(&router(connector));
             transports.push_str(&transport(connector));
         }
-        Ok(Self { macros, acl, routers, transports })
+        Ok(Self { macros, rcpt, acl, routers, transports })
     }
+}
+
+fn inline(config: &Config) -> impl Iterator<Item = &Arc<Connector>> {
+    config.connectors.iter().filter(|connector| connector.inline_endpoint().is_some())
+}
+
+/// The support addresses whose mail is relayed before the queue, as an address list of Exim.
+pub(super) fn inline_addresses(config: &Config) -> String {
+    address_list(inline(config))
+}
+
+/// Whether a router leads the connector's addresses to its LMTP socket. Relayed before the queue, they are taken out of it; what
+/// was not asked about, an alias say, comes by the router all the same. A copy that is to be kept must not.
+pub(super) fn is_routed(config: &Config, connector: &Connector) -> bool {
+    let Some(endpoint) = connector.endpoint.as_ref().filter(|_| config.transport.is_some()) else { return false };
+    endpoint.relay != RelayMode::Inline { keep_copy: true }
+}
+
+/// The addresses of these connectors as an address list of Exim, with their extensions.
+fn address_list<'c>(connectors: impl Iterator<Item = &'c Arc<Connector>>) -> String {
+    let of = |connector: &'c Arc<Connector>| {
+        let extension = connector.recipient_delimiter.map(|mark| format!("({}.*)?", literally(&mark.to_string())));
+        let extension = extension.unwrap_or_default();
+        connector.addresses.iter().map(move |address| {
+            let (local, domain) = (literally(address.local()), literally(address.domain().as_str()));
+            format!(r"\N^{local}{extension}@{domain}$\N")
+        })
+    };
+    connectors.flat_map(of).collect::<Vec<_>>().join(" : ")
+}
+
+/// As a regular expression that matches nothing else, in an item of a list.
+fn literally(text: &str) -> String {
+    let escaped = |c: char| match c {
+        ':' => "::".to_owned(),
+        c if c.is_alphanumeric() => c.to_string(),
+        c => format!("\\{c}"),
+    };
+    text.chars().map(escaped).collect()
 }
 
 /// Exim names routers and transports with letters, digits and `_`.

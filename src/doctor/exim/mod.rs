@@ -4,6 +4,7 @@
 //! Values are read through `exim -bP`, `-bt` and `-brw`, so that includes, macros and defaults are Exim's own. What is written
 //! are files of ours in a folder of their own, and marked lines that include them.
 
+mod acls;
 mod change;
 mod checks;
 mod fragments;

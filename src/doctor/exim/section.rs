@@ -44,6 +44,28 @@ pub(super) fn insert(text: &str, block: &str, mut after: impl FnMut(&str, &str) 
     out
 }
 
+/// `text` with `block` before its line number `at`, counted from 0.
+pub(super) fn insert_before(text: &str, block: &str, at: usize) -> String {
+    let lines = text.split_inclusive('\n').enumerate();
+    lines.map(|(n, line)| if n == at { format!("{block}{line}") } else { line.to_owned() }).collect()
+}
+
+/// The number of the line, counted from 0, by which the ACL `label` accepts unconditionally at its end, where no other statement
+/// of it accepts or discards and nothing is included or left out there.
+pub(super) fn accepting_line(text: &str, label: &str) -> Option<usize> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let begin = lines.iter().position(|line| *line == "begin acl")?;
+    let acl = lines.iter().enumerate().skip(begin).skip_while(|(_, line)| **line != label).skip(1);
+    let ends = |line: &str| line.starts_with("begin ") || (line.ends_with(':') && !line.contains(' '));
+    let body: Vec<(usize, &str)> = acl.map(|(n, line)| (n, *line)).take_while(|(_, line)| !ends(line)).collect();
+    let statements = body.iter().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let last = statements.clone().next_back()?;
+    let accepts = |line: &str| ["accept", "discard"].iter().any(|verb| line.split(' ').next() == Some(*verb));
+    let plain = |(_, line): &&(usize, &str)| !line.starts_with('.') && !line.ends_with('\\');
+    let once = statements.clone().filter(|(_, line)| accepts(line)).count() == 1;
+    (last.1 == "accept" && once && statements.clone().all(|line| plain(&line))).then_some(last.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +80,29 @@ mod tests {
             let changed = insert(&changed, &ours, |line, _| line == "begin acl");
             prop_assert_eq!(without_blocks(&changed), text);
         }
+    }
+
+    #[test]
+    fn the_place_before_the_last_word_of_an_acl_is_found_and_only_where_nothing_goes_round_it() {
+        let acl =
+            |statements: &str| format!("x = y\nbegin acl\nother:\n  deny\ndata:\n{statements}\nnext:\n  accept\n");
+        assert_eq!(accepting_line(&acl("  deny hosts = a\n  # last\n  accept\n"), "data:"), Some(7));
+        for statements in [
+            "  accept hosts = a\n  accept\n",
+            "  deny\n",
+            "  discard senders = :\n  accept\n",
+            "  accept hosts = a\n",
+            "  .include /etc/x\n  accept\n",
+            "  deny hosts = a : \\\n  b\n  accept\n",
+        ] {
+            assert_eq!(accepting_line(&acl(statements), "data:"), None, "{statements}");
+        }
+        assert_eq!(accepting_line("data:\n  accept\n", "data:"), None);
+        let text = acl("  accept\n");
+        let ours = block("  ", &["x".to_owned()]);
+        assert_eq!(without_blocks(&insert_before(&text, &ours, 5)), text);
+        // The last ACL of the file, or of its section.
+        assert_eq!(accepting_line("begin acl\ndata:\n  accept\nbegin routers\nx:\n  accept\n", "data:"), Some(2));
     }
 
     #[test]

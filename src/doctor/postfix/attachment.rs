@@ -4,11 +4,12 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::forwarding::{FENCE, Forwarding, can_fence};
 use super::{Installation, PostfixError, Service};
 use crate::config::{Config, Listen, Mode, RelayMode};
 
 /// The transport map's file name in Postfix's configuration directory.
-const MAP_NAME: &str = "deskmilter_transport";
+pub(super) const MAP_NAME: &str = "deskmilter_transport";
 /// First line of the transport map; a file without it is not ours to overwrite.
 pub(super) const MAP_HEADING: &str =
     "# Written by \"deskmilter postfix --apply\" from deskmilter.toml; \"--undo\" removes it.";
@@ -41,7 +42,7 @@ pub struct Attachment {
     /// `texthash:` and the path: a table that every Postfix since 2.8 reads as it is, so that no compiled copy can be out of
     /// step with it, and that holds exact addresses only.
     pub map: String,
-    /// Support address and next hop, in order.
+    /// Support address and next hop, in order; last those that were disconnected, for which mail waits.
     pub routes: Vec<(String, String)>,
     /// Whether mail is signed, which Postfix then must not rewrite any more.
     pub signs: bool,
@@ -87,7 +88,13 @@ impl Attachment {
         }
         let map = format!("texthash:{}", map_path.display());
         let clients: Vec<&Service> = services.iter().filter(|service| service.command == "lmtp").collect();
-        let routes = routes(config, &queue_directory, &clients)?;
+        let mut routes = routes(config, &queue_directory, &clients)?;
+        if can_fence(&services) {
+            let forwarding = Forwarding::read(installation)?;
+            let fenced = forwarding.fenced().filter(|key| !routes.iter().any(|(known, _)| known == key));
+            let fenced: Vec<_> = fenced.map(|key| (key.to_owned(), FENCE.to_owned())).collect();
+            routes.extend(fenced);
+        }
         let signs = config.signs();
         Ok(Self { endpoint, milter_entry, map_path, map, routes, inline, copies, default_action, signs })
     }
@@ -198,7 +205,10 @@ fn addresses(config: &Config, wanted: impl Fn(RelayMode) -> bool) -> Result<Vec<
 
 /// The table keys of an address: as it is, and for an international domain also in its Unicode spelling, by which Postfix
 /// looks up what came with SMTPUTF8.
-fn keys(address: &crate::mail::Address) -> Result<Vec<String>, PostfixError> {
+///
+/// # Errors
+/// It cannot be a key of a text table.
+pub fn keys(address: &crate::mail::Address) -> Result<Vec<String>, PostfixError> {
     let local = address.local();
     if local.starts_with('#') || local.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"' || c == '\\')
     {

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -223,7 +223,7 @@ fn attached(installation: &Installation, attachment: &Attachment, base: &str) ->
 }
 
 /// A parameter's value if `main.cf` were `text`, as Postfix reads it.
-fn trial(installation: &Installation, text: &str, name: &str) -> Result<String, PostfixError> {
+pub(super) fn trial(installation: &Installation, text: &str, name: &str) -> Result<String, PostfixError> {
     let at = |path: &Path| {
         let path = path.to_owned();
         move |error| PostfixError::File { path: path.clone(), error }
@@ -240,7 +240,7 @@ fn trial(installation: &Installation, text: &str, name: &str) -> Result<String, 
 }
 
 /// A text file, or `None` when it is not there.
-fn read_optional(path: &Path) -> Result<Option<String>, PostfixError> {
+pub(super) fn read_optional(path: &Path) -> Result<Option<String>, PostfixError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -253,21 +253,52 @@ fn read_optional(path: &Path) -> Result<Option<String>, PostfixError> {
 }
 
 /// Writes `text` to `path` at once: readers see the old file or the new one. Owner and mode are those of `model`.
-fn replace(path: &Path, text: &str, model: &Path) -> Result<(), PostfixError> {
+///
+/// # Errors
+/// Names the file that could not be written.
+pub fn replace(path: &Path, text: &str, model: &Path) -> Result<(), PostfixError> {
     let failed = |error| PostfixError::File { path: path.to_owned(), error };
     let directory = path.parent().unwrap_or(Path::new("/"));
     let facts = fs::metadata(model).map_err(failed)?;
-    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    fchown(file.as_file(), Some(facts.uid()), Some(facts.gid())).map_err(failed)?;
-    file.as_file().set_permissions(facts.permissions()).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
+    sweep(path)?;
+    let aside = aside(path);
+    let write = || {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+        file.write_all(text.as_bytes())?;
+        fchown(&file, Some(facts.uid()), Some(facts.gid()))?;
+        file.set_permissions(facts.permissions())?;
+        file.sync_all()?;
+        fs::rename(&aside, path)
+    };
+    write().map_err(|error| {
+        let _ = fs::remove_file(&aside);
+        failed(error)
+    })?;
     // The new name is on disk only once its folder is.
     fs::File::open(directory).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 
-fn diff(path: &Path, old: &str, new: &str) -> String {
+/// Removes what a [`replace`] of `path` left behind that was killed.
+///
+/// # Errors
+/// It is there and cannot be removed.
+pub fn sweep(path: &Path) -> Result<(), PostfixError> {
+    let aside = aside(path);
+    match fs::remove_file(&aside) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(PostfixError::File { path: aside, error }),
+        _ => Ok(()),
+    }
+}
+
+/// Where the next text of a file is written first: always the same name, so that none of them is left behind for good.
+fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".deskmilter-new");
+    name.into()
+}
+
+/// What is different, as a unified diff.
+pub fn diff(path: &Path, old: &str, new: &str) -> String {
     let path = path.display().to_string();
     TextDiff::from_lines(old, new).unified_diff().context_radius(CONTEXT).header(&path, &path).to_string()
 }

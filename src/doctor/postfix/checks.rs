@@ -200,10 +200,11 @@ impl View {
             .ok_or_else(|| PostfixError::Configuration(format!("mail_owner = {}: no such user", self.mail_owner)))?;
         let mut findings = Vec::new();
         let mut targets = vec![(self.attachment.endpoint.clone(), vec!["smtpd", "cleanup"])];
-        let mut sockets: Vec<&str> = self.attachment.routes.iter().map(|(_, next_hop)| next_hop.as_str()).collect();
+        let hops = self.attachment.routes.iter().filter_map(|(_, next_hop)| next_hop.strip_prefix("lmtp:"));
+        let mut sockets: Vec<&str> = hops.collect();
         sockets.sort_unstable();
         sockets.dedup();
-        targets.extend(sockets.into_iter().map(|hop| (hop.trim_start_matches("lmtp:").to_owned(), vec!["lmtp"])));
+        targets.extend(sockets.into_iter().map(|socket| (socket.to_owned(), vec!["lmtp"])));
         for (endpoint, commands) in targets {
             let callers: Vec<Caller<'_>> = self
                 .services

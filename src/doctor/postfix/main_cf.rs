@@ -4,6 +4,15 @@
 //! postconf(5): a line that begins with white space continues the one before; empty lines and comments in between do not
 //! end it; of several definitions the last one counts.
 
+/// The lines around what is added.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Markers {
+    /// The line before.
+    pub(super) begin: &'static str,
+    /// The line after.
+    pub(super) end: &'static str,
+}
+
 /// The line before ours.
 const BEGIN: &str = "# deskmilter begin: added by \"deskmilter postfix --apply\"; \"--undo\" takes it out";
 /// The line after ours.
@@ -18,12 +27,20 @@ pub struct ParameterEdit {
     pub value: String,
 }
 
+/// The lines around what attaches us.
+const ATTACHES: Markers = Markers { begin: BEGIN, end: END };
+
 /// `main.cf` with `edit` made: one more continuation line for a parameter that is there, or the parameter at the end.
 pub(super) fn append(text: &str, edit: &ParameterEdit) -> String {
-    let ParameterEdit { name, value } = edit;
+    append_between(&ATTACHES, text, edit.name, &edit.value)
+}
+
+/// As [`append`], between other marker lines.
+pub(super) fn append_between(markers: &Markers, text: &str, name: &str, value: &str) -> String {
+    let Markers { begin, end } = markers;
     let (at, block) = match end_of_parameter(text, name) {
-        Some(at) => (at, format!("    {BEGIN}\n    {value}\n    {END}\n")),
-        None => return set(text, name, value),
+        Some(at) => (at, format!("    {begin}\n    {value}\n    {end}\n")),
+        None => return set_between(markers, text, name, value),
     };
     let (before, after) = text.split_at_checked(at).unwrap_or((text, ""));
     let newline = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
@@ -32,8 +49,12 @@ pub(super) fn append(text: &str, edit: &ParameterEdit) -> String {
 
 /// `text` with the parameter `name` set to `value` by a line of its own at the end, where it counts.
 pub(super) fn set(text: &str, name: &str, value: &str) -> String {
+    set_between(&ATTACHES, text, name, value)
+}
+
+fn set_between(markers: &Markers, text: &str, name: &str, value: &str) -> String {
     let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    format!("{text}{newline}{BEGIN}\n{name} = {value}\n{END}\n")
+    format!("{text}{newline}{}\n{name} = {value}\n{}\n", markers.begin, markers.end)
 }
 
 /// The octet after the last line of the last definition of `name`, line feed included.

@@ -7,20 +7,24 @@
 mod attachment;
 mod change;
 mod checks;
+mod forwarding;
 #[cfg(any(test, fuzzing))]
 #[path = "../../../fuzz/targets/postfix.rs"]
 pub(crate) mod fuzzing;
 mod main_cf;
 mod milter_list;
 mod outgoing;
+mod queue;
 mod reach;
 mod service;
 
-pub use attachment::Attachment;
-pub use change::{Change, Undo};
+pub use attachment::{Attachment, keys};
+pub use change::{Change, Undo, diff, replace, sweep};
 pub use checks::check;
+pub use forwarding::{Forwarding, Rewrite, foreign_transport, has_a_way, take_off_transport};
 pub use main_cf::ParameterEdit;
 pub use milter_list::MilterEntry;
+pub use queue::{Queued, QueuedRecipient};
 pub use service::Service;
 
 use std::path::{Path, PathBuf};
@@ -83,6 +87,15 @@ impl Installation {
     /// The configuration directory, absolute.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// `main.cf` itself: where a link leads.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn main_cf(&self) -> Result<PathBuf, PostfixError> {
+        let path = self.directory.join("main.cf");
+        path.canonicalize().map_err(|error| PostfixError::File { path, error })
     }
 
     /// A parameter's value with every `$name` expanded (`postconf -xh`).

@@ -550,8 +550,8 @@ proptest! {
             }
             let how = if simple { Canonicalization::Simple } else { Canonicalization::Relaxed };
             let pem = std::fs::read(site().folder.path().join("rsa.pem")).unwrap();
-            let key = SigningKey::parse(&crate::config::Secret::new(pem)).unwrap().into_signer();
-            let signer = DkimSigner::from_key(key).domain("acme.example").selector("rsa")
+            let key = SigningKey::parse(&crate::config::Secret::new(pem)).unwrap();
+            let signer = DkimSigner::from_key(&key).domain("acme.example").selector("rsa")
                 .headers(["From", "To", "Subject", "Cc", "Cc"])
                 .header_canonicalization(how).body_canonicalization(how);
             let field = signer.sign(&original).unwrap().to_header();

@@ -11,21 +11,21 @@ use tempfile::TempDir;
 
 use crate::process::{Process, folder};
 use crate::{
-    Daemon, Message, OutboundSite, PrivateKey, PrivatePostfix, Ran, SUPPORT_LOGIN, SandboxEndpoint, Signer, Terms,
-    Zone, deskmilter, free_address,
+    Company, Daemon, EximSite, EximTerms, Message, Mta, OutboundSite, PrivateKey, PrivatePostfix, Ran, SUPPORT_LOGIN,
+    SandboxEndpoint, Signer, Terms, Zone, deskmilter, free_address,
 };
 
 /// The address from which the company's server hands mail to others, as its SPF record has it. A loopback address of its own, so
 /// that SPF has something to judge although all servers are on one host.
 pub const COMPANY: &str = "127.0.0.25";
 
-/// A company as [`OutboundSite`], and customer.example with a Postfix of its own, at which the sandbox's provider judges.
+/// A company as for notifications, and customer.example with a Postfix of its own, at which the sandbox's provider judges.
 #[derive(Debug)]
 pub struct Circle {
     /// jane@customer.example's mail server.
     pub end_user: PrivatePostfix,
     /// The company and the ticket system.
-    pub company: OutboundSite,
+    pub company: Company,
     /// Signs as customer.example.
     pub signer: Signer,
     /// The ticket system's transport: submits to the company host what it gets by LMTP.
@@ -49,43 +49,33 @@ fn signer() -> Signer {
 }
 
 impl Circle {
-    /// Everything running.
+    /// Everything running, the company with a Postfix.
     ///
     /// # Panics
     /// When a part does not start; shows its log.
     pub fn start(terms: &Terms) -> Self {
+        Self::with(Mta::Postfix, terms)
+    }
+
+    /// Everything running.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn with(mta: Mta, terms: &Terms) -> Self {
         let folder = folder("circle");
         let terms = Terms { records: Some(terms.records.unwrap_or(circle_records)), ..terms.clone() };
-        let prepared = OutboundSite::prepare(&terms);
-        let milter = free_address();
-        let provider = start_provider(&prepared.desk, prepared.names.address(), milter, &folder);
-        let end_user = PrivatePostfix::start(
-            &["jane@customer.example"],
-            &format!(
-                "myhostname = mx.customer.example\nlocal_header_rewrite_clients =\n\
-                 transport_maps = inline:{{ {{ acme.example = {} }} }}\n\
-                 smtpd_milters = {{ inet:{}:{}, default_action=tempfail }}\n",
-                next_hop(prepared.postfix.address()),
-                milter.ip(),
-                milter.port(),
-            ),
-        );
-        prepared.postfix.configure(&format!(
-            "smtp_bind_address = {COMPANY}\n\
-             transport_maps = inline:{{ {{ support@acme.example = lmtp:unix:deskmilter/transport/acme.sock }}, \
-             {{ billing@acme.example = lmtp:unix:deskmilter/transport/acme.sock }}, \
-             {{ customer.example = {} }} }}\n{}",
-            next_hop(end_user.address()),
-            terms.main_cf
-        ));
-        let company = prepared.start();
-        company.zendesk.write_key(&folder.path().join("zendesk2.pem"));
+        let (company, end_user, provider) = match mta {
+            Mta::Postfix => with_postfix(&terms, &folder),
+            Mta::Exim => with_exim(&terms, &folder),
+        };
+        company.zendesk().write_key(&folder.path().join("zendesk2.pem"));
         let password = folder.path().join("submission.password");
-        fs::write(&password, company.submission.password(SUPPORT_LOGIN)).expect("a password file");
+        fs::write(&password, company.password(SUPPORT_LOGIN)).expect("a password file");
         fs::set_permissions(&password, PermissionsExt::from_mode(0o600)).expect("its mode");
-        fs::write(folder.path().join("company-ca.pem"), company.submission.identity().authority()).expect("a PEM file");
+        let (host, identity) = company.submission();
+        fs::write(folder.path().join("company-ca.pem"), identity.authority()).expect("a PEM file");
         let configuration = folder.path().join("transport.toml");
-        fs::write(&configuration, transport_toml(company.submission.address(), &folder)).expect("the configuration");
+        fs::write(&configuration, transport_toml(host, &folder)).expect("the configuration");
         let transport = Daemon::start(&configuration, &[folder.path().join("transport/acme.sock")]);
         Self { end_user, company, signer: signer(), transport, provider, folder }
     }
@@ -98,14 +88,14 @@ impl Circle {
 
     /// The ticket system.
     pub fn desk(&self) -> &SandboxEndpoint {
-        &self.company.desk
+        self.company.desk()
     }
 
     /// Arguments that name the company host and the credentials for support@acme.example.
     pub fn host(&self) -> Vec<String> {
         let at = |name: &str| self.folder.path().join(name).display().to_string();
         let (host, password, ca) =
-            (self.company.submission.address().to_string(), at("submission.password"), at("company-ca.pem"));
+            (self.company.submission().0.to_string(), at("submission.password"), at("company-ca.pem"));
         let arguments = ["--host", &host, "--username", SUPPORT_LOGIN, "--password-file", &password, "--ca-file", &ca];
         arguments.map(str::to_owned).to_vec()
     }
@@ -142,6 +132,46 @@ impl Circle {
             [self.end_user.log(), self.company.logs(), self.desk().log(), self.provider.log(), self.transport.log()];
         parts.join("\n")
     }
+}
+
+fn with_postfix(terms: &Terms, folder: &TempDir) -> (Company, PrivatePostfix, Process) {
+    let prepared = OutboundSite::prepare(terms);
+    let milter = free_address();
+    let provider = start_provider(&prepared.desk, prepared.names.address(), milter, folder);
+    let end_user = end_user(milter, prepared.postfix.address());
+    prepared.postfix.configure(&format!(
+        "smtp_bind_address = {COMPANY}\n\
+         transport_maps = inline:{{ {{ support@acme.example = lmtp:unix:deskmilter/transport/acme.sock }}, \
+         {{ billing@acme.example = lmtp:unix:deskmilter/transport/acme.sock }}, \
+         {{ customer.example = {} }} }}\n{}",
+        next_hop(end_user.address()),
+        terms.main_cf
+    ));
+    (prepared.start().into(), end_user, provider)
+}
+
+fn with_exim(terms: &Terms, folder: &TempDir) -> (Company, PrivatePostfix, Process) {
+    let mut prepared = EximSite::prepare(EximTerms { terms: terms.clone(), ..EximTerms::default() });
+    let milter = free_address();
+    let provider = start_provider(&prepared.desk, prepared.names.address(), milter, folder);
+    let end_user = end_user(milter, prepared.exim.address());
+    (prepared.customer_at, prepared.sends_from) = (end_user.address(), COMPANY);
+    (prepared.start().into(), end_user, provider)
+}
+
+/// customer.example's Postfix, at which a provider judges by its milter.
+fn end_user(milter: SocketAddr, company: SocketAddr) -> PrivatePostfix {
+    PrivatePostfix::start(
+        &["jane@customer.example"],
+        &format!(
+            "myhostname = mx.customer.example\nlocal_header_rewrite_clients =\n\
+             transport_maps = inline:{{ {{ acme.example = {} }} }}\n\
+             smtpd_milters = {{ inet:{}:{}, default_action=tempfail }}\n",
+            next_hop(company),
+            milter.ip(),
+            milter.port(),
+        ),
+    )
 }
 
 fn start_provider(desk: &SandboxEndpoint, names: SocketAddr, milter: SocketAddr, folder: &TempDir) -> Process {

@@ -201,7 +201,11 @@ impl Endpoint {
     /// Begins anew: closes all connections, and does its duty on every one that comes from now on, with a good certificate of
     /// the same authority.
     pub fn mend(&self) {
-        let script = Script::default();
+        self.follow(Script::default());
+    }
+
+    /// Begins anew with another script: closes all connections, and follows it on every one that comes from now on.
+    pub fn follow(&self, script: Script) {
         self.set_passwords(&script.passwords);
         let was_down = {
             let mut duty = self.duty.lock().unwrap();
@@ -225,14 +229,16 @@ impl Endpoint {
     }
 }
 
-fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+/// An authority of that name.
+pub(crate) fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-fn tls(script: &Script, ca: &CertifiedIssuer<'static, KeyPair>) -> TlsAcceptor {
+/// A server whose certificate is what the script says.
+pub(crate) fn tls(script: &Script, ca: &CertifiedIssuer<'static, KeyPair>) -> TlsAcceptor {
     let names = match script.certificate {
         Certificate::OtherName => vec!["other.example".to_owned()],
         _ => vec!["localhost".to_owned(), ENDPOINT_NAME.to_owned()],

@@ -7,15 +7,19 @@
 //! `tests/peers/install.sh`.
 
 mod circle;
+mod company;
 mod daemon;
+mod delivery_site;
 mod desk_site;
 mod dovecot;
 mod dovecot_submission;
 pub mod endpoint;
 mod exim;
+mod exim_site;
 mod lmtp_client;
 mod lmtp_sink;
 mod message;
+mod metrics;
 mod milter_client;
 mod name_server;
 mod outbound_site;
@@ -31,18 +35,23 @@ mod site;
 mod smtp;
 mod smtp_sink;
 mod submission;
+mod ticket_http;
 mod tls_identity;
 mod verifiers;
 
 pub use circle::{COMPANY, Circle, circle_records};
+pub use company::{Company, Mta};
 pub use daemon::{Daemon, Ran, SandboxEndpoint, Ticket, deskmilter};
+pub use delivery_site::{DeliverySite, rt_mailgate};
 pub use desk_site::{CREDENTIALS, DeskSite};
 pub use dovecot::Dovecot;
 pub use dovecot_submission::DovecotSubmission;
-pub use exim::{EximSite, EximTerms, PrivateExim, exim_program};
+pub use exim::{PrivateExim, exim_program};
+pub use exim_site::{EximSite, EximTerms, PreparedExim};
 pub use lmtp_client::LmtpClient;
 pub use lmtp_sink::{LmtpSink, Transaction};
 pub use message::{Message, fields, received_as_sent};
+pub use metrics::{Numbers, http_get, http_get_unix, promtool};
 pub use milter_client::{MilterClient, Verdict as MilterVerdict};
 pub use name_server::{NameServer, Zone};
 pub use outbound_site::{
@@ -60,5 +69,6 @@ pub use site::Site;
 pub use smtp::{Client, Reply, SmtpSession};
 pub use smtp_sink::{ContentFilter, DISCLAIMER, SmtpSink};
 pub use submission::Submission;
+pub use ticket_http::{HttpAnswer, HttpRequest, TICKET_SECRET, TICKET_SECRET_BASE64, TicketHttp};
 pub use tls_identity::TlsIdentity;
 pub use verifiers::{Signature, Verdicts};

@@ -225,6 +225,14 @@ impl PreparedSite {
         self.folder.path()
     }
 
+    /// Has the ticket endpoint fail, by further command-line arguments.
+    ///
+    /// # Panics
+    /// When it does not come back.
+    pub fn desk_faults(&mut self, arguments: &[&str]) {
+        self.desk.restart_with(arguments);
+    }
+
     /// Lets deskmilter write into main.cf what it needs: `deskmilter postfix --apply`.
     ///
     /// # Panics
@@ -306,7 +314,7 @@ fn world(zendesk: &Signer) -> Zone {
     zendesk.publish(zone)
 }
 
-fn write_keys(folder: &Path) {
+pub(crate) fn write_keys(folder: &Path) {
     for (name, key) in
         [("desk2026", PrivateKey::rsa()), ("ed2026", PrivateKey::ed25519()), ("mail2026", PrivateKey::rsa())]
     {

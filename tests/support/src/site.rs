@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -121,16 +121,7 @@ credentials = [{{ username = "acme.example", password_file = "{password}" }}]
     /// # Panics
     /// When the daemon does not come back.
     pub fn point_at(&mut self, port: u16, ca: &str) {
-        let authority = self.folder.path().join("other-ca.pem");
-        fs::write(&authority, ca).expect("a file for the authority");
-        let text = fs::read_to_string(self.configuration()).expect("the configuration");
-        let lines = text.lines().map(|line| match line.split(" = ").next() {
-            Some("port") => format!("port = {port}"),
-            Some("ca_file") => format!("ca_file = {:?}", authority.display().to_string()),
-            _ => line.to_owned(),
-        });
-        let text: Vec<String> = lines.collect();
-        fs::write(self.configuration(), text.join("\n")).expect("the configuration");
+        point_at(&self.configuration(), port, ca);
         self.daemon.stop();
         self.daemon.resume();
     }
@@ -140,11 +131,7 @@ credentials = [{{ username = "acme.example", password_file = "{password}" }}]
     /// # Panics
     /// When it cannot be written.
     pub fn set_password(&self, password: &str) {
-        let path = self.desk.password_file();
-        let aside = path.with_extension("new");
-        fs::write(&aside, password).expect("a password file");
-        fs::set_permissions(&aside, PermissionsExt::from_mode(0o600)).expect("its mode");
-        fs::rename(&aside, &path).expect("its place");
+        set_password(&self.desk, password);
     }
 
     /// The honest mail server of customer.example.
@@ -163,6 +150,29 @@ credentials = [{{ username = "acme.example", password_file = "{password}" }}]
         session.expect(250, "EHLO localhost");
         session.send(sender, recipients, message)
     }
+}
+
+/// Another endpoint on `localhost`, whose authority is `ca`, in a daemon's configuration.
+pub(crate) fn point_at(configuration: &Path, port: u16, ca: &str) {
+    let authority = configuration.with_file_name("other-ca.pem");
+    fs::write(&authority, ca).expect("a file for the authority");
+    let text = fs::read_to_string(configuration).expect("the configuration");
+    let lines = text.lines().map(|line| match line.split(" = ").next() {
+        Some("port") => format!("port = {port}"),
+        Some("ca_file") => format!("ca_file = {:?}", authority.display().to_string()),
+        _ => line.to_owned(),
+    });
+    let text: Vec<String> = lines.collect();
+    fs::write(configuration, text.join("\n")).expect("the configuration");
+}
+
+/// Another password in the file that the daemon reads.
+pub(crate) fn set_password(desk: &SandboxEndpoint, password: &str) {
+    let path = desk.password_file();
+    let aside = path.with_extension("new");
+    fs::write(&aside, password).expect("a password file");
+    fs::set_permissions(&aside, PermissionsExt::from_mode(0o600)).expect("its mode");
+    fs::rename(&aside, &path).expect("its place");
 }
 
 fn world(signer: &Signer) -> Zone {

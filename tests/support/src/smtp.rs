@@ -231,6 +231,11 @@ impl SmtpSession {
             .unwrap_or_else(|e| panic!("writing to the server: {e}"));
     }
 
+    /// Closes the connection without a word.
+    pub fn hang_up(&mut self) {
+        let _ = self.stream.get_mut().tcp.shutdown(std::net::Shutdown::Both);
+    }
+
     /// Reads one reply.
     ///
     /// # Panics

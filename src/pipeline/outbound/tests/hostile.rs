@@ -261,8 +261,8 @@ async fn an_existing_signature_that_oversigns_an_absent_constant_still_verifies(
     let pem = std::fs::read(site().folder.path().join("rsa.pem")).unwrap();
     let original = NOTIFICATION.replace("X-Mailer: Zendesk Mailer\r\n", "").replace("auto-generated", "no");
     for how in [Canonicalization::Simple, Canonicalization::Relaxed] {
-        let key = SigningKey::parse(&crate::config::Secret::new(pem.clone())).unwrap().into_signer();
-        let signer = DkimSigner::from_key(key).domain("acme.example").selector("rsa");
+        let key = SigningKey::parse(&crate::config::Secret::new(pem.clone())).unwrap();
+        let signer = DkimSigner::from_key(&key).domain("acme.example").selector("rsa");
         let signer = signer.headers(["From", "X-Mailer", "Auto-Submitted"]).header_canonicalization(how);
         let signed = signer.sign(original.as_bytes()).unwrap().to_header() + &original;
         let wire = pass(&site().pipeline(CONFIG), &mail(desk(), "", "ann@b.example", signed.as_bytes())).await.unwrap();

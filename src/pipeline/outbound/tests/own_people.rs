@@ -69,14 +69,16 @@ async fn mail_without_an_author_is_nobodys_to_sign_and_of_two_authors_is_refused
 }
 
 #[tokio::test]
-async fn mail_without_a_date_is_signed_so_that_one_may_be_added_once() {
+async fn mail_without_date_or_message_id_is_signed_so_that_they_may_be_added() {
     let pipeline = site().pipeline(CONFIG);
     let message = "From: ann@acme.example\r\nSubject: a\r\n\r\na\r\n";
     let mail = mail(connection("local", None, false), "", "x@b.example", message.as_bytes());
     let wire = text(&pass(&pipeline, &mail).await.unwrap());
-    assert!(!wire.replace("\r\n\t", "").contains(":Date"), "{wire}");
+    let unfolded = wire.replace("\r\n\t", "");
+    assert!(!unfolded.contains(":Date") && !unfolded.contains(":Message-ID"), "{wire}");
     let dated = format!("Date: Sun, 22 Nov 2026 09:00:00 +0000\r\n{wire}");
-    for wire in [&wire, &dated] {
+    let complete = format!("Message-ID: <1@relay.example>\r\n{dated}");
+    for wire in [&wire, &dated, &complete] {
         assert_eq!(Verifier::new().verify(wire.as_bytes()).await, passes(&["mail"]), "{wire}");
     }
     let subject = format!("Subject: b\r\n{wire}");

@@ -1,0 +1,8 @@
+//! What a postmaster sees of the daemon: metrics, alerts, logs, and what becomes of one message.
+
+#![cfg(test)]
+
+mod agreement;
+mod endpoint;
+mod explain;
+mod rules;
