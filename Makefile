@@ -3,7 +3,7 @@
 # mail-parser declares rust-version 1.98 but builds and runs on 1.95, which Cargo.toml asks for; cargo has to be told.
 CARGO_FLAGS = --ignore-rust-version
 
-.PHONY: help build demo test bench chaos restarts soak fuzz man packages test-packages fmt lint peers
+.PHONY: help build demo test bench chaos restarts soak fuzz book man packages test-packages fmt lint peers
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,15 @@ restarts: peers toolchain ## Refuse, lose and double nothing of 5,000 messages o
 soak: peers toolchain ## Show that memory and descriptors stay flat over 200,000 messages (SOAK_MESSAGES)
 	cargo build --release $(CARGO_FLAGS) --package deskmilter --package chaos
 	$${CARGO_TARGET_DIR:-target}/release/soak
+
+# As make packages does with its tools: where it is missing, for this tree alone. Without what watches and serves.
+MDBOOK_VERSION = 0.4.52
+MDBOOK = target/tools/bin/mdbook
+
+book: toolchain ## Make the documents into a book in target/book
+	@[ -x $(MDBOOK) ] || cargo install --debug --locked --root target/tools --no-default-features --features search \
+		--version $(MDBOOK_VERSION) mdbook
+	$(MDBOOK) build docs
 
 man: toolchain ## Write the manual pages and shell completions to target/package
 	cargo run --quiet --release $(CARGO_FLAGS) --package manual -- target/package

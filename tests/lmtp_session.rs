@@ -383,6 +383,23 @@ async fn at_the_end_a_client_that_has_just_come_may_hand_over_its_first_message(
 }
 
 #[tokio::test]
+async fn at_the_end_a_client_that_was_told_that_we_are_there_may_hand_over_one_more_message() {
+    let listener = Listener::start();
+    let mut client = listener.client().await;
+    client.say("MAIL FROM:<>").await;
+    client.say("RCPT TO:<support@acme.example>").await;
+    assert!(client.say("RSET").await.starts_with("250"));
+    listener.shutdown.cancel();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(client.say("MAIL FROM:<>").await.starts_with("250"));
+    client.say("RCPT TO:<support@acme.example>").await;
+    client.say("DATA").await;
+    assert_eq!(client.say("Subject: a\r\n\r\n.").await, "250 2.0.0 taken");
+    assert_eq!(client.rest().await, "421 4.3.2 service is ending\r\n");
+    timeout(PATIENCE, listener.tasks.wait()).await.unwrap();
+}
+
+#[tokio::test]
 async fn at_the_end_an_endpoint_that_does_not_answer_is_not_waited_for_without_end() {
     let listener = Listener::start_with(|service| {
         service.hand_over.delay = Duration::from_secs(60);

@@ -1,5 +1,8 @@
 //! Reading a configuration file, from its text to a checked [`Config`].
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -25,14 +28,7 @@ impl Config {
     /// # Errors
     /// As [`Self::load`].
     pub fn load_again(file: &Path, known: KnownKeys) -> Result<Self, Problems> {
-        let read = || {
-            let length = std::fs::metadata(file)?.len();
-            if length > FILE_MAX {
-                return Err(std::io::Error::other("larger than 64 MiB; this is no configuration file"));
-            }
-            std::fs::read_to_string(file)
-        };
-        match read() {
+        match read(file) {
             Ok(text) => Self::parse_with(&text, file, known),
             Err(error) => {
                 let mut report = Report::new(file, "");
@@ -92,7 +88,36 @@ impl Config {
     }
 }
 
+/// The whole text. What is no file could keep us waiting for ever, a reload with it.
+fn read(file: &Path) -> std::io::Result<String> {
+    let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();
+    let mut open = File::options().read(true).custom_flags(nonblocking).open(file)?;
+    let facts = open.metadata()?;
+    if !facts.is_file() {
+        return Err(io::Error::other("this is no file"));
+    }
+    if facts.len() > FILE_MAX {
+        return Err(io::Error::other("larger than 64 MiB; this is no configuration file"));
+    }
+    let mut text = String::new();
+    open.read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// A problem of syntax or type as the TOML reader told it.
 fn note_error(report: &mut Report<'_>, error: &toml::de::Error, key: String) {
     report.note(error.span().unwrap_or(0..0), key, error.message().replace('\n', ", "));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_in_the_place_of_the_file_is_a_problem_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("deskmilter.toml");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(Config::load(&pipe).unwrap_err().to_string().contains("this is no file"));
+    }
 }

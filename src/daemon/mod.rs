@@ -70,6 +70,7 @@ pub fn run(config: Config, file: &Path, board: Arc<Board>) -> Result<(), String>
     privileges::allow_open_files();
     let user = config.daemon.user.as_deref().map(privileges::find_user).transpose()?;
     state::prepare(&config.daemon.state_directory, user.as_ref())?;
+    let _lock = state::Lock::take(&config.daemon.state_directory)?;
     privileges::check_open_files(Sockets::named(&config).count())?;
     let passed = Passed::take()?;
     let sockets =

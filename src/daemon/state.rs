@@ -1,11 +1,12 @@
 //! The state directory: the site key and the spool.
 
-use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::User;
 
 use crate::config::SecretFile;
@@ -31,6 +32,33 @@ pub(super) fn prepare(state: &Path, user: Option<&User>) -> Result<(), String> {
         })?;
     }
     Ok(())
+}
+
+/// Keeps other daemons off the state directory, as long as it is held: two would write one journal, and each would take the other's
+/// entries out. The kernel lets go of it with the process, however that ends.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _held: Option<Flock<File>>,
+}
+
+impl Lock {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// Another daemon has it.
+    pub(super) fn take(state: &Path) -> Result<Self, String> {
+        let failed = |error: std::io::Error| format!("{}: {error}; see daemon.state_directory", state.display());
+        let folder = File::open(state).map_err(failed)?;
+        match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => Ok(Self { _held: Some(held) }),
+            Err((_, Errno::EWOULDBLOCK)) => Err(format!(
+                "{}: another deskmilter serves with this state directory; stop it, or give this one a daemon.state_directory of its own",
+                state.display()
+            )),
+            // A file system without locks.
+            Err(_) => Ok(Self { _held: None }),
+        }
+    }
 }
 
 /// Makes one folder where there is none; owner and mode are set on the open folder, so that nobody can swap it in between.
@@ -77,6 +105,15 @@ pub(super) fn site_key(file: &SecretFile) -> Result<SiteKey, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_second_daemon_on_one_state_directory_is_told_so_until_the_first_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Lock::take(folder.path()).unwrap();
+        assert!(Lock::take(folder.path()).is_err_and(|told| told.contains("another deskmilter")));
+        drop(first);
+        Lock::take(folder.path()).unwrap();
+    }
 
     #[test]
     fn a_link_in_the_place_of_the_spool_gives_nothing_away() {

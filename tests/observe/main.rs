@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod exim;
 mod inbound;
 mod outbound;
 

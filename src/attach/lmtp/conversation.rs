@@ -34,7 +34,7 @@ pub(super) struct Conversation<H> {
     shutdown: CancellationToken,
     /// When the service was told to end and a transaction was still under way.
     draining_until: Option<Instant>,
-    /// Until when a client that has just come may still begin, once the service was told to end.
+    /// Until when a client that is about to begin may still do so, once the service was told to end.
     first_until: Option<Instant>,
     /// Whether a transaction was ever begun.
     begun: bool,
@@ -258,8 +258,8 @@ impl<H: HandOver> Conversation<H> {
         self.begun |= self.session.in_transaction();
         let until = match (self.session.in_transaction(), self.begun) {
             (true, _) => self.draining_until,
-            (false, false) => self.first_until,
-            (false, true) => None,
+            (false, begun) if !begun || self.session.just_reset() => self.first_until,
+            (false, _) => None,
         };
         let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
         if left.is_zero() {

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::queue_id::queue_id;
 use crate::attach::smtp::too_large;
 use crate::config::Limits;
 use crate::mail::{BodyWriter, Headers, HeadersBuilder, Reply, Spool, StrayLineEndings};
@@ -71,7 +72,7 @@ impl Intake {
             }
             State::Body(headers, writer) => match writer.finish().await {
                 Ok(body) => Ok((headers, body)),
-                Err(error) => Err(Refused { reply: spool_trouble(&error), headers }),
+                Err(error) => Err(Refused { reply: spool_trouble(&error, &headers), headers }),
             },
             State::Refused(refused) => Err(refused),
         }
@@ -84,12 +85,13 @@ impl Intake {
         }
         let outcome = match &mut self.state {
             State::Refused(_) => return,
-            State::Body(_, writer) => writer.write(octets).await.map_err(|error| spool_trouble(&error)),
+            State::Body(headers, writer) => writer.write(octets).await.map_err(|error| spool_trouble(&error, headers)),
             State::Headers(builder) => match builder.push(octets) {
                 Ok(None) => Ok(()),
                 Ok(Some(block)) => {
                     let mut writer = BodyWriter::new(&self.spool);
-                    let written = writer.write(&block.body).await.map_err(|error| spool_trouble(&error));
+                    let written = writer.write(&block.body).await;
+                    let written = written.map_err(|error| spool_trouble(&error, &block.headers));
                     self.state = State::Body(block.headers, writer);
                     written
                 }
@@ -110,8 +112,9 @@ impl Intake {
     }
 }
 
-fn spool_trouble(error: &io::Error) -> Reply {
-    tracing::error!(%error, "cannot spool a message; check room and permissions of the state directory");
+fn spool_trouble(error: &io::Error, headers: &Headers) -> Reply {
+    let queue_id = queue_id(headers);
+    tracing::error!(queue_id, %error, "cannot spool a message; check room and permissions of the state directory");
     Reply::new(452, 3, 1, "no room to spool the message")
 }
 

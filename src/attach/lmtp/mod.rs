@@ -68,14 +68,15 @@ pub struct Timeouts {
     pub message: Duration,
     /// For the rest of a transaction, the endpoint's reply included, once the service is told to end.
     pub drain: Duration,
-    /// For a client that has just come to begin its first transaction, once the service is told to end. Sent away in the place
-    /// of an answer to LHLO, Postfix would take the destination for dead; between transactions it expects that.
+    /// For a client that has just come, or has just asked by RSET whether we are there, to begin its transaction, once the service
+    /// is told to end. Sent away in the place of an answer to LHLO, Postfix would take the destination for dead, and to MAIL it would
+    /// put the message off; when it asks it expects that.
     pub first: Duration,
 }
 
 impl Default for Timeouts {
     /// 300 s for a command and for data (RFC 5321 section 4.5.3.2.7 asks for 5 minutes), 30 minutes for a message, 30 s
-    /// to drain, 2 s for a client that has just come.
+    /// to drain, 2 s for a client that is about to begin.
     fn default() -> Self {
         Self {
             command: Duration::from_secs(300),

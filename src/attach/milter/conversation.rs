@@ -309,14 +309,15 @@ where
         let intake = self.intake.get_or_insert_with(|| Intake::new(&self.service.spool));
         if let Err(error) = intake.write(chunk).await {
             self.intake = None;
-            self.spool_failed(&error);
+            self.spool_failed(self.session.queue_id().as_deref(), &error);
             self.session.fall_short(Shortfall::Spool);
         }
     }
 
-    fn spool_failed(&self, error: &std::io::Error) {
+    fn spool_failed(&self, queue_id: Option<&str>, error: &std::io::Error) {
         error!(
             peer = self.peer,
+            queue_id,
             directory = %self.service.spool.directory().display(),
             %error,
             "cannot spool a message body: make room there, or check owner and mode"
@@ -335,7 +336,7 @@ where
             match intake.finish().await {
                 Ok(whole) => body = whole,
                 Err(error) => {
-                    self.spool_failed(&error);
+                    self.spool_failed(queue_id.as_deref(), &error);
                     shortfall = Some(Shortfall::Spool);
                 }
             }

@@ -285,6 +285,11 @@ impl Session {
         Some((self.client.connection(&self.macros), &message.envelope))
     }
 
+    /// The MTA's queue id of the message at hand, as far as it is known.
+    pub fn queue_id(&self) -> Option<String> {
+        self.macros.text("i")
+    }
+
     /// Answers a recipient, after [`Step::Recipient`]: with `refusal`, which concerns this recipient alone, or by taking it.
     pub fn recipient(&mut self, path: Path, refusal: Option<Reply>, replies: &mut BytesMut) {
         match refusal {

@@ -79,6 +79,7 @@ pub struct Session {
     transaction: Option<Envelope>,
     asking: Option<Path>,
     asking_user: Option<String>,
+    just_reset: bool,
     bad_commands: u32,
     login_failures: u32,
 }
@@ -116,6 +117,7 @@ impl Session {
             transaction: None,
             asking: None,
             asking_user: None,
+            just_reset: false,
             bad_commands: 0,
             login_failures: 0,
         }
@@ -215,6 +217,11 @@ impl Session {
         self.transaction.is_some()
     }
 
+    /// Whether the client has just asked, by RSET, if the session can still be used; MAIL comes next.
+    pub fn just_reset(&self) -> bool {
+        self.just_reset
+    }
+
     /// The transaction's recipients so far.
     pub fn recipients(&self) -> &[Path] {
         self.transaction.as_ref().map_or(&[], |transaction| transaction.recipients.as_slice())
@@ -300,6 +307,7 @@ impl Session {
         if let Some(reply) = self.out_of_place(&command) {
             return self.refuse(reply);
         }
+        self.just_reset = matches!(command, Command::Reset);
         match command {
             Command::Hello { verb, name } => self.hello(verb, name),
             Command::Mail { sender, parameters } => self.mail(sender, &parameters),

@@ -156,6 +156,11 @@ impl Daemon {
         self.running().pid()
     }
 
+    /// The file that it reads its configuration from.
+    pub fn configuration(&self) -> &Path {
+        &self.configuration
+    }
+
     /// Everything it logged, over all its starts.
     pub fn log(&self) -> String {
         crate::process::read(&self.log)
