@@ -15,7 +15,7 @@ fn messages(folder: &Path, found: &mut BTreeSet<Line>) {
             messages(&entry, found);
         } else if entry.extension().is_some_and(|kind| kind == "rs") {
             let text = fs::read_to_string(&entry).unwrap();
-            let text = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+            let text = without_tests(&text);
             for (name, level) in [("warn!(", "WARN"), ("error!(", "ERROR")] {
                 for (at, _) in text.match_indices(name) {
                     let before = text[..at].chars().next_back().unwrap_or(' ');
@@ -31,6 +31,16 @@ fn messages(folder: &Path, found: &mut BTreeSet<Line>) {
             }
         }
     }
+}
+
+/// What stands above the tests of a file; those in a file of their own are only named.
+fn without_tests(text: &str) -> &str {
+    let mut marks = text.match_indices("\n#[cfg(test)]\n");
+    let begins = |mark: &(usize, &str)| {
+        let next = text[mark.0 + mark.1.len()..].lines().next().unwrap_or_default();
+        next.contains("mod ") && next.ends_with('{')
+    };
+    marks.find(begins).map_or(text, |(at, _)| &text[..at])
 }
 
 /// The last string among a macro's own arguments that is no field's value.
