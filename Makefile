@@ -22,7 +22,7 @@ test: peers toolchain ## Run all tests, with real mail servers
 		set -x; cargo test --workspace $(CARGO_FLAGS); \
 	fi
 
-bench: peers toolchain ## Measure deskmilter beside OpenDKIM and Postfix, and Postfix with and without filters
+bench: peers toolchain ## Measure deskmilter beside OpenDKIM and Postfix; Postfix with and without filters, and Exim
 	cargo build --release $(CARGO_FLAGS) --package deskmilter --package milter-bench --package transport-bench --package auth-bench
 	$${CARGO_TARGET_DIR:-target}/release/milter-bench
 	$${CARGO_TARGET_DIR:-target}/release/transport-bench

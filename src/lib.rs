@@ -1,6 +1,7 @@
 //! deskmilter connects a company's own mail server with its ticket system over authenticated, encrypted SMTP.
 //!
-//! A message takes one way through the code: [`attach`] -> [`mail`] -> [`pipeline`] -> [`relay`]. `docs/architecture.md`
+//! A message takes one way through the code: [`attach`] -> [`mail`] -> [`pipeline`] -> [`relay`], or on the desk side into a ticket
+//! system [`attach`] -> [`mail`] -> [`delivery`]. `docs/architecture.md`
 //! tells the story; each module opens with what it is for, what comes in, what goes out and what it must not know.
 
 pub mod attach;

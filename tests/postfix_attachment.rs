@@ -259,6 +259,23 @@ fn the_checks_find_each_way_of_being_attached_badly() {
 }
 
 #[test]
+fn on_the_desk_side_mail_waits_for_the_milter_that_says_which_way_it_came() {
+    let mut config = config();
+    let connector = std::sync::Arc::make_mut(&mut config.connectors[0]);
+    connector.endpoint = None;
+    connector.desk = Some(deskmilter::config::Desk::preset(connector.system));
+    for (action, outcome) in [("tempfail", Outcome::Ok), ("accept", Outcome::Fail)] {
+        let entry = format!("{{ unix:deskmilter/milter.sock, default_action={action} }}");
+        let site = Site::new(&format!("smtpd_milters = {entry}\nnon_smtpd_milters = $smtpd_milters\n"));
+        let attachment = Attachment::of(&config, &site.installation()).unwrap();
+        assert!(attachment.milter_entry.contains("default_action=tempfail"), "{}", attachment.milter_entry);
+        let findings = check(&config, &site.installation()).unwrap();
+        let finding = findings.iter().find(|finding| finding.check == "default_action").unwrap();
+        assert_eq!(finding.outcome, outcome, "{finding}");
+    }
+}
+
+#[test]
 fn a_socket_is_found_through_the_chroot_and_a_closed_folder_is_named() {
     for chrooted in [false, true] {
         let postfix = PrivatePostfix::new(&["support@acme.example"], "", chrooted);

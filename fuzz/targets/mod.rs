@@ -59,6 +59,8 @@ targets! {
     addresses = mail::addresses;
     /// Whoever any reader may take for the author counts.
     author = crate::pipeline::fuzzing::author;
+    /// What a message answers is found within the bounds, after any refolding.
+    references = crate::pipeline::fuzzing::references;
     /// Forged results are found in every spelling; what we write stays in its place.
     authentication_results = crate::pipeline::fuzzing::authentication_results;
     /// A seal opens for its own message alone, and puts back what was changed.
@@ -101,6 +103,6 @@ targets! {
     journal_line = crate::inline::journal::fuzzing::journal_line;
     /// A piped message goes to nobody it does not name, and reads back as it was sent.
     submit = crate::submit::fuzzing::message;
-    /// No log makes the audit panic.
+    /// No log breaks the audit or the story of a message, and neither shows what commands a terminal.
     log_lines = log::lines;
 }

@@ -11,7 +11,9 @@ use time::OffsetDateTime;
 use super::authentication_results::{self, Builder, Outcome};
 use super::author::{self, Author};
 use super::dns::{Cache, resolvers};
-use super::{SiteKey, acceptable, dmarc_record, forged, hops, preserve, seal as seals, sign, site_key, spf_record};
+use super::{
+    References, SiteKey, acceptable, dmarc_record, forged, hops, preserve, seal as seals, sign, site_key, spf_record,
+};
 use crate::config::{Config, Secret};
 use crate::fuzzing::configuration;
 use crate::fuzzing::input::{at_once, block, parts, repaired, sure, text};
@@ -59,6 +61,23 @@ fn refolded(headers: &Headers) -> Headers {
         Header::new(field.name(), &folded)
     };
     Headers::new(headers.iter().map(refold).collect())
+}
+
+pub(crate) fn references(octets: &[u8]) {
+    let headers = headers(octets);
+    let found = References::of(&headers, Some("Ticket#"));
+    let again = References::of(&refolded(&headers), Some("Ticket#"));
+    // Folding takes octets, of which only so many are read.
+    if !found.too_many && !again.too_many {
+        assert_eq!(found, again);
+    }
+    assert!(found.cited.len() <= 2_000 && found.own.len() <= 10 && found.tickets.len() <= 1_000);
+    // A reference more is found, wherever it is put.
+    let more = Header::written("references", "<one@more.test>");
+    for edit in [HeaderEdit::Prepend(more.clone()), HeaderEdit::Append(more)] {
+        let found = References::of(&with(&headers, edit), None);
+        assert!(found.too_many || found.cited.contains(&"one@more.test".to_owned()));
+    }
 }
 
 pub(crate) fn author(octets: &[u8]) {

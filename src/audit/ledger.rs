@@ -325,10 +325,19 @@ fn normal(text: &str) -> Box<str> {
     name(text).to_lowercase().into()
 }
 
-/// A Message-ID as both logs and the tickets have it alike.
+/// A Message-ID as both logs and the tickets have it alike. What is no printable ASCII each of them shows in its own way, a folded line
+/// too: a run of it is one `?`.
 pub(crate) fn normal_id(text: &str) -> Box<str> {
     let inner = text.trim().trim_start_matches('<');
-    let plain = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
-    let cut: String = inner.chars().take(MESSAGE_ID_MAX).map(plain).collect();
-    cut.trim_end_matches('>').into()
+    let mut id = String::with_capacity(inner.len().min(MESSAGE_ID_MAX));
+    for c in inner.chars() {
+        let c = if c.is_ascii_graphic() { c } else { '?' };
+        if id.len() >= MESSAGE_ID_MAX {
+            break;
+        }
+        if c != '?' || !id.ends_with('?') {
+            id.push(c);
+        }
+    }
+    id.trim_end_matches('>').into()
 }

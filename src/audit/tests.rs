@@ -254,3 +254,11 @@ fn times_are_taken_as_people_write_them() {
         ["", "soon", "2026-13-01", "-5h", "2026-11-22T25:00", "99999999999h"].iter().all(|text| at(text).is_none())
     );
 }
+
+#[test]
+fn a_message_id_that_each_log_shows_in_its_own_way_is_one_message() {
+    let postfix = ledger::normal_id("<evil??[2J? 08:00 relayed???\"=\\@x>");
+    assert_eq!(postfix, ledger::normal_id("evil?[2J 08:00 relayed?\"=\\@x"));
+    assert_eq!(postfix, ledger::normal_id("<evil\u{b}\u{1b}[2J\r\n 08:00 relayed\u{2028}\u{fffd}\"=\\@x>"));
+    assert_ne!(postfix, ledger::normal_id("<evil[2J08:00relayed\"=\\@x>"));
+}

@@ -118,7 +118,7 @@ fn disconnect(args: &DisconnectArgs, config: &Config, request: &Request) -> Resu
         }
         _ => {}
     }
-    let postfix = || Installation::open(&args.config_directory);
+    let postfix = || args.installation();
     let plan = plan(request, config, &args.file.config, postfix)?;
     make(args, config, records.as_ref(), number, plan)
 }
@@ -159,9 +159,9 @@ fn take_back(args: &DisconnectArgs, config: &Config) -> Result<(), Stop> {
     let nothing = || Stop::Refused("nothing was disconnected here".to_owned());
     let state = &config.daemon.state_directory;
     let records = if Records::exist(state) { Records::open(state)? } else { return Err(nothing()) };
-    let (number, record) = records.last()?.ok_or_else(nothing)?;
+    let (number, mut record) = records.last()?.ok_or_else(nothing)?;
     let site = args.site(config, args.postfix(&record)?);
-    undo(&site, &records, number, &record)?;
+    undo(&site, &records, number, &mut record)?;
     say(&format!("{} is as it was before {}\n", record.request, record.begun));
     if !record.revoked.is_empty() {
         let sets: Vec<String> = record.revoked.iter().map(ToString::to_string).collect();
@@ -200,7 +200,18 @@ impl DisconnectArgs {
         if optional && (record.waiting.senders.is_empty() || !self.config_directory.join("main.cf").exists()) {
             return Ok(None);
         }
-        Installation::open(&self.config_directory).map(Some)
+        self.installation().map(Some)
+    }
+
+    fn installation(&self) -> Result<Installation, PostfixError> {
+        if !self.config_directory.exists() {
+            return Err(PostfixError::Refused(format!(
+                "{}: no Postfix is configured here; name its directory with --config-directory. For Exim docs/disconnect.md tells what to \
+                 do",
+                self.config_directory.display()
+            )));
+        }
+        Installation::open(&self.config_directory)
     }
 
     fn site(&self, config: &Config, postfix: Option<Installation>) -> Site {

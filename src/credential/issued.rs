@@ -52,14 +52,23 @@ impl Issued {
         self.looked = Some(now);
     }
 
-    pub(super) fn standing(&self, user: &str, now: Instant) -> Standing {
-        if self.looked.is_none_or(|looked| now.saturating_duration_since(looked) >= LIFETIME) {
-            return Standing::Unavailable;
+    /// A login was right. One that was issued since the last look counts from here on; for all others the look knows better.
+    pub(super) fn learn(&mut self, user: &str, binding: &Binding) {
+        if !self.names.contains_key(user) {
+            self.names.insert(user.to_owned(), Some(binding.clone()));
+            self.domains.insert(binding.domain().clone());
         }
+    }
+
+    /// A name that is not known was not issued, however long ago the last look was: nobody could have logged in with it here.
+    pub(super) fn standing(&self, user: &str, now: Instant) -> Standing {
+        let Some(looked) = self.looked else { return Standing::Unavailable };
+        let stale = now.saturating_duration_since(looked) >= LIFETIME;
         match self.names.get(user) {
+            None => Standing::Unknown,
+            Some(_) if stale => Standing::Unavailable,
             Some(Some(binding)) => Standing::Live(binding.clone()),
             Some(None) => Standing::Revoked,
-            None => Standing::Unknown,
         }
     }
 
@@ -95,10 +104,23 @@ mod tests {
         assert_eq!(issued.standing("A", now), Standing::Unknown, "names are compared octet by octet");
         assert_eq!(issued.standing("b", now), Standing::Revoked);
         assert_eq!(issued.standing("a", now + LIFETIME), Standing::Unavailable);
+        assert_eq!(issued.standing("somebody", now + LIFETIME), Standing::Unknown, "an employee's mail does not wait");
         issued.still_holds(now + LIFETIME);
         assert_eq!(issued.standing("a", now + LIFETIME), live);
         assert!(issued.has_domain(&Domain::parse("b.example").unwrap()), "also when all its sets are revoked");
         assert_eq!(Issued::default().standing("a", now), Standing::Unavailable);
+    }
+
+    #[test]
+    fn a_login_that_was_right_is_known_before_the_next_look_and_brings_no_revoked_one_back() {
+        let now = Instant::now();
+        let mut issued = Issued::from_sets(&[set(1, "a.example", "a", Some(5))], now);
+        let binding = |domain| Binding::Domain(Domain::parse(domain).unwrap());
+        issued.learn("new", &binding("new.example"));
+        assert_eq!(issued.standing("new", now), Standing::Live(binding("new.example")));
+        assert!(issued.has_domain(&Domain::parse("new.example").unwrap()));
+        issued.learn("a", &binding("a.example"));
+        assert_eq!(issued.standing("a", now), Standing::Revoked);
     }
 
     #[test]

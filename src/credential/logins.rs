@@ -211,6 +211,7 @@ impl Logins {
                 let Some(set) = sets.into_iter().nth(position) else { return Outcome::Refused(Refusal::WrongPassword) };
                 let accepted = Accepted { credential: set.id, user: set.user, binding: set.binding };
                 lock(&self.cache).insert(*name, *login, accepted.clone(), generation, checked_at);
+                lock(&self.issued).learn(user, &accepted.binding);
                 Outcome::Accepted { accepted, cached: false }
             }
             Ok(_) => Outcome::Refused(match (known, sets.is_empty()) {

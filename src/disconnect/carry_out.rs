@@ -127,7 +127,7 @@ fn empty(site: &Site, postfix: &Installation, record: &Record) -> Result<(), Sto
         if begun.elapsed() > site.wait {
             let some: Vec<&str> = ours.iter().take(5).map(|message| message.id.as_str()).collect();
             return Err(Stop::Later(format!(
-                "after {} s the queue still holds {} messages for what is taken down ({}, ...): see mailq, and try again; new mail takes \
+                "after {} s mail for what is taken down is still in the queue, messages: {} ({}, ...): see mailq, and try again; new mail takes \
                  its other way already, and deskmilter goes on relaying",
                 site.wait.as_secs(),
                 ours.len(),

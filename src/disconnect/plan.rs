@@ -60,6 +60,11 @@ pub fn plan(
     }
     if targets.iter().any(|target| target.connector.endpoint.is_some()) {
         plan.company_side(&targets, &postfix()?)?;
+    } else if targets.iter().any(|target| target.connector.host.is_some())
+        // A ticket system may hand its mail to us without any MTA.
+        && let Ok(installation) = postfix()
+    {
+        plan.desk_side(&targets, &installation)?;
     }
     plan.notes.extend(targets.iter().flat_map(notes));
     let failed = |error| PostfixError::File { path: file.to_owned(), error };
@@ -134,6 +139,22 @@ impl Plan {
         Ok(())
     }
 
+    /// Lines of the postmaster's own that lead a ticket system's mail to our socket.
+    fn desk_side(&mut self, targets: &[Target], installation: &Installation) -> Result<(), Stop> {
+        const PARAMETER: &str = "sender_dependent_default_transport_maps";
+        for target in targets.iter().filter(|target| target.connector.host.is_some()) {
+            let domain = std::iter::once(format!("@{}", target.connector.domain)).filter(|_| target.is_whole());
+            for key in target.addresses.iter().map(ToString::to_string).chain(domain) {
+                if let Some(table) = foreign_transport(installation, PARAMETER, &key, &target.connector.name)? {
+                    self.notes.push(format!(
+                        "{table} in {PARAMETER} sends mail of {key} to deskmilter: take that line out afterwards, or it waits in the queue"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Lines of the postmaster's own that lead to our socket.
     fn foreign(
         &mut self,
@@ -143,7 +164,9 @@ impl Plan {
         forwarded: bool,
     ) -> Result<(), Stop> {
         for key in spellings {
-            let Some(table) = foreign_transport(installation, key, &target.connector.name)? else { continue };
+            let Some(table) = foreign_transport(installation, "transport_maps", key, &target.connector.name)? else {
+                continue;
+            };
             if !forwarded {
                 return Err(Stop::Refused(format!(
                     "{table} in transport_maps sends {key} to deskmilter, and was not written by deskmilter; take {key} out there, \

@@ -9,9 +9,12 @@ use super::record::{FileChange, Record, Records};
 ///
 /// # Errors
 /// Somebody has changed one of the files since: it is named, and nothing is changed.
-pub fn undo(site: &Site, records: &Records, number: u32, record: &Record) -> Result<(), Stop> {
+pub fn undo(site: &Site, records: &Records, number: u32, record: &mut Record) -> Result<(), Stop> {
     check_places(site, record)?;
     record.files().try_for_each(|file| file.stage().map(drop))?;
+    // Cut off from here on, it is neither made nor taken back.
+    record.finished = false;
+    records.save(number, record)?;
     if let Some(settings) = &record.settings {
         settings.take_back()?;
         site.reload_daemon()?;

@@ -108,7 +108,10 @@ pub(super) fn tell(lines: &[Kept], message_id: Option<&str>, cut: bool, own: boo
         notes.push("no line of deskmilter was read: give its log by --log".to_owned());
     }
     if lines.iter().all(|line| line.agent.is_none()) {
-        notes.push("no line of Postfix is of this message: give its log by --log as well".to_owned());
+        notes.push(
+            "no line of Postfix is of this message: give its log by --log as well; of Exim's log exigrep tells"
+                .to_owned(),
+        );
     }
     teller.conclude(message_id, notes)
 }
@@ -143,7 +146,7 @@ impl Teller {
         let facts = Own::of(line);
         match facts.what.as_str() {
             "judged" => {
-                let state = match facts.get("decision") {
+                let state = match facts.get("decision").filter(|_| facts.get("observed").is_none()) {
                     Some("refused") => Some(State::Refused),
                     Some("deferred") => Some(State::PutOff),
                     _ => None,

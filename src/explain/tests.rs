@@ -146,6 +146,30 @@ fn what_was_refused_before_the_queue_was_told_to_its_client() {
 }
 
 #[test]
+fn what_was_only_observed_is_told_as_what_it_is_and_changes_nothing() {
+    let log = "\
+2026-11-22T08:00:00Z mx postfix/cleanup[2]: AAAAA1: message-id=<o@x.example>
+2026-11-22T08:00:00Z mx deskmilter[3]: AAAAA1: judged decision=refused observed=yes connector=acme message_id=<o@x.example> client=192.0.2.1 from=<a@x.example> to=<support@acme.example> size=5 forged=101 reply=\"554 5.7.1 too many\" delay_ms=1
+2026-11-22T08:00:02Z mx postfix/local[5]: AAAAA1: to=<support@acme.example>, relay=local, delay=1, delays=0/0/0/0, dsn=2.0.0, status=sent (delivered to mailbox)
+";
+    let story = story("AAAAA1", &[log]).unwrap();
+    assert_eq!(states(&story), [("support@acme.example", State::Delivered)]);
+    let text = story.to_string();
+    assert!(text.contains("only observed it") && text.contains("without observe it would have been refused"), "{text}");
+    assert!(story.advice.is_empty(), "{:?}", story.advice);
+}
+
+#[test]
+fn what_a_ticket_systems_own_way_in_said_is_told() {
+    let log = "\
+2026-11-22T08:00:00Z INFO AAAAA1: relay decision=deferred message_id=<d@x.example> connector=acme from=<a@x.example> to=<support@acme.example> size=5 auth=- remote=\"http https://desk.example/in\" system=rt status=503 tls=- credential=- reply=\"451 4.3.2 rt: busy\" delay_ms=1
+";
+    let text = story("AAAAA1", &[log]).unwrap().to_string();
+    assert!(text.contains("into the ticket system rt at http https://desk.example/in"), "{text}");
+    assert!(text.contains("support@acme.example: in the queue"), "{text}");
+}
+
+#[test]
 fn every_form_of_our_log_tells_the_same() {
     let line = crate::log::tests_line();
     let texts = line.map(|line| story("4A1B2C", &[&line]).unwrap().to_string());

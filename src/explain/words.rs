@@ -32,8 +32,9 @@ impl Own {
 
     /// `judged`, as sentences.
     pub(super) fn judged(&self) -> Vec<String> {
+        let what = if self.get("observed").is_some() { "deskmilter only observed it" } else { "deskmilter judged it" };
         let mut told = vec![format!(
-            "deskmilter judged it: from {} to {}, {} octets, client {}{}{}",
+            "{what}: from {} to {}, {} octets, client {}{}{}",
             self.or_dash("from"),
             self.or_dash("to"),
             self.or_dash("size"),
@@ -53,10 +54,19 @@ impl Own {
         if let Some(why) = self.get("spf") {
             told.push(format!("SPF was {why}"));
         }
+        if let Some(path) = self.get("path") {
+            told.push(format!("on the desk side: path {path}, tags {}", self.or_dash("tags")));
+        }
         if let Some(count) = self.get("forged").filter(|count| *count != "0") {
             told.push(format!("{count} forged header fields were removed"));
         }
         let reply = self.get("reply").unwrap_or("no reply is in the log");
+        if self.get("observed").is_some() {
+            let decision = self.get("decision").unwrap_or_default();
+            told.push(format!("nothing was done; without observe it would have been {decision}"));
+            told.extend(self.get("reply").map(|reply| format!("its client would have been told: {reply}")));
+            return told;
+        }
         told.push(match self.get("decision").unwrap_or_default() {
             "tagged" => "it went on, tagged with that verdict".to_owned(),
             "passed" => "it went on; nothing of it is deskmilter's business".to_owned(),
@@ -72,8 +82,12 @@ impl Own {
     /// `relay`, as sentences.
     pub(super) fn relayed(&self) -> Vec<String> {
         let inline = self.get("note").is_some_and(|note| note.starts_with("inline"));
-        let remote =
-            self.get("remote").map_or_else(|| "nobody was contacted".to_owned(), |remote| format!("at {remote}"));
+        let remote = match (self.get("system"), self.get("remote")) {
+            (Some(system), Some(remote)) => format!("into the ticket system {system} at {remote}"),
+            (Some(system), None) => format!("into the ticket system {system}"),
+            (None, Some(remote)) => format!("at {remote}"),
+            (None, None) => "nobody was contacted".to_owned(),
+        };
         let tls = self.get("tls").map(|tls| format!(" over {tls}")).unwrap_or_default();
         let credential = self.get("credential").map(|name| format!(" with the credential {name}")).unwrap_or_default();
         let mut told = vec![format!(

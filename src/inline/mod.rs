@@ -271,7 +271,7 @@ fn unfit(route: &Route, mail: &Mail, terms: Terms) -> Option<Reply> {
         tracing::error!(
             queue_id = mail.queue_id,
             connector,
-            "the MTA does not let milters edit recipients, which relay = \"inline\" needs; the message is deferred"
+            "the MTA does not let us edit recipients, which relay = \"inline\" needs; the message is deferred (Exim: deskmilter exim --apply)"
         );
         return Some(Reply::new(451, 3, 5, "this mail server does not let its filter edit recipients"));
     }

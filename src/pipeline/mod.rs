@@ -269,11 +269,11 @@ impl Pipeline {
             channel.admit(mail, Instant::now())?;
         }
 
-        let received = match &self.desk {
+        let incoming = match &self.desk {
             Some(desk) if !lane.observes => desk.judge(mail).await?,
             _ => None,
         };
-        record.received(received.as_ref());
+        record.incoming(incoming.as_ref());
 
         let repair = outbound.repair(&origin, mail)?;
         if !repair.edits.is_empty() {
@@ -288,12 +288,12 @@ impl Pipeline {
             _ => None,
         };
         let inbound = class.domain.is_some() && standing.is_none();
-        let mut forged = match inbound || received.is_some() {
+        let mut forged = match inbound || incoming.is_some() {
             true => forged::fields(&mail.headers, &self.authserv_id),
             false => forged::named_ours(&mail.headers),
         };
-        if let Some(received) = &received {
-            forged = received.lost(forged, !inbound);
+        if let Some(incoming) = &incoming {
+            forged = incoming.lost(forged, !inbound);
         }
         record.forged = forged.len();
         if let Some(reply) = forged::refuse_flood(forged.len()) {
@@ -329,7 +329,7 @@ impl Pipeline {
             }
         }
 
-        edits.extend(received.iter().flat_map(desk::Received::fields));
+        edits.extend(incoming.iter().flat_map(desk::Incoming::fields));
         let departure = outbound.depart(&origin, keys, mail, findings.as_ref(), &self.site_key, now).await?;
         record.departed(&departure);
         edits.extend(departure.fields.into_iter().map(HeaderEdit::Prepend));
@@ -531,10 +531,10 @@ impl Record {
         self.trusted_hop = origin.trusted_hop();
     }
 
-    fn received(&mut self, received: Option<&desk::Received>) {
-        self.connectors.extend(received.iter().flat_map(|received| received.connectors()).cloned());
-        self.path = received.map(desk::Received::path);
-        self.tags = received.map(desk::Received::tags).filter(|tags| !tags.is_empty());
+    fn incoming(&mut self, incoming: Option<&desk::Incoming>) {
+        self.connectors.extend(incoming.iter().flat_map(|incoming| incoming.connectors()).cloned());
+        self.path = incoming.map(desk::Incoming::path);
+        self.tags = incoming.map(desk::Incoming::tags).filter(|tags| !tags.is_empty());
     }
 
     fn departed(&mut self, departure: &outbound::Departure) {

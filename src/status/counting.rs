@@ -12,7 +12,8 @@ use tracing_subscriber::registry::LookupSpan;
 use super::Board;
 use super::list::{
     AUTHENTICATION, DNS_FAILURES, DNS_LOOKUPS, FILES_REFUSED, FORGED, HANDED_BACK, JUDGE_SECONDS, JUDGED, LOG_LINES,
-    LOGINS, PRESERVED, RELAY_REPLIES, RELAY_SECONDS, RELAY_TROUBLE, RELAYED, RELOADS, SEALS_REFUSED, VERDICTS,
+    LOGINS, OBSERVED, PRESERVED, RELAY_REPLIES, RELAY_SECONDS, RELAY_TROUBLE, RELAYED, RELOADS, SEALS_REFUSED,
+    VERDICTS,
 };
 
 /// The target of events that are counted and never written.
@@ -24,6 +25,8 @@ pub(super) mod messages {
     pub const RELAY: &str = "relay";
     pub const CANNOT_RELAY: &str = ": cannot relay";
     pub const CANNOT_RELAY_NOW: &str = ": cannot relay now";
+    pub const CANNOT_HAND_OVER: &str = ": cannot hand over";
+    pub const CANNOT_HAND_OVER_NOW: &str = ": cannot hand over now";
     pub const LOGIN_ACCEPTED: &str = "login accepted";
     pub const LOGIN_REFUSED: &str = "login refused";
     pub const LOGIN_NOT_CHECKED: &str = "login not checked; the client has to come again";
@@ -43,6 +46,8 @@ pub(super) mod messages {
         RELAY,
         CANNOT_RELAY,
         CANNOT_RELAY_NOW,
+        CANNOT_HAND_OVER,
+        CANNOT_HAND_OVER_NOW,
         LOGIN_ACCEPTED,
         LOGIN_REFUSED,
         LOGIN_NOT_CHECKED,
@@ -97,6 +102,9 @@ const CAUSES: [(&str, &str); 11] = [
     ("4.7.8", "credentials"),
     ("4.3.0", "local"),
 ];
+/// How an event ends that tells of an attempt which failed for a reason other than the message.
+const TROUBLE: [&str; 4] =
+    [messages::CANNOT_RELAY, messages::CANNOT_RELAY_NOW, messages::CANNOT_HAND_OVER, messages::CANNOT_HAND_OVER_NOW];
 /// The value of a label for what is in no list.
 const OTHER: &str = "other";
 
@@ -149,7 +157,8 @@ impl Counting {
     fn judged(&self, facts: &Facts, attachment: &str) {
         let decision = known(&DECISIONS, &facts.decision);
         let count = |direction, connector: &str| {
-            self.board.add(&JUDGED, &[attachment, direction, connector, decision], 1);
+            let metric = if facts.observed { &OBSERVED } else { &JUDGED };
+            self.board.add(metric, &[attachment, direction, connector, decision], 1);
         };
         for connector in facts.connectors() {
             count("inbound", connector);
@@ -168,8 +177,11 @@ impl Counting {
         if let Some(auth) = &facts.auth {
             self.verdict(facts, auth);
         }
-        self.board.observe(&JUDGE_SECONDS, &[attachment], facts.seconds);
-        self.board.add(&FORGED, &[], facts.forged);
+        // What is only observed was not done, and may be the second line of one message.
+        if !facts.observed {
+            self.board.observe(&JUDGE_SECONDS, &[attachment], facts.seconds);
+            self.board.add(&FORGED, &[], facts.forged);
+        }
     }
 
     /// `pass; reason=dmarc; dmarc=pass; spf=pass; dkim=pass; arc=none; from=a.example`.
@@ -181,7 +193,7 @@ impl Counting {
             if key == "reason" {
                 reason = known(&REASONS, value);
             } else if let Some(method) = METHODS.into_iter().find(|method| *method == key) {
-                self.board.add(&AUTHENTICATION, &[method, known(&RESULTS, value)], 1);
+                self.board.add(&AUTHENTICATION, &[method, known(&RESULTS, value)], u64::from(!facts.observed));
             }
         }
         if facts.domain {
@@ -244,9 +256,7 @@ impl Counting {
             messages::RELOADED => board.add(&RELOADS, &["good"], 1),
             messages::NOT_RELOADED => board.add(&RELOADS, &["bad"], 1),
             messages::FILE_REFUSED => board.add(&FILES_REFUSED, &[], 1),
-            other if other.ends_with(messages::CANNOT_RELAY) || other.ends_with(messages::CANNOT_RELAY_NOW) => {
-                self.trouble(facts, level);
-            }
+            other if TROUBLE.iter().any(|trouble| other.ends_with(trouble)) => self.trouble(facts, level),
             _ => {}
         }
     }
@@ -293,6 +303,8 @@ struct Facts {
     /// Somebody of a connector's domain is among the recipients.
     domain: bool,
     signed: bool,
+    /// It only says what would have been done.
+    observed: bool,
     inline: bool,
     rejected_to: bool,
     cached: bool,
@@ -320,6 +332,7 @@ impl Visit for Facts {
             "reason" => self.reason = text(),
             "domain" => self.domain = true,
             "signed" => self.signed = true,
+            "observed" => self.observed = true,
             "note" => self.inline = value.starts_with("inline"),
             "rejected_to" => self.rejected_to = true,
             _ => {}

@@ -53,6 +53,8 @@ macro_rules! metrics {
 metrics! {
     JUDGED: Counter "deskmilter_judged_total" ["attachment", "direction", "connector", "decision"]
         "Messages judged before the queue; one for two connectors, or for both directions, counts for each.";
+    OBSERVED: Counter "deskmilter_observed_total" ["attachment", "direction", "connector", "decision"]
+        "Messages of connectors that only observe, by what would have become of them.";
     VERDICTS: Counter "deskmilter_verdicts_total" ["connector", "status", "reason"]
         "Inbound messages by what is known of their sender, and why.";
     AUTHENTICATION: Counter "deskmilter_authentication_total" ["method", "result"]

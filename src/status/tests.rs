@@ -94,6 +94,26 @@ fn a_message_counts_once_for_each_of_its_connectors_and_directions() {
 }
 
 #[test]
+fn what_is_only_observed_counts_apart_from_what_is_done() {
+    let text = counted(|| {
+        let _span = tracing::info_span!(target: "deskmilter", "milter").entered();
+        for observed in [None, Some("yes")] {
+            let auth = "fail; reason=spf; dmarc=none; spf=fail; dkim=none; arc=none; from=x.example";
+            tracing::info!(
+                target: "deskmilter::pipeline",
+                decision = "refused", observed, connector = "acme", domain = "acme.example", auth, forged = 1_u64, "judged"
+            );
+        }
+    });
+    let labels = "{attachment=\"milter\",connector=\"acme\",decision=\"refused\",direction=\"inbound\"} 1";
+    has(&text, &format!("deskmilter_judged_total{labels}"));
+    has(&text, &format!("deskmilter_observed_total{labels}"));
+    has(&text, "deskmilter_authentication_total{method=\"spf\",result=\"fail\"} 1");
+    has(&text, "deskmilter_verdicts_total{connector=\"acme\",reason=\"spf\",status=\"fail\"} 2");
+    has(&text, "deskmilter_forged_fields_total 1");
+}
+
+#[test]
 fn an_attempt_to_relay_counts_with_its_replies_and_its_trouble() {
     let text = counted(|| {
         let relay = |decision: &str, reply: &str, note: Option<&str>| {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use deskmilter::config::{PostgresServer, SecretFile, StoreConfig, StoreUrl};
 use deskmilter::credential::{Binding, UserName};
 use deskmilter::mail::{Address, Domain};
-use deskmilter::store::{NewCredential, Store, StoreError, Which};
+use deskmilter::store::{NewCredential, Remembered, Store, StoreError, Which, now};
 use support::PrivatePostgres;
 
 use crate::both::Place;
@@ -144,10 +144,45 @@ async fn a_store_that_goes_is_told_within_seconds_and_used_again_when_it_is_back
     assert!(sets.unwrap().contains(&set));
 }
 
+async fn conversations_are_found_until_they_are_forgotten_and_stay_what_they_were(place: &Place) {
+    let store = open(place);
+    let message = |key: &str, thread: &str, authenticated| Remembered {
+        key: key.to_owned(),
+        thread: thread.to_owned(),
+        authenticated,
+    };
+    let keys = |keys: &[&str]| keys.iter().map(|&key| key.to_owned()).collect::<Vec<_>>();
+    let (first, answer, other) = (message("a", "a", true), message("b", "a", true), message("x", "x", false));
+    store.remember(vec![first.clone(), answer.clone()]).await.unwrap();
+    store.remember(vec![other.clone()]).await.unwrap();
+    // Once more, as another's: it stays where it was.
+    store.remember(vec![message("x", "a", true)]).await.unwrap();
+    let second = open(place);
+    let mut found = second.conversations(keys(&["a", "b", "x", "unknown"]), now() - 60).await.unwrap();
+    found.sort_by(|one, other| one.key.cmp(&other.key));
+    assert_eq!(found, [first.clone(), answer, other]);
+    assert!(second.conversations(keys(&["a"]), now() + 60).await.unwrap().is_empty(), "seen too long ago");
+    assert!(second.conversations(Vec::new(), 0).await.unwrap().is_empty());
+
+    // A conversation of thousands keeps a thousand, and others lose nothing by it.
+    for hundred in 0..11 {
+        let messages = (0..100).map(|n| message(&format!("m{hundred:02}{n:02}"), "long", true)).collect();
+        store.remember(messages).await.unwrap();
+    }
+    let all = (0..11).flat_map(|hundred| (0..100).map(move |n| format!("m{hundred:02}{n:02}"))).collect();
+    assert_eq!(store.conversations(all, 0).await.unwrap().len(), 1_000);
+    assert_eq!(store.conversations(keys(&["a"]), 0).await.unwrap(), [first]);
+
+    assert_eq!(store.forget_conversations(now() - 60, 2_000).await.unwrap(), 0);
+    assert_eq!(store.forget_conversations(now() - 60, 10).await.unwrap(), 993, "all but the last ten");
+    assert_eq!(store.forget_conversations(now() + 60, 10).await.unwrap(), 10, "all of them are too old by then");
+}
+
 async fn everything(mut place: Place) {
     a_set_lives_from_issue_to_revocation_and_the_trail_tells_all(&place).await;
     of_many_who_issue_at_once_two_succeed(&place).await;
     logins_of_an_address_are_its_own_and_those_of_its_domain(&place).await;
+    conversations_are_found_until_they_are_forgotten_and_stay_what_they_were(&place).await;
     a_store_that_goes_is_told_within_seconds_and_used_again_when_it_is_back(&mut place).await;
 }
 
@@ -173,6 +208,20 @@ async fn tables_of_a_newer_version_and_a_file_that_others_can_read_are_left_alon
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
     rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     assert!(open(&place).list(false).await.unwrap_err().to_string().contains("newer deskmilter"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_an_older_version_are_brought_up_to_date_with_all_that_is_in_them() {
+    let place = Place::sqlite();
+    let set = open(&place).issue(new(domain("acme.example"), "acme"), "jane").await.unwrap();
+    let StoreUrl::Sqlite(path) = place.config().url else { panic!() };
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .execute_batch("DROP TABLE conversation; PRAGMA user_version = 1;")
+        .unwrap();
+    let store = open(&place);
+    assert_eq!(store.list(false).await.unwrap(), [set]);
+    assert!(store.conversations(vec!["a".to_owned()], 0).await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

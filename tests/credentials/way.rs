@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use support::{Message, SmtpSession};
 
 use crate::both::Place;
+use crate::desk::issued;
 use crate::sides::{Company, DeskSide, judged, said, scripted_host};
 
 const SUPPORT: &str = "support@acme.example";
@@ -66,9 +67,7 @@ fn mail_goes_round_between_company_and_desk_and_each_side_knows_the_other() {
     company.set_password("wrong");
     let waits = from_jane("Waits");
     company.write_as_jane(&waits.octets());
-    company
-        .postfix
-        .wait_for("the refused login", |postfix| postfix.queue().iter().any(|message| message.queue == "deferred"));
+    company.postfix.wait_for("the refused login", |postfix| postfix.log().contains("status=deferred"));
     assert!(desk.daemon.wait_for_log("reason=wrong-password").contains("login=acme.example"));
     company.set_password(&set.password);
     desk.postfix.wait_for("the mail that waited", |_| {
@@ -105,6 +104,11 @@ fn a_login_is_good_for_what_it_was_issued_for_and_for_nothing_else() {
     assert_eq!(judged(&got).0, "pass; login=billing@acme.example; reason=issued");
     let got = desk.send_as(&other, "help@other.example", &from_jane("Order").octets());
     assert_eq!(judged(&got), told("pass; login=other.example; reason=issued", &[NEW]), "no connector has that domain");
+
+    // Right after it was issued.
+    let fresh = issued(&desk.credential("issue --domain desk.example --address agent@desk.example"));
+    let got = desk.send_as(&fresh, "agent@desk.example", &from_jane("Order").octets());
+    assert_eq!(judged(&got).0, "pass; login=agent@desk.example; reason=issued");
 
     for (set, to, words) in [
         (

@@ -1,6 +1,6 @@
 //! What is Exim's own on the way in. The main job is in `tests/inbound.rs`, for all mail servers.
 
-use support::{EximSite, EximTerms, Message, Site, Terms, Ticket, received_as_sent};
+use support::{EximSite, EximTerms, Message, Numbers, Site, Terms, Ticket, received_as_sent};
 
 const SUPPORT: &str = "support@acme.example";
 const JANE: &str = "jane@customer.example";
@@ -25,6 +25,26 @@ fn fact<'t>(ticket: &'t Ticket, name: &str) -> &'t str {
 fn submit(site: &EximSite, to: &[&str], message: &[u8]) {
     let reply = site.exim.submit_as(&Site::customer(), JANE, to, message);
     assert_eq!(reply.code, 250, "{reply}\n{}", site.logs());
+}
+
+#[test]
+fn what_exim_has_judged_and_relayed_is_counted_and_explained_by_its_id() {
+    let tables = "\n[metrics]\nlisten = [\"inet:127.0.0.1:0\"]\n";
+    let terms = Terms { tables, ..Terms::default() };
+    let site = EximSite::start(EximTerms { terms, ..EximTerms::default() });
+    submit(&site, &[SUPPORT], &customer_mail(&site, SUPPORT));
+    site.desk.wait_for_tickets(1);
+    site.exim.wait_for_empty_queue();
+    let line = site.daemon.wait_for_log("metrics listening");
+    let numbers = Numbers::at(line.rsplit("inet:").next().unwrap().parse().unwrap());
+    let labels = [("attachment", "exim"), ("direction", "inbound"), ("decision", "tagged")];
+    assert_eq!(numbers.sum("deskmilter_judged_total", &labels), 1.0, "{}", numbers.text());
+    assert_eq!(numbers.sum("deskmilter_relayed_total", &[("decision", "relayed")]), 1.0);
+    let id = site.exim.log().split(" <= ").next().unwrap().rsplit(' ').next().unwrap().to_owned();
+    let mut command = std::process::Command::new(support::deskmilter());
+    let output = command.args(["explain", &id, "--log"]).arg(site.daemon.log_file()).output().unwrap();
+    let story = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(story.contains("sender authenticated") && story.contains("support@acme.example: relayed"), "{story}");
 }
 
 #[test]

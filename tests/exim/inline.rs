@@ -1,10 +1,10 @@
-//! Relaying at DATA time (`relay = "inline"`): what the client is told, what stays in Exim's queue, and how many tickets there
-//! are, whatever goes wrong and however often the client comes again.
+//! What is Exim's own of relaying at DATA time (`relay = "inline"`): its ACLs and routers, its death and that of the daemon, its
+//! patience. The rest is in `tests/inline`, for all mail servers.
 
 use std::time::{Duration, Instant};
 
 use support::endpoint::{Action, Endpoint, Rule, Script};
-use support::{EximSite, EximTerms, Message, Reply, SUPPORT_LOGIN, Site, fields, received_as_sent, wait_within};
+use support::{EximSite, EximTerms, Message, Reply, SUPPORT_LOGIN, Site, received_as_sent, wait_within};
 
 use super::outbound::assert_signed;
 
@@ -46,30 +46,7 @@ fn submit(site: &EximSite, to: &[&str], message: &[u8]) -> Reply {
 }
 
 #[test]
-fn a_message_becomes_a_ticket_before_its_client_has_the_answer_and_nothing_stays() {
-    let site = EximSite::start(terms(""));
-    let message = site.signer.sign(&Message::new("Jane <jane@customer.example>", SUPPORT, "Order 4711").octets());
-    let reply = site.exim.submit_as(&Site::customer(), "jane@customer.example", &[SUPPORT], &message);
-    assert_eq!(reply.code, 250, "{reply}\n{}", site.logs());
-    let tickets = site.desk.tickets();
-    assert_eq!(tickets.len(), 1, "the answer comes after the ticket");
-    let received = &tickets[0].messages()[0];
-    assert!(received_as_sent(received, &message), "{}", String::from_utf8_lossy(received));
-    assert_eq!((&tickets[0].facts["sender_auth"], tickets[0].tags().len()), (&"pass".into(), 1), "{}", site.logs());
-    let trace = String::from_utf8(fields(received, "Received").concat()).unwrap();
-    assert!(trace.starts_with("Received: from mail.customer.example ([192.0.2.10])"), "{trace}");
-    assert!(trace.contains("by mx.acme.example (deskmilter connector=acme)") && trace.contains("with ESMTP id "));
-
-    site.exim.wait_for_empty_queue();
-    let line = site.daemon.wait_for_log("relay decision=relayed");
-    for part in ["connector=acme", "note=inline", "credential=acme.example", "remote=localhost", "reply=\"250"] {
-        assert!(line.contains(part), "{part} in {line}");
-    }
-    assert_eq!((site.desk.tickets().len(), site.exim.mailbox(SUPPORT).len()), (1, 0), "Exim relays nothing besides");
-}
-
-#[test]
-fn two_support_addresses_make_one_ticket_in_whatever_spelling_and_an_alias_comes_by_the_router() {
+fn a_support_address_makes_one_ticket_in_whatever_spelling_and_an_alias_comes_by_the_router() {
     let site = EximSite::start(terms(""));
     let several =
         [&[SUPPORT, BILLING][..], &[SUPPORT, SUPPORT], &["Support+4711@ACME.example"], &["\"support\"@acme.example"]];
@@ -83,41 +60,6 @@ fn two_support_addresses_make_one_ticket_in_whatever_spelling_and_an_alias_comes
     site.desk.wait_for_tickets(several.len() + 1);
     site.exim.wait_for_empty_queue();
     assert_eq!((site.exim.mailbox(SUPPORT).len(), site.exim.mailbox(BILLING).len()), (0, 0));
-}
-
-#[test]
-fn with_keep_copy_the_mailbox_has_it_too() {
-    let site = EximSite::start(terms("keep_copy = true"));
-    let message = message("kept");
-    assert_eq!(submit(&site, &[SUPPORT], &message).code, 250, "{}", site.logs());
-    assert_eq!(site.desk.tickets().len(), 1);
-    assert!(received_as_sent(&site.exim.wait_for_mail(SUPPORT, 1)[0], &message));
-    site.exim.wait_for_empty_queue();
-    assert_eq!(site.desk.tickets().len(), 1);
-}
-
-#[test]
-fn a_recipient_of_another_route_is_put_off_to_the_next_transaction_whichever_comes_first() {
-    let site = EximSite::start(terms(""));
-    for (first, other) in [(SUPPORT, SALES), (SALES, SUPPORT)] {
-        let message = message("for both");
-        let mut session = site.exim.connect(&Site::stranger());
-        for to in [first, other] {
-            session.expect(250, &format!("MAIL FROM:<{STRANGER}>"));
-            // One who is refused is not the first.
-            session.expect(550, "RCPT TO:<nobody@acme.example>");
-            session.expect(250, &format!("RCPT TO:<{to}>"));
-            if to == first {
-                let reply = session.expect(452, &format!("RCPT TO:<{other}>"));
-                assert!(reply.text.starts_with("4.5.3 "), "{reply}");
-            }
-            session.expect(354, "DATA");
-            let reply = session.data(&message);
-            assert_eq!(reply.code, 250, "{reply}\n{}", site.logs());
-        }
-    }
-    site.exim.wait_for_empty_queue();
-    assert_eq!((site.desk.tickets().len(), site.exim.mailbox(SALES).len()), (2, 2));
 }
 
 #[test]
@@ -144,49 +86,6 @@ fn what_a_program_on_the_host_hands_in_is_relayed_out_of_the_queue_which_waits_f
     site.desk.wait_for_tickets(2);
     site.exim.wait_for_empty_queue();
     assert_eq!(site.desk.tickets().len(), 2);
-}
-
-#[test]
-fn what_the_endpoint_refuses_of_unproven_senders_goes_to_the_mailbox_in_the_support_addresss_place() {
-    let refusing = on("DOT", None, Action::Say("550 5.7.1 \"spam\" is not wanted\r\n"));
-    let (site, _runtime, desk) = scripted(terms(&format!("rejected_to = \"{BOSS}\"")), refusing);
-    let sent = message("refused");
-    let reply = submit(&site, &[SUPPORT, BILLING], &sent);
-    assert_eq!(reply.code, 250, "{reply}\n{}", site.logs());
-    let got = &site.exim.wait_for_mail(BOSS, 1)[0];
-    let reason = String::from_utf8(fields(got, "X-Refused-By-Ticket-System").concat()).unwrap();
-    assert!(reason.contains("to=<support@acme.example>") && reason.contains("'spam' is not wanted"), "{reason}");
-    site.exim.wait_for_empty_queue();
-    assert_eq!((taken(&desk), site.exim.mailbox(BOSS).len(), site.exim.mailbox(SUPPORT).len()), (0, 1, 0));
-    // Who is proven hears it.
-    let message = site.signer.sign(&Message::new("ann@customer.example", SUPPORT, "proven").octets());
-    let reply = site.exim.submit_as(&Site::customer(), "ann@customer.example", &[SUPPORT], &message);
-    assert!(reply.code == 550 && reply.text.contains("is not wanted"), "{reply}");
-}
-
-#[test]
-fn while_an_endpoint_is_down_its_mail_is_put_off_at_rcpt_and_ordinary_mail_flows() {
-    let mut site = EximSite::start(terms(""));
-    site.desk.stop();
-    let message = message("while it is down");
-    for _ in 0..3 {
-        let reply = submit(&site, &[SUPPORT], &message);
-        assert!(reply.code == 451 && reply.text.contains("4.4.1"), "{reply}");
-    }
-    let mut session = site.exim.connect(&Site::stranger());
-    session.expect(250, &format!("MAIL FROM:<{STRANGER}>"));
-    let reply = session.expect(451, &format!("RCPT TO:<{SUPPORT}>"));
-    assert!(reply.text.starts_with("4.4.1 "), "{reply}");
-    session.expect(250, &format!("RCPT TO:<{SALES}>"));
-    session.expect(354, "DATA");
-    assert_eq!(session.data(&message).code, 250);
-    site.desk.resume();
-    let since = Instant::now();
-    while submit(&site, &[SUPPORT], &message).code != 250 {
-        assert!(since.elapsed() < Duration::from_secs(30), "{}", site.logs());
-        std::thread::sleep(Duration::from_millis(500));
-    }
-    assert_eq!(site.desk.tickets().len(), 1);
 }
 
 #[test]
@@ -314,4 +213,57 @@ fn verification_mail_from_and_to_the_support_address_is_signed_and_becomes_a_tic
     assert_signed(&site, &received);
     assert_eq!(tickets[0].tags(), ["system_authenticated_email_ticket"]);
     site.exim.wait_for_empty_queue();
+}
+
+#[test]
+fn what_apply_writes_into_a_configuration_without_us_is_enough() {
+    let mut site = EximSite::start(terms(""));
+    site.exim.stop();
+    let file = site.exim.configuration();
+    let bare = |line: &&str| {
+        let ours = ["/macros", "/rcpt", "/acl", "/routers", "/transports"].iter().any(|name| line.ends_with(name));
+        let value = line.starts_with("DESKMILTER_") && !line.starts_with("DESKMILTER_AUTH");
+        !(value || line.contains("transport_filter") || line.contains(".include") && ours)
+    };
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<&str> = text.lines().filter(bare).collect();
+    let text = lines.join("\n").replacen("acl_smtp_data = ${if", "# ${if", 1) + "\n";
+    let text = text.replacen("acl_smtp_rcpt =", "acl_smtp_data = acl_data\nacl_smtp_rcpt =", 1);
+    std::fs::write(&file, &text).unwrap();
+    // --check runs Exim as root, who trusts nobody else's file.
+    std::os::unix::fs::chown(&file, Some(0), Some(0)).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let deskmilter = |action: &str| {
+        let mut command = std::process::Command::new(support::deskmilter());
+        command.args(["exim", action, "-c"]).arg(site.configuration()).arg("--config-file").arg(&file);
+        let output = command.arg("--exim").arg(support::exim_program()).arg("--generated").arg(&file).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    deskmilter("--apply");
+    let told = deskmilter("--check");
+    assert!(!told.contains("fail  ") && !told.contains("warn  "), "{told}");
+    site.exim.resume();
+    assert_eq!(submit(&site, &[SUPPORT], &message("by what was written")).code, 250, "{}", site.logs());
+    assert_eq!(site.desk.tickets().len(), 1, "{}", site.logs());
+    assert_eq!(submit(&site, &[SALES], &message("for people")).code, 250);
+    site.exim.wait_for_mail(SALES, 1);
+    site.exim.wait_for_empty_queue();
+    assert_eq!((site.desk.tickets().len(), site.exim.mailbox(SUPPORT).len()), (1, 0));
+    site.daemon.kill();
+    let reply = submit(&site, &["support+1@acme.example"], &message("the daemon is down"));
+    assert!(reply.code == 451 && reply.text.starts_with("4.3.0"), "{reply}");
+}
+
+#[test]
+fn files_that_were_written_before_inline_relay_put_mail_off_rather_than_lose_it() {
+    let mut site = EximSite::start(terms(&format!("rejected_to = \"{BOSS}\"")));
+    let acl = site.exim.configuration().with_file_name("acl");
+    let text = std::fs::read_to_string(&acl).unwrap();
+    std::fs::write(&acl, text.replace("edits=${base64:recipients}", "")).unwrap();
+    site.exim.stop();
+    site.exim.resume();
+    let reply = submit(&site, &[SUPPORT], &message("old files"));
+    assert!(reply.code == 451 && reply.text.starts_with("4.3.5"), "{reply}\n{}", site.logs());
+    assert!(site.desk.tickets().is_empty() && site.daemon.log().contains("deskmilter exim --apply"));
 }

@@ -46,14 +46,21 @@ fn what_routers_transports_and_rewriting_do_to_preserved_fields_is_undone_before
     let site = EximSite::start(EximTerms {
         router: "  headers_remove = X-Mailer : Auto-Submitted : Reply-To\n  headers_add = X-Mailer: Exim\n",
         transport: "  headers_remove = X-Zendesk-Email-Id : Message-ID : References\n  headers_add = Message-ID: <other@acme.example>\n  \
-                    headers_rewrite = support@acme.example mangled@acme.example fsr\n  return_path_add\n",
+                    headers_rewrite = *@acme.example mangled@acme.example fsrtc : *@customer.example x@elsewhere.example tc\n  \
+                    return_path_add\n",
         ..EximTerms::default()
     });
     let sent = notification().octets();
     let received = site.deliver(&sent);
     assert_kept(&sent, &received);
     assert_signed(&site, &received);
-    assert!(site.daemon.log().contains("preserved fields were changed or missing: put back"), "{}", site.daemon.log());
+    let told = site.daemon.wait_for_log("preserved fields were changed or missing: put back");
+    // What Exim had really done, each by its means.
+    for name in
+        ["From", "To", "Cc", "Reply-To", "X-Mailer", "Auto-Submitted", "X-Zendesk-Email-Id", "Message-ID", "References"]
+    {
+        assert!(told.contains(name), "{name}: {told}");
+    }
 }
 
 #[test]
@@ -130,4 +137,21 @@ fn what_leaves_for_a_support_address_is_put_right_and_signed_there_whatever_a_ro
     assert_kept(&sent, &received);
     assert_signed(&site, &received);
     assert!(site.daemon.log().contains("preserved fields were changed or missing: put back"), "{}", site.daemon.log());
+}
+
+#[test]
+fn a_seal_that_comes_past_the_acl_goes_and_the_message_is_relayed_unsigned_as_anybodys() {
+    let site = EximSite::start(EximTerms::default());
+    let sent = Message::zendesk_notification(SUPPORT, "boss@acme.example", "Seen by the boss").octets();
+    assert_eq!(site.login(SUPPORT_LOGIN).send(SUPPORT, &["boss@acme.example"], &sent).code, 250);
+    let seen = String::from_utf8(site.exim.wait_for_mail("boss@acme.example", 1).remove(0)).unwrap();
+    assert!(seen.contains("X-Deskmilter-Seal"), "what this test is about");
+    let replay = seen.replace('\n', "\r\n").into_bytes();
+    let stranger = Client::new("198.51.100.66", "stranger.example");
+    assert_eq!(site.exim.submit_past_the_acl(&stranger, SUPPORT, &[SUPPORT], &replay).code, 250);
+    let ticket = site.desk.wait_for_tickets(1).remove(0);
+    let received = ticket.messages().remove(0);
+    let shown = String::from_utf8_lossy(&received);
+    assert!(!shown.contains("X-Deskmilter-Seal") && fields(&received, "DKIM-Signature").is_empty(), "{shown}");
+    assert!(site.daemon.log().contains("it belongs to another message"), "{}", site.daemon.log());
 }

@@ -1,15 +1,15 @@
-//! Relaying before the queue, with a real Postfix: what its client is told, what stays in the queue, and how many tickets there
+//! Relaying before the queue, with a real Postfix and a real Exim: what its client is told, what stays in the queue, and how many tickets there
 //! are, whatever goes wrong and however often the client comes again.
 
 #![cfg(test)]
 
 mod attachment;
-mod delivered;
-mod faults;
+mod each;
 mod later_milter;
 mod recipients;
 mod rejected;
 mod repeated;
+mod slow;
 
 use std::net::SocketAddr;
 

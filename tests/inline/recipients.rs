@@ -1,31 +1,8 @@
-//! One transaction takes one route; each recipient has one fate.
+//! Mail of Postfix's own ways for recipients of two routes.
 
 use support::Message;
-use support::endpoint::{Action, Rule, Script};
 
-use super::{BILLING, SALES, STRANGER, SUPPORT, connect, delivered, message, on, scripted, site, submit, taken};
-
-#[test]
-fn a_recipient_of_another_route_is_put_off_to_the_next_transaction_whichever_comes_first() {
-    let site = site("", "");
-    for (first, other) in [(SUPPORT, SALES), (SALES, SUPPORT)] {
-        let message = message("for both");
-        let mut session = connect(site.postfix.address());
-        for to in [first, other] {
-            session.expect(250, &format!("MAIL FROM:<{STRANGER}>"));
-            session.expect(250, &format!("RCPT TO:<{to}>"));
-            if to == first {
-                let reply = session.expect(452, &format!("RCPT TO:<{other}>"));
-                assert!(reply.text.starts_with("4.5.3 "), "{reply}");
-            }
-            session.expect(354, "DATA");
-            let reply = session.data(&message);
-            assert_eq!(reply.code, 250, "{reply}");
-        }
-    }
-    site.postfix.wait_for_empty_queue();
-    assert_eq!((site.desk.tickets().len(), delivered(&site, SALES), delivered(&site, SUPPORT)), (2, 2, 0));
-}
+use super::{SALES, STRANGER, SUPPORT, connect, delivered, message, site};
 
 #[test]
 fn a_mail_program_that_has_logged_in_reaches_a_desk_and_a_colleague_with_one_message() {
@@ -42,41 +19,6 @@ fn a_mail_program_that_has_logged_in_reaches_a_desk_and_a_colleague_with_one_mes
     assert_eq!(reply.code, 250, "{reply}\n{}", site.daemon.log());
     site.postfix.wait_for_empty_queue();
     assert_eq!((site.desk.tickets().len(), delivered(&site, SALES), delivered(&site, SUPPORT)), (1, 1, 0));
-}
-
-#[test]
-fn of_two_support_addresses_who_is_taken_is_not_asked_again_and_who_must_wait_is() {
-    let script = Script {
-        rules: vec![Rule { on: "RCPT TO:<billing", connection: Some(1), action: Action::Say("450 4.2.1 busy\r\n") }],
-        ..Script::default()
-    };
-    let (mut site, _runtime, desk) = scripted("", "", script);
-    let message = message("for two desks");
-    let reply = submit(&site, &[SUPPORT, BILLING], &message);
-    assert!(reply.code == 450 && reply.text.contains("busy"), "{reply}");
-    assert_eq!(taken(&desk), 1);
-    // Only the endpoint's first connection says so.
-    site.daemon.stop();
-    site.daemon.resume();
-    assert_eq!(submit(&site, &[SUPPORT, BILLING], &message).code, 250);
-    let envelopes =
-        desk.see(|record| record.taken.iter().map(|message| message.envelope[1..].concat()).collect::<Vec<_>>());
-    assert_eq!(envelopes.len(), 2, "{envelopes:?}");
-    assert!(envelopes[1].contains("billing") && !envelopes[1].contains("support"), "{envelopes:?}");
-    let line = site.daemon.wait_for_log("taken before");
-    assert!(line.contains("decision=relayed"), "{line}");
-    site.postfix.wait_for_empty_queue();
-}
-
-#[test]
-fn a_refusal_of_one_of_two_names_who_has_the_message() {
-    let (site, _runtime, desk) = scripted("", "", on("RCPT TO:<billing", Action::Say("550 5.1.1 no such queue\r\n")));
-    let reply = submit(&site, &[SUPPORT, BILLING], &message("for two desks"));
-    assert_eq!(reply.code, 550, "{reply}");
-    assert!(reply.text.contains("no such queue"), "{reply}");
-    assert!(reply.text.contains("concerns <billing@acme.example>; the message has reached <support@acme.example>"));
-    assert_eq!(taken(&desk), 1);
-    assert!(site.postfix.queue().is_empty());
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! What the endpoint refuses of senders who are not proven goes to a mailbox of the company, in both modes.
+//! What the endpoint refuses of senders who are not proven goes to a mailbox of the company, out of the queue.
 
 use support::endpoint::{Action, Script};
-use support::{Message, Site, fields, received_as_sent};
+use support::{Site, fields, received_as_sent};
 
 use super::{SUPPORT, delivered, message, on, scripted, submit, taken};
 
@@ -9,28 +9,6 @@ const BOSS: &str = "boss@acme.example";
 
 fn refusing() -> Script {
     on("DOT", Action::Say("550 5.7.1 \"spam\" is not wanted\r\n"))
-}
-
-#[test]
-fn inline_the_mailbox_is_put_in_the_place_of_the_support_address() {
-    let (site, _runtime, desk) = scripted(&format!("rejected_to = \"{BOSS}\""), "", refusing());
-    let sent = message("refused");
-    let reply = submit(&site, &[SUPPORT], &sent);
-    assert_eq!(reply.code, 250, "{reply}\n{}", site.daemon.log());
-    let got = &site.postfix.wait_for_mail(BOSS, 1)[0];
-    assert!(received_as_sent(got, &sent));
-    let reason = String::from_utf8(fields(got, "X-Refused-By-Ticket-System").concat()).unwrap();
-    assert!(reason.contains("connector=acme") && reason.contains("to=<support@acme.example>"), "{reason}");
-    assert!(reason.contains("550 5.7.1 ") && reason.contains("'spam' is not wanted"), "{reason}");
-    site.postfix.wait_for_empty_queue();
-    assert_eq!((taken(&desk), delivered(&site, SUPPORT)), (0, 0));
-    let line = site.daemon.wait_for_log("relay decision=refused");
-    assert!(line.contains("rejected_to=boss@acme.example"), "{line}");
-
-    // Who is proven hears it.
-    let message = site.signer.sign(&Message::new("ann@customer.example", SUPPORT, "proven").octets());
-    let reply = site.postfix.submit_as(&Site::customer(), "ann@customer.example", &[SUPPORT], &message);
-    assert!(reply.code == 550 && reply.text.contains("is not wanted"), "{reply}");
 }
 
 /// The company's own smtpd, for `rejected_via`.

@@ -47,17 +47,6 @@ fn after_a_later_milter_refused_the_journal_answers_the_repeat_also_after_kill_a
 }
 
 #[test]
-fn a_message_without_an_id_is_never_taken_for_a_repeat() {
-    let (site, later) = with_a_later_milter();
-    later.relent();
-    let message = b"From: a@plain.example\r\nTo: support@acme.example\r\nSubject: ping\r\n\r\nping\r\n";
-    for n in 1..=2 {
-        assert_eq!(submit(&site, &[SUPPORT], message).code, 250);
-        assert_eq!(site.desk.tickets().len(), n);
-    }
-}
-
-#[test]
 fn what_the_endpoint_takes_when_the_mta_has_gone_is_remembered() {
     let milter = "smtpd_milters = { unix:deskmilter/milter.sock, default_action=tempfail, content_timeout=3s }\n";
     let (site, _runtime, desk) = scripted("", milter, on("DOT 1", Action::Late(Duration::from_secs(6))));

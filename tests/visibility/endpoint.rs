@@ -18,7 +18,10 @@ pub(crate) struct Watched {
 
 impl Watched {
     pub(crate) fn start() -> Self {
-        let mut site = Site::start();
+        Self::over(Site::start())
+    }
+
+    fn over(mut site: Site) -> Self {
         let (address, sockets) = (free_address(), site.postfix.queue_directory().join("deskmilter"));
         let text = std::fs::read_to_string(site.configuration()).unwrap();
         let more = format!(
@@ -191,4 +194,53 @@ fn who_speaks_no_http_or_too_slowly_is_cut_off_and_holds_up_nobody() {
     let begun = Instant::now();
     assert!(watched.site.daemon.stop().success());
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn an_endpoint_that_is_down_and_what_it_costs_show_while_mail_is_relayed_inline() {
+    let milter_alone = "smtpd_milters = { unix:deskmilter/milter.sock, default_action=tempfail }\ntransport_maps =\n";
+    let mut watched = Watched::over(Site::with("", "relay = \"inline\"\n", milter_alone));
+    let send = |watched: &Watched| {
+        let message = Message::new("jane@customer.example", "support@acme.example", "inline").octets();
+        watched.site.postfix.submit("jane@customer.example", &["support@acme.example"], &message).code
+    };
+    assert_eq!(send(&watched), 250);
+    let acme = ("connector", "acme");
+    let relayed = |watched: &Watched, decision| {
+        watched.numbers().sum("deskmilter_relayed_total", &[acme, ("mode", "inline"), ("decision", decision)])
+    };
+    assert_eq!((relayed(&watched, "relayed"), relayed(&watched, "deferred")), (1.0, 0.0));
+    assert_eq!(watched.numbers().sum("deskmilter_inline_relays_limit", &[]), 20.0);
+    watched.site.desk.stop();
+    for _ in 0..3 {
+        assert_eq!(send(&watched), 451);
+    }
+    let numbers = watched.numbers();
+    assert_eq!(numbers.sum("deskmilter_endpoint_down", &[acme]), 1.0);
+    assert_eq!(numbers.sum("deskmilter_relay_trouble_total", &[acme, ("level", "warn"), ("cause", "connect")]), 3.0);
+    assert_eq!(relayed(&watched, "deferred"), 3.0);
+    let (status, text) = http_get(watched.address, "/ready");
+    assert!(
+        status == 200 && text.contains("degraded: connector acme: its endpoint does not answer"),
+        "{status} {text}"
+    );
+}
+
+#[test]
+fn issued_credentials_show_by_their_number_and_age_alone() {
+    let watched = Watched::start();
+    for _ in 0..2 {
+        let mut command = Command::new(support::deskmilter());
+        let output =
+            command.args(["credential", "issue", "--domain", "acme.example", "-c"]).arg(watched.site.configuration());
+        let output = output.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let live = || watched.numbers().sum("deskmilter_credentials_live", &[]) == 2.0;
+    support::wait_until("two live sets", || watched.numbers().text().to_owned(), live);
+    let numbers = watched.numbers();
+    assert_eq!(numbers.sum("deskmilter_credentials_overlapping", &[]), 0.0, "not for longer than they should");
+    let age = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64()
+        - numbers.sum("deskmilter_credential_oldest_timestamp_seconds", &[]);
+    assert!((-1.0..600.0).contains(&age), "{age}");
 }

@@ -5,4 +5,5 @@
 mod agreement;
 mod endpoint;
 mod explain;
+mod logs;
 mod rules;

@@ -2,7 +2,7 @@
 //!
 //! Each filter is a daemon of its own; this program plays Postfix's side against it ([`mta`], [`load`]) with the same mail
 //! ([`mail`]), accounts what its process used ([`usage`]), and has a real Postfix take mail with each of them
-//! ([`end_to_end`]). Machines are noisy, so filters take turns, round after round, and what counts is the ratio within a
+//! ([`end_to_end`]), and a real Exim with deskmilter and without ([`exim`]). Machines are noisy, so filters take turns, round after round, and what counts is the ratio within a
 //! round ([`comparison`], [`table`]); what a signature costs by itself is measured between the turns ([`bare`]). Besides, a
 //! daemon with ten thousand connectors ([`scale`]) and one that is sent many large messages at once ([`burst`]).
 //! docs/performance.md says how to read the result, and which variables change a run.
@@ -11,6 +11,7 @@ mod bare;
 mod burst;
 mod comparison;
 mod end_to_end;
+mod exim;
 mod filter;
 mod idle_milter;
 mod load;
@@ -48,6 +49,7 @@ const SIGNATURE_SECONDS: u32 = 1;
 /// The lines that stand for what is not in the table: [`only`] chooses among these too.
 const MEMORY: &str = "memory";
 const POSTFIX: &str = "Postfix";
+const EXIM: &str = "Exim";
 
 fn main() -> ExitCode {
     if !nix::unistd::geteuid().is_root() {
@@ -84,6 +86,9 @@ impl Bench {
         self.memory()?;
         if POSTFIX.contains(&only()) {
             self.end_to_end();
+        }
+        if EXIM.contains(&only()) {
+            exim::run(&self.signer, self.pace.rounds);
         }
         Ok(())
     }
@@ -339,7 +344,7 @@ fn describe_machine() {
     );
 }
 
-/// Lines of the table that hold this text are measured, and `memory` and `Postfix`; all of them unless told.
+/// Lines of the table that hold this text are measured, and `memory`, `Postfix` and `Exim`; all of them unless told.
 fn only() -> String {
     std::env::var("BENCH_ONLY").unwrap_or_default()
 }

@@ -130,7 +130,12 @@ impl<J: Judge> Conversation<'_, J> {
     async fn judge(&self, facts: Facts) -> Vec<u8> {
         let Settings { deadline, queue_relays, .. } = *self.settings;
         // Exim's patience is counted from its request.
-        let terms = Terms { complete: Instant::now(), edits_recipients: true, within: Some(deadline), queue_relays };
+        let terms = Terms {
+            complete: Instant::now(),
+            edits_recipients: facts.edits_recipients,
+            within: Some(deadline),
+            queue_relays,
+        };
         let Some(id) = facts.id.clone() else { return reply::error("no id") };
         let id = id.as_str();
         let content = match self.scanned(&facts).await {

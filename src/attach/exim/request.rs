@@ -52,6 +52,8 @@ pub struct Facts {
     pub envelope: Envelope,
     /// Octets of the body as Exim has received it (`$message_body_size`).
     pub body_size: Option<u64>,
+    /// Exim's files take recipients away and add some as a verdict says.
+    pub edits_recipients: bool,
 }
 
 /// Exim's id of a message (`$message_exim_id`). It names files, so it holds nothing but letters, digits and `-`.
@@ -160,7 +162,8 @@ impl<'l> Values<'l> {
             mta_name: self.text("mta"),
             pass: Pass::First,
         };
-        Ok(Facts { id: self.id()?, connection, envelope, body_size: self.number("body")? })
+        let edits_recipients = self.get("edits") == Some(b"recipients");
+        Ok(Facts { id: self.id()?, connection, envelope, body_size: self.number("body")?, edits_recipients })
     }
 
     /// `local` is said in so many words: who hands in mail on the host itself is trusted, so it is never what is left out.
@@ -229,6 +232,8 @@ mod tests {
         assert_eq!((facts.connection.login.as_deref(), facts.connection.helo), (Some("desk"), None));
         assert_eq!(facts.connection.tls.unwrap().version, "TLS1.3");
         assert_eq!((facts.body_size, facts.connection.pass), (Some(43), Pass::First));
+        // Files that were written before inline relay do not say so.
+        assert!(!facts.edits_recipients);
     }
 
     #[test]

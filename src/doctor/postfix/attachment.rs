@@ -51,7 +51,7 @@ pub struct Attachment {
     /// Those of them of which a copy stays: they must not lead to the transport, which would relay it once more.
     pub copies: Vec<String>,
     /// What Postfix does with mail while the milter is away: `accept`, but `tempfail` where mail that came past it would not be
-    /// relayed.
+    /// relayed, or on the desk side would bring to the ticket system what its sender forged.
     pub default_action: &'static str,
 }
 
@@ -68,7 +68,8 @@ impl Attachment {
         let endpoint = best_endpoint(listen, &queue_directory, services.iter().filter(callers))?;
         let inline = addresses(config, |relay| relay != RelayMode::Transport)?;
         let copies = addresses(config, |relay| relay == RelayMode::Inline { keep_copy: true })?;
-        let default_action = if inline.is_empty() { "accept" } else { "tempfail" };
+        let desk_side = config.connectors.iter().any(|connector| connector.desk.is_some());
+        let default_action = if inline.is_empty() && !desk_side { "accept" } else { "tempfail" };
         let mut content = config.authentication.dns_timeout.saturating_add(CONTENT_SLACK);
         if !inline.is_empty() {
             content = content.max(CONTENT_TIMEOUT_INLINE);

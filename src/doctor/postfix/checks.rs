@@ -277,8 +277,10 @@ impl View {
                 } else {
                     Finding::fail(
                         CHECK,
-                        format!("{action} for {who}: support mail that comes past a dead daemon is not relayed"),
-                        "write { ADDRESS, default_action=tempfail }, which relay = \"inline\" needs: clients come again",
+                        format!(
+                            "{action} for {who}: support mail that comes past a dead daemon is not relayed or not judged"
+                        ),
+                        "write { ADDRESS, default_action=tempfail }, which relay = \"inline\" and the desk side need: clients come again",
                     )
                 };
             }

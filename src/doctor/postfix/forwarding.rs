@@ -156,19 +156,22 @@ pub(super) fn can_fence(services: &[Service]) -> bool {
     services.iter().any(|service| service.name == "retry" && service.command == "error")
 }
 
-/// The table of somebody else in `transport_maps` that sends `key` to the socket of `connector`, if there is one.
+/// The table of somebody else in `parameter`, `transport_maps` for example, that sends `key` to the socket of `connector`, if there is
+/// one. A table that our daemon serves is not somebody else's.
 ///
 /// # Errors
 /// A table cannot be read.
 pub fn foreign_transport(
     installation: &Installation,
+    parameter: &str,
     key: &str,
     connector: &str,
 ) -> Result<Option<String>, PostfixError> {
     let own = format!("texthash:{}", installation.directory().join(TRANSPORT_MAP).display());
-    for entry in MilterEntry::list(&installation.parameter("transport_maps")?) {
+    for entry in MilterEntry::list(&installation.parameter(parameter)?) {
         let table = entry.endpoint;
         if table != own
+            && !table.starts_with("socketmap:")
             && let Some(hop) = installation.look_up(&table, key)?
             && hop.starts_with("lmtp:unix:")
             && hop.ends_with(&format!("/{connector}.sock"))

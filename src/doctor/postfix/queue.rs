@@ -1,9 +1,13 @@
 //! Postfix's queue as `postqueue -j` tells it, and the commands that have it look at a message again.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use super::{Installation, PostfixError, output};
 
+/// Before a reload: Postfix's programs wait for a `main.cf` that was just written.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Queue ids in one command line.
 const IDS_AT_ONCE: usize = 200;
 
@@ -67,8 +71,9 @@ impl Installation {
         Ok(count)
     }
 
-    /// Has Postfix look at once at what was requeued and at what comes in. By itself it looks once a minute and once in five
-    /// minutes, where a reload has swallowed the word. It is no more than that, so whether it is heard does not matter.
+    /// Has Postfix look at once at what was requeued and at what comes in. By itself it looks once a minute, and once in five
+    /// minutes: that is how long a message would wait that was being delivered at a reload (the queue manager says "skipped, still
+    /// being delivered", and takes it up again a minute later at the earliest). Whether it is heard does not matter.
     pub fn nudge(&self) {
         let _ = self.tool("postkick", &["public", "pickup", "W"].map(str::to_owned));
         let _ = self.tool("postkick", &["public", "qmgr", "I"].map(str::to_owned));
@@ -91,11 +96,12 @@ impl Installation {
         Ok(output("postfix", &["-c", &directory, "status"])?.status.success())
     }
 
-    /// Has Postfix read its configuration again. Returns when its processes have been told.
+    /// Has Postfix read its configuration again, after a moment in which a change settles.
     ///
     /// # Errors
     /// When it does not run, or will not.
     pub fn reload(&self) -> Result<(), PostfixError> {
+        std::thread::sleep(SETTLE);
         self.tool("postfix", &["reload".to_owned()]).map(drop)
     }
 

@@ -26,7 +26,7 @@ const ASKING_MAX: usize = 8;
 const DIGEST_OCTETS: usize = 16;
 /// What could not be kept while the store was away, at most: digests, and notifications that belong to nobody knows what yet.
 const UNSAVED_MAX: usize = 10_000;
-const UNSETTLED_MAX: usize = 1_000;
+const UNSETTLED_MAX: usize = 200;
 /// Digests of what a message answers that are kept for longer because of it.
 const REFRESHED_MAX: usize = 8;
 /// How often what was left over is tried again, and how often what is too old is forgotten.
@@ -44,7 +44,7 @@ pub struct Conversations {
     store: Arc<Store>,
     site_key: SiteKey,
     terms: config::Conversations,
-    asking: Semaphore,
+    asking: Arc<Semaphore>,
     left_over: Arc<LeftOver>,
 }
 
@@ -75,7 +75,8 @@ impl Conversations {
     ) -> Arc<Self> {
         let earlier = earlier.filter(|earlier| Arc::ptr_eq(&earlier.store, &store));
         let left_over = earlier.map(|earlier| Arc::clone(&earlier.left_over)).unwrap_or_default();
-        let conversations = Arc::new(Self { store, site_key, terms, asking: Semaphore::new(ASKING_MAX), left_over });
+        let conversations =
+            Arc::new(Self { store, site_key, terms, asking: Arc::new(Semaphore::new(ASKING_MAX)), left_over });
         tokio::spawn(keep(Arc::downgrade(&conversations)));
         conversations
     }
@@ -96,8 +97,8 @@ impl Conversations {
             keys.iter().filter_map(|key| unsaved.get(key).cloned()).collect()
         };
         let lifetime = i64::try_from(self.terms.lifetime.as_secs()).unwrap_or(i64::MAX);
-        let asked = self.ask(self.store.conversations(keys.into_iter().collect(), now().saturating_sub(lifetime)));
-        match asked.await {
+        let (keys, since) = (keys.into_iter().collect(), now().saturating_sub(lifetime));
+        match self.ask(|store| async move { store.conversations(keys, since).await }).await {
             Ok(kept) => found.extend(kept),
             Err(error) if found.is_empty() => return Err(error.to_string()),
             Err(_) => {}
@@ -148,7 +149,7 @@ impl Conversations {
         };
         let new = keys.into_iter().map(|key| Remembered { key, thread: thread.clone(), authenticated });
         let messages: Vec<Remembered> = new.chain(named).collect();
-        if self.ask(self.store.remember(messages.clone())).await.is_err() {
+        if self.remember(messages.clone()).await.is_err() {
             let mut unsaved = lock(&self.left_over.unsaved);
             for message in messages {
                 if unsaved.len() < UNSAVED_MAX {
@@ -158,11 +159,27 @@ impl Conversations {
         }
     }
 
-    async fn ask<T>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    async fn remember(&self, messages: Vec<Remembered>) -> Result<(), StoreError> {
+        self.ask(|store| async move { store.remember(messages).await }).await
+    }
+
+    /// Asks the store. A question that is not answered in time keeps its place until it is: however many messages come meanwhile,
+    /// no more threads wait for a file that somebody has locked.
+    async fn ask<T, A>(&self, question: impl FnOnce(Arc<Store>) -> A) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        A: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
         let late = || StoreError::Away(format!("{}: no answer within {} s", self.store, PATIENCE.as_secs()));
+        let answer = question(Arc::clone(&self.store));
         let asked = async {
-            let _place = self.asking.acquire().await.map_err(|_| late())?;
-            question.await
+            let place = Arc::clone(&self.asking).acquire_owned().await.map_err(|_| late())?;
+            let answered = tokio::spawn(async move {
+                let answer = answer.await;
+                drop(place);
+                answer
+            });
+            answered.await.unwrap_or_else(|_| Err(late()))
         };
         timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(late()))
     }
@@ -185,7 +202,7 @@ impl Conversations {
             if chunk.is_empty() {
                 break;
             }
-            if self.ask(self.store.remember(chunk.clone())).await.is_err() {
+            if self.remember(chunk.clone()).await.is_err() {
                 return;
             }
             let mut unsaved = lock(&self.left_over.unsaved);
@@ -202,9 +219,9 @@ impl Conversations {
     async fn forget(&self) -> bool {
         let lifetime = i64::try_from(self.terms.lifetime.as_secs()).unwrap_or(i64::MAX);
         let most = u32::try_from(self.terms.messages).unwrap_or(u32::MAX);
-        self.ask(self.store.forget_conversations(now().saturating_sub(lifetime), most))
-            .await
-            .is_ok_and(|gone| gone == 0)
+        let before = now().saturating_sub(lifetime);
+        let gone = self.ask(|store| async move { store.forget_conversations(before, most).await }).await;
+        gone.is_ok_and(|gone| gone == 0)
     }
 }
 
@@ -324,6 +341,38 @@ mod tests {
         for id in ["<second@c.example>", "<note@acme.example>"] {
             assert_eq!(authenticated(&conversations, &message("<x@y>", "", id)).await, Some(true), "{id}");
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_that_somebody_has_locked_costs_a_few_threads_however_much_mail_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let conversations = Conversations::start(store(&folder), site_key(), terms(), None);
+        let acme = domain("acme.example");
+        conversations.received(&acme, &message("<first@c.example>", "", ""), None).await;
+        let locked = rusqlite::Connection::open(folder.path().join("test.db")).unwrap();
+        locked.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let begun = Instant::now();
+        let writers: Vec<_> = (0..100)
+            .map(|n| {
+                let (conversations, acme) = (Arc::clone(&conversations), acme.clone());
+                let message = message(&format!("<{n}@c.example>"), "", "");
+                tokio::spawn(async move { conversations.received(&acme, &message, None).await })
+            })
+            .collect();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        assert!(begun.elapsed() < PATIENCE * 3, "{:?}", begun.elapsed());
+        assert_eq!(lock(&conversations.left_over.unsaved).len(), 100);
+        assert!(conversations.asking.available_permits() < ASKING_MAX, "those that ask still have their places");
+        locked.execute_batch("COMMIT").unwrap();
+        while conversations.asking.available_permits() < ASKING_MAX {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+            sleep(Duration::from_millis(50)).await;
+        }
+        conversations.settle().await;
+        assert!(lock(&conversations.left_over.unsaved).is_empty());
+        assert_eq!(authenticated(&conversations, &message("<x@y>", "", "<99@c.example>")).await, Some(true));
     }
 
     #[tokio::test]

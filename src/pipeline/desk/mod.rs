@@ -25,7 +25,7 @@ use path::Path;
 const PATH_FIELD: &str = "X-Deskmilter-Path-Auth";
 /// The field with the tags for its ticket.
 const TAGS_FIELD: &str = "X-Deskmilter-Tags";
-/// Domains of ours among the recipients of one message at most: the store is asked for each.
+/// Domains and ticket systems among the recipients of one message at most: the store is asked for each.
 const DOMAINS_MAX: usize = 10;
 
 /// Judges mail for the connectors of the desk side, and for all domains for which credentials were issued.
@@ -41,7 +41,7 @@ pub struct DeskSide {
 
 /// What a message of the desk side gets and loses.
 #[derive(Debug)]
-pub(super) struct Received {
+pub(super) struct Incoming {
     /// Names of the connectors whose support addresses are among the recipients.
     connectors: Vec<String>,
     path: Path,
@@ -94,7 +94,7 @@ impl DeskSide {
     ///
     /// # Errors
     /// The reply for a message whose login is not good for it, and 451 when that, or what it belongs to, cannot be told now.
-    pub(super) async fn judge(&self, mail: &Mail) -> Result<Option<Received>, Reply> {
+    pub(super) async fn judge(&self, mail: &Mail) -> Result<Option<Incoming>, Reply> {
         if !self.concerns(&mail.connection, &mail.envelope) {
             return Ok(None);
         }
@@ -116,7 +116,7 @@ impl DeskSide {
                 connectors.push(name.to_owned());
             }
         }
-        Ok(Some(Received { connectors, path, tags, stripped, company_word }))
+        Ok(Some(Incoming { connectors, path, tags, stripped, company_word }))
     }
 
     fn recipient(&self, address: Address) -> Option<Recipient<'_>> {
@@ -140,18 +140,24 @@ impl DeskSide {
     /// The tags, and what is remembered for later mail of the same conversation.
     async fn tags(&self, mail: &Mail, recipients: &[Recipient<'_>], authenticated: bool) -> Result<Vec<String>, Reply> {
         let mut tags: Vec<String> = Vec::new();
-        let mut domains: Vec<&Domain> = Vec::new();
+        let mut asked: Vec<(&Domain, &config::Desk)> = Vec::new();
         for Recipient { address, rules, makes_tickets, .. } in recipients {
             let domain = address.domain();
-            if !makes_tickets || domains.contains(&domain) {
+            let same = |(other, its): &(&Domain, &config::Desk)| *other == domain && std::ptr::eq(*its, *rules);
+            if !makes_tickets || asked.iter().any(same) {
                 continue;
             }
-            if domains.len() == DOMAINS_MAX {
+            if asked.len() == DOMAINS_MAX {
                 let text = format!("recipients of more than {DOMAINS_MAX} domains; send them one after the other");
                 return Err(Reply::new(452, 5, 3, text));
             }
-            domains.push(domain);
+            asked.push((domain, rules));
             let references = References::of(&mail.headers, rules.subject_token.as_deref());
+            if references.too_many && !authenticated {
+                // The one that matters could be among those that are not looked up.
+                let text = "this message names more messages and tickets than can be looked up";
+                return Err(Reply::new(554, 6, 0, text));
+            }
             let known = self.conversations.find(domain, &references).await.map_err(|error| {
                 tracing::warn!(queue_id = mail.queue_id, error, "the conversation of a message cannot be looked up");
                 let text =
@@ -173,7 +179,7 @@ impl DeskSide {
     }
 }
 
-impl Received {
+impl Incoming {
     /// The positions of the fields that the message loses: the `forged` ones, and what this side takes from strangers.
     pub(super) fn lost(&self, mut forged: Vec<usize>, keeps_company_word: bool) -> Vec<usize> {
         forged.extend(&self.stripped);

@@ -4,54 +4,52 @@ use mail_parser::MessageParser;
 
 use crate::mail::{Header, Headers};
 
-/// Message-IDs looked up for one message at most: of a long References field the first and the last ones, which mail programs
-/// keep when they shorten it (RFC 5322 section 3.6.4 has the parent last).
-const CITED_MAX: usize = 200;
-/// Fields of one name that are read.
-const FIELDS_MAX: usize = 5;
-/// Octets read of one field, half of them from its end.
-const FIELD_MAX: usize = 64 * 1024;
+/// Octets of In-Reply-To and References that are read, and Message-IDs looked up. A hundred answers make 10 KiB.
+const CITING_MAX: usize = 64 * 1024;
+const CITED_MAX: usize = 2_000;
+/// Octets of Message-ID fields that are read, and identifiers in them. There is one.
+const OWN_OCTETS_MAX: usize = 4 * 1024;
+const OWN_MAX: usize = 10;
 /// Octets of a Message-ID that count (a line has 998 at most).
 const ID_MAX: usize = 998;
-/// Octets of a subject that are read, numbers looked up of it, and digits of a number.
+/// Octets of subjects that are read, fields of that name, and numbers looked up.
 const SUBJECT_MAX: usize = 8 * 1024;
-const TICKETS_MAX: usize = 10;
+const SUBJECTS_MAX: usize = 10;
+const TICKETS_MAX: usize = 1_000;
+/// Digits of a ticket's number, and blanks before it that a ticket system passes over.
 const DIGITS_MAX: usize = 32;
-/// Blanks between token and number that a ticket system passes over.
 const BLANKS_MAX: usize = 3;
 
 /// Names of a message and of those that it answers, in a comparable form.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct References {
-    /// Its own Message-ID.
-    pub(super) own: Option<String>,
+    /// Its own Message-ID. Several, where several fields or a broken one leave readers the choice.
+    pub(in crate::pipeline) own: Vec<String>,
     /// Those that In-Reply-To and References name.
-    pub(super) cited: Vec<String>,
+    pub(in crate::pipeline) cited: Vec<String>,
     /// Numbers of tickets in its subject.
-    pub(super) tickets: Vec<String>,
+    pub(in crate::pipeline) tickets: Vec<String>,
+    /// Whether it names more than is looked at: what it belongs to could be among the rest.
+    pub(in crate::pipeline) too_many: bool,
 }
 
 impl References {
     /// Those of a message; `token` stands right before the number of a ticket in its subject.
     pub fn of(headers: &Headers, token: Option<&str>) -> Self {
-        let own = headers.first("Message-ID").and_then(|field| ids(field).into_iter().next());
-        let fields = |name| headers.named(name).take(FIELDS_MAX).flat_map(ids);
-        let mut cited: Vec<String> = fields("In-Reply-To").take(CITED_MAX / 4).collect();
-        let all: Vec<String> = fields("References").collect();
-        let half = (CITED_MAX.saturating_sub(cited.len())) / 2;
-        let last = all.len().saturating_sub(half).max(half);
-        cited.extend(all.iter().take(half).chain(all.iter().skip(last)).cloned());
-        cited.sort_unstable();
-        cited.dedup();
-        let subjects = headers.named("Subject").take(FIELDS_MAX);
-        let mut tickets: Vec<String> = match token {
-            Some(token) => subjects.flat_map(texts).flat_map(|text| numbers(&text, token)).collect(),
-            None => Vec::new(),
-        };
-        tickets.sort_unstable();
-        tickets.dedup();
-        tickets.truncate(TICKETS_MAX);
-        Self { own, cited, tickets }
+        let mut references = Self::default();
+        let citing = joined(headers, &["In-Reply-To", "References"], CITING_MAX, &mut references.too_many);
+        references.cited = bounded(ids(&citing), CITED_MAX, &mut references.too_many);
+        let own = joined(headers, &["Message-ID"], OWN_OCTETS_MAX, &mut references.too_many);
+        references.own = bounded(ids(&own), OWN_MAX, &mut references.too_many);
+        if let Some(token) = token {
+            let subjects: Vec<&Header> = headers.named("Subject").collect();
+            let octets: usize = subjects.iter().map(|field| field.value().len()).sum();
+            references.too_many |= octets > SUBJECT_MAX || subjects.len() > SUBJECTS_MAX;
+            let texts = subjects.into_iter().take(SUBJECTS_MAX).flat_map(texts);
+            let numbers = texts.flat_map(|text| numbers(&text, token)).collect();
+            references.tickets = bounded(numbers, TICKETS_MAX, &mut references.too_many);
+        }
+        references
     }
 
     /// Whether the message names any other.
@@ -60,16 +58,34 @@ impl References {
     }
 }
 
-/// The identifiers in a field, in lower case. Ticket systems differ in what they take for one, so that brackets, commas and blanks
+/// All values of fields of these names, as far as they are read.
+fn joined(headers: &Headers, names: &[&str], most: usize, too_many: &mut bool) -> Vec<u8> {
+    let mut octets = Vec::new();
+    for field in names.iter().flat_map(|name| headers.named(name)) {
+        octets.extend_from_slice(field.value());
+        octets.push(b' ');
+        if octets.len() > most {
+            *too_many = true;
+            octets.truncate(most);
+            break;
+        }
+    }
+    octets
+}
+
+/// Without repetitions.
+fn bounded(mut names: Vec<String>, most: usize, too_many: &mut bool) -> Vec<String> {
+    names.sort_unstable();
+    names.dedup();
+    *too_many |= names.len() > most;
+    names.truncate(most);
+    names
+}
+
+/// The identifiers in a text, in lower case. Ticket systems differ in what they take for one, so that brackets, commas and blanks
 /// are all taken for separators: a word too many is found nowhere.
-fn ids(field: &Header) -> Vec<String> {
-    let value = field.value();
-    let half = FIELD_MAX / 2;
-    let text = match (value.get(..half), value.len().checked_sub(half).and_then(|at| value.get(at..))) {
-        (Some(head), Some(tail)) if value.len() > FIELD_MAX => [head, b" ", tail].concat(),
-        _ => value.to_vec(),
-    };
-    let text = String::from_utf8_lossy(&text).to_lowercase();
+fn ids(octets: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(octets).to_lowercase();
     let separates = |c: char| c.is_whitespace() || matches!(c, '<' | '>' | ',' | ';');
     let words = text.split(separates).filter(|word| !word.is_empty() && word.len() <= ID_MAX);
     words.map(str::to_owned).collect()
@@ -124,19 +140,29 @@ mod tests {
         ] {
             let found = of(&[("Message-ID", "<own@c.example>"), (field, value)], None);
             assert!(found.cited.contains(&"a@b.example".to_owned()), "{value}: {found:?}");
-            assert_eq!(found.own.as_deref(), Some("own@c.example"));
+            assert_eq!(found.own, ["own@c.example"]);
         }
         assert!(of(&[("Message-ID", "<a@b>")], None).is_empty());
     }
 
     #[test]
-    fn of_thousands_the_first_and_the_last_ones_count() {
-        let many: String = (0..20_000).map(|n| format!("<{n}@b.example>\r\n ")).collect();
-        let found = of(&[("References", &many), ("In-Reply-To", "<parent@b.example>")], None);
-        assert!(found.cited.len() <= CITED_MAX, "{}", found.cited.len());
-        for id in ["0@b.example", "19999@b.example", "parent@b.example"] {
-            assert!(found.cited.contains(&id.to_owned()), "{id}");
+    fn what_is_hidden_among_thousands_is_found_or_the_message_is_known_to_hide_something() {
+        let many = |count: usize| (0..count).map(|n| format!("<{n}@b.example>\r\n ")).collect::<String>();
+        let found = of(&[("References", &many(1_000)), ("In-Reply-To", "<parent@b.example>")], None);
+        assert!(found.cited.len() == 1_001 && !found.too_many);
+        for fields in [
+            vec![("References".to_owned(), many(2_001))],
+            vec![("In-Reply-To".to_owned(), "x".repeat(CITING_MAX))],
+            (0..=OWN_MAX).map(|n| ("Message-ID".to_owned(), format!("<{n}@b>"))).collect(),
+            vec![("Subject".to_owned(), "x".repeat(SUBJECT_MAX))],
+            (0..=SUBJECTS_MAX).map(|n| ("Subject".to_owned(), format!("Ticket#{n}"))).collect(),
+        ] {
+            let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            assert!(of(&fields, Some("Ticket#")).too_many, "{}", fields[0].0);
         }
+        // Of several Message-IDs each reader takes the one that he likes.
+        let found = of(&[("Message-ID", "<a@b>"), ("Message-ID", "<c@d>")], None);
+        assert_eq!((found.own, found.too_many), (vec!["a@b".to_owned(), "c@d".to_owned()], false));
     }
 
     #[test]
@@ -153,8 +179,9 @@ mod tests {
         ] {
             assert_eq!(of(&[("Subject", subject)], token).tickets, expected, "{subject}");
         }
-        let many: String = (0..1_000).map(|n| format!("#{n} ")).collect();
-        assert_eq!(of(&[("Subject", &many)], Some("#")).tickets.len(), TICKETS_MAX);
+        let many: String = (0..1_001).map(|n| format!("#{n} ")).collect();
+        let found = of(&[("Subject", &many)], Some("#"));
+        assert!(found.tickets.len() == TICKETS_MAX && found.too_many);
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! One company for tests of behaviour that must be the same whichever mail server has deskmilter attached.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::{
     Client, Daemon, EximSite, EximTerms, NameServer, OutboundSite, Reply, SandboxEndpoint, Signer, Site, SmtpSession,
@@ -16,6 +16,14 @@ pub enum Mta {
     /// By its ACLs, router, transport and transport filter.
     Exim,
 }
+
+/// The milter line alone, as `deskmilter postfix --apply` writes it for inline relay.
+const INLINE_MAIN_CF: &str = "\
+smtpd_milters = { unix:deskmilter/milter.sock, default_action=tempfail, content_timeout=150s }
+non_smtpd_milters = $smtpd_milters
+transport_maps =
+recipient_delimiter = +
+";
 
 /// A test for each mail server of each function named, which takes the [`Mta`]: `NAME::postfix` and `NAME::exim`.
 #[macro_export]
@@ -119,6 +127,21 @@ impl Company {
         })
     }
 
+    /// One that relays inline, with more lines in `[connector.endpoint]`; more of main.cf where it has a Postfix.
+    ///
+    /// # Panics
+    /// As [`Self::inbound`].
+    pub fn inline(mta: Mta, endpoint: &str, main_cf: &str) -> Self {
+        let endpoint = format!("relay = \"inline\"\n{endpoint}");
+        match mta {
+            Mta::Postfix => {
+                let main_cf = format!("{INLINE_MAIN_CF}{main_cf}");
+                Self(Kind::Inbound(Box::new(Site::with("", &endpoint, &main_cf))))
+            }
+            Mta::Exim => EximSite::start(EximTerms { endpoint, ..EximTerms::default() }).into(),
+        }
+    }
+
     /// One whose ticket system submits notifications.
     ///
     /// # Panics
@@ -180,17 +203,18 @@ impl Company {
         by_mta!(self, postfix => postfix.log(), exim => exim.log())
     }
 
-    /// The folder of the daemon's configuration and keys.
-    ///
-    /// # Panics
-    /// There is none.
-    pub fn keys(&self) -> PathBuf {
-        let folder = |path: &Path| path.parent().expect("a file in a folder").to_owned();
+    /// The configuration file of the daemon.
+    pub fn configuration(&self) -> PathBuf {
         match &self.0 {
-            Kind::Inbound(site) => folder(&site.configuration()),
-            Kind::Outbound(site) => site.keys().to_owned(),
-            Kind::Exim(site) => folder(&site.configuration()),
+            Kind::Inbound(site) => site.configuration(),
+            Kind::Outbound(site) => site.keys().join("deskmilter.toml"),
+            Kind::Exim(site) => site.configuration(),
         }
+    }
+
+    /// The folder of that file, and of the company's keys.
+    pub fn keys(&self) -> PathBuf {
+        self.configuration().with_file_name("")
     }
 
     /// Puts another password into the file that deskmilter reads.
@@ -199,6 +223,21 @@ impl Company {
     /// When it cannot be written.
     pub fn set_password(&self, password: &str) {
         crate::site::set_password(self.desk(), password);
+    }
+
+    /// Makes the daemon relay to another endpoint on `localhost`, whose authority is `ca`, from now on.
+    ///
+    /// # Panics
+    /// When the daemon does not come back.
+    pub fn point_at(&mut self, port: u16, ca: &str) {
+        crate::site::point_at(&self.configuration(), port, ca);
+        self.daemon_mut().stop();
+        self.daemon_mut().resume();
+    }
+
+    /// A session of another mail server, greeted.
+    pub fn connect(&self, client: &Client) -> SmtpSession {
+        by_mta!(self, postfix => SmtpSession::connect_as(postfix.address(), client), exim => exim.connect(client))
     }
 
     /// Hands over a message as another mail server does.

@@ -40,8 +40,35 @@ impl PrivateExim {
         Self { process: None, told: free_address(), address: free_address(), folder }
     }
 
+    /// One that takes mail for any address from this machine, with the caller's routers and transports, and tries again at once.
+    ///
+    /// # Panics
+    /// When not root, or when it does not start; shows its log.
+    pub fn routing(routers: &str, transports: &str) -> Self {
+        let mut exim = Self::new();
+        let (folder, address) = (exim.folder.path().display().to_string(), exim.told);
+        let text = format!(
+            "exim_path = {program}\nprimary_hostname = desk.acme.example\nspool_directory = {folder}/spool\n\
+             log_file_path = {folder}/log/%s\nlocal_interfaces = {ip}\ndaemon_smtp_ports = {port}\nhosts_proxy = 127.0.0.0/8\n\
+             notifier_socket =\nkeep_environment =\nnever_users =\ntrusted_users = {USER}\ndeliver_drop_privilege = true\n\
+             host_lookup =\ntls_advertise_hosts =\nacl_smtp_rcpt = acl_rcpt\nbegin acl\nacl_rcpt:\n  accept\n\
+             begin routers\n{routers}\nbegin transports\n{transports}\nbegin retry\n* * F,1h,1s\n",
+            program = exim_program().display(),
+            ip = address.ip(),
+            port = address.port(),
+        );
+        exim.write("exim.conf", &text);
+        exim.resume();
+        exim
+    }
+
     pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Its configuration file.
+    pub fn configuration(&self) -> PathBuf {
+        self.at("exim.conf")
     }
 
     /// A file of its configuration.

@@ -1,6 +1,7 @@
 //! Mail into ticket systems that take none by SMTP: by HTTP against an intake that checks what the real ones check, through
-//! programs, RT's own among them, and with a real Postfix in front.
+//! programs, RT's own among them, and with a real Postfix or Exim in front.
 
+mod exim;
 mod http;
 mod pipe;
 mod postfix;
