@@ -2,6 +2,7 @@
 //! and remedy. Nothing else in the program reads the configuration file; nothing here opens a socket.
 
 mod check;
+mod check_connector;
 mod check_delivery;
 mod check_desk;
 mod check_endpoint;

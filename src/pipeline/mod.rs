@@ -21,10 +21,12 @@ mod forged;
 #[path = "../../fuzz/targets/pipeline.rs"]
 pub(crate) mod fuzzing;
 mod hops;
+mod judge;
 mod lane;
 mod notification;
 mod outbound;
 mod preserve;
+mod record;
 mod seal;
 mod sender_auth;
 mod sign;
@@ -39,6 +41,7 @@ pub use authentication_results::Outcome;
 use body_digest::body_digest;
 pub use desk::{Conversations, DeskSide, References};
 pub use examine::{Examination, Examiner, SeenSignature};
+pub use judge::{Judge, Terms};
 pub use seal::FIELD as SEAL_FIELD;
 pub use sender_auth::{Doubt, SenderAuth, Status};
 pub use site_key::SiteKey;
@@ -46,62 +49,19 @@ pub use submitter::{Submitter, Submitters};
 
 use lane::{Beside, Lane};
 use outbound::Origin;
+use record::Record;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Config, Connector, OnTempError};
 use crate::mail::{
-    Budget, Connection, Domain, Envelope, Header, HeaderEdit, Headers, Mail, Pass, Path, Reply, Shortfall, Verdict,
+    Budget, Connection, Domain, Envelope, Header, HeaderEdit, Headers, Mail, Pass, Reply, Shortfall, Verdict,
 };
 
 /// Verdict fields of a message that are looked at, from the top: ours is the first, for the milter takes all others away. Each
 /// costs a MAC over the bound fields, which may be megabytes: of thousands, one message would keep a thread for minutes.
 const VERDICTS_MAX: usize = 3;
-
-/// Who judges mail before it is queued: the [`Pipeline`]. A trait, so that an attachment's protocol can be tested with
-/// any verdict.
-pub trait Judge: Send + Sync + 'static {
-    /// Whether mail of this client with this envelope is any of our business: what is not is never looked at.
-    fn concerns(&self, connection: &Connection, envelope: &Envelope) -> bool;
-
-    /// Whether [`Self::recipient`] ever has anything to say: asking costs a round trip for each recipient.
-    fn asks_recipients(&self) -> bool {
-        false
-    }
-
-    /// Why one more recipient cannot be in this message, if it cannot; `envelope` has those before it.
-    fn recipient(&self, _connection: &Connection, _envelope: &Envelope, _to: &Path) -> Option<Reply> {
-        None
-    }
-
-    /// Whether mail of this client with this envelope concerns nobody but connectors that only observe: whatever becomes of its
-    /// judgement, nothing may happen to it.
-    fn only_observes(&self, _connection: &Connection, _envelope: &Envelope) -> bool {
-        false
-    }
-
-    /// Judges a message that concerns us.
-    fn judge(&self, mail: &Mail) -> impl Future<Output = Verdict> + Send;
-
-    /// Does what must be done before the verdict on `mail` is told, and returns what is told.
-    fn deliver(&self, _mail: &Mail, verdict: Verdict, _terms: Terms) -> impl Future<Output = Verdict> + Send {
-        std::future::ready(verdict)
-    }
-}
-
-/// What an attachment can offer for [`Judge::deliver`].
-#[derive(Debug, Clone, Copy)]
-pub struct Terms {
-    /// When the message was complete: what the MTA's patience is counted from.
-    pub complete: Instant,
-    /// The MTA lets us add and remove recipients.
-    pub edits_recipients: bool,
-    /// How long after that the answer must be there at the latest, where the MTA waits no longer.
-    pub within: Option<Duration>,
-    /// What is not taken for a support address is relayed out of the MTA's queue all the same.
-    pub queue_relays: bool,
-}
 
 /// Whether an auth status, as [`Pipeline::hand_over`] returns it, is that of a proven sender.
 pub fn is_authenticated(status: &str) -> bool {
@@ -500,90 +460,6 @@ impl Pipeline {
             Some(judged) => !self.verdict_covers_body || self.digest(mail).await.as_ref() == Some(judged),
             None => !self.verdict_covers_body || opened.verdict.starts_with("none;"),
         }
-    }
-}
-
-/// All that a decision rested on, for the one line that tells of it.
-#[derive(Debug, Default)]
-struct Record {
-    started: Option<Instant>,
-    connectors: Vec<String>,
-    domain: Option<Domain>,
-    /// The connector whose notification it is.
-    notification: Option<String>,
-    trusted_hop: Option<&'static str>,
-    sender: Option<String>,
-    forged: usize,
-    /// On the desk side: which way it came, and the tags of its ticket.
-    path: Option<String>,
-    tags: Option<String>,
-    sealed: bool,
-    signed: Vec<String>,
-    /// In a lane that only observes.
-    beside: Option<Beside>,
-}
-
-impl Record {
-    fn recognised(&mut self, class: &classify::Class, origin: &Origin<'_>) {
-        self.connectors.clone_from(&class.connectors);
-        self.domain.clone_from(&class.domain);
-        self.notification = origin.connector().map(str::to_owned);
-        self.trusted_hop = origin.trusted_hop();
-    }
-
-    fn incoming(&mut self, incoming: Option<&desk::Incoming>) {
-        self.connectors.extend(incoming.iter().flat_map(|incoming| incoming.connectors()).cloned());
-        self.path = incoming.map(desk::Incoming::path);
-        self.tags = incoming.map(desk::Incoming::tags).filter(|tags| !tags.is_empty());
-    }
-
-    fn departed(&mut self, departure: &outbound::Departure) {
-        self.sealed = departure.sealed;
-        self.signed.clone_from(&departure.signed);
-    }
-
-    fn log(&self, mail: &Mail, refusal: Option<&Reply>) {
-        let decision = match refusal {
-            Some(reply) if reply.is_transient() => "deferred",
-            Some(_) => "refused",
-            None if self.sealed => "sealed",
-            None if !self.signed.is_empty() => "signed",
-            None if self.domain.is_some() || self.path.is_some() => "tagged",
-            None => "passed",
-        };
-        let connection = &mail.connection;
-        let elapsed = self.started.map(|started| started.elapsed()).unwrap_or_default();
-        tracing::info!(
-            queue_id = mail.queue_id,
-            decision,
-            observed = self.beside.as_ref().map(|_| "yes"),
-            connector = self.connectors.join(","),
-            domain = self.domain.as_ref().map(Domain::as_str),
-            notification = self.notification,
-            message_id = mail.headers.first("Message-ID").map(Header::text),
-            client = connection
-                .client
-                .ip()
-                .map(|ip| ip.to_string())
-                .unwrap_or_else(|| format!("{:?}", connection.client).to_lowercase()),
-            helo = connection.helo,
-            login = connection.login,
-            from = %mail.envelope.sender,
-            to = mail.envelope.recipients.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-            size = mail.size(),
-            tls = connection.tls.as_ref().map(|tls| tls.version.as_str()),
-            path = self.path,
-            tags = self.tags,
-            auth = self.sender,
-            spf = self.trusted_hop.map(|why| format!("not asked: {why}")),
-            forged = self.forged,
-            signed = (!self.signed.is_empty()).then(|| self.signed.join(",")),
-            local_results = self.beside.as_ref().and_then(|beside| beside.results.as_deref()),
-            signed_by = self.beside.as_ref().and_then(|beside| beside.signed_by.as_deref()),
-            reply = refusal.map(ToString::to_string),
-            delay_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-            "judged"
-        );
     }
 }
 
