@@ -358,7 +358,11 @@ where
                 );
                 Err(reply)
             }
-            None => self.judge(Mail { connection, envelope, headers, body, shortfall, queue_id }, terms).await?,
+            None => {
+                let mail = Mail { connection, envelope, headers, body, shortfall, queue_id };
+                // In a box: what judging keeps in mind is several times what an idle connection may take.
+                Box::pin(self.judge(mail, terms)).await?
+            }
         };
         match outcome {
             // Whatever became of it.
