@@ -5,6 +5,8 @@
 //! I/O; the only I/O is the spool file of a large [`Body`].
 
 mod address;
+#[cfg(test)]
+pub(crate) mod any_edits;
 mod body;
 mod budget;
 mod connection;

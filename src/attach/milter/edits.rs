@@ -88,6 +88,7 @@ mod tests {
     use super::*;
     use crate::attach::milter::frame::FrameDecoder;
     use crate::mail::Header;
+    use crate::mail::any_edits::{any_edits, of_their_own_names};
     use proptest::prelude::*;
     use tokio_util::codec::Decoder;
 
@@ -187,27 +188,11 @@ mod tests {
         #[test]
         fn postfix_and_sendmail_end_up_with_what_the_pipeline_meant(
             names in proptest::collection::vec("[aAbB]|Received", 0..12),
-            edits in proptest::collection::vec(prop_oneof![
-                (0usize..14).prop_map(|index| HeaderEdit::Remove { index }),
-                (0usize..14, "[x-z]{0,1}")
-                    .prop_map(|(index, text)| HeaderEdit::Replace { index, field: Header::written("?", &text) }),
-                "[d-f]".prop_map(|text| HeaderEdit::Append(Header::written("b", &text))),
-                "[a-c]".prop_map(|text| HeaderEdit::Prepend(Header::written("A", &text))),
-            ], 0..12),
+            edits in any_edits("[x-z]{0,1}"),
         ) {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let headers = headers(&names);
-            // A field is replaced by one of its own name.
-            let edits: Vec<_> = edits
-                .into_iter()
-                .map(|edit| match edit {
-                    HeaderEdit::Replace { index, field } => {
-                        let name = names.get(index).copied().unwrap_or("a");
-                        HeaderEdit::Replace { index, field: Header::new(name.as_bytes(), field.value()) }
-                    }
-                    other => other,
-                })
-                .collect();
+            let edits = of_their_own_names(edits, &names);
             let mut meant = headers.clone();
             let own = "Received: own".to_owned();
             meant.apply(&edits);
