@@ -2,19 +2,17 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use support::{PrivatePostfix, Signer, free_address, postfix_program};
+use support::{PrivatePostfix, Signer, free_address};
 
 use crate::filter::{EMPLOYEE, Filter, SUPPORT};
 use crate::idle_milter::{self, Until};
+use crate::source::{self, Session};
 use crate::{mail, usage};
 
 /// Messages a run.
 const COUNT: usize = 800;
-/// SMTP sessions at a time.
-const SESSIONS: usize = 16;
 /// Mail for these is delivered, to see what the milter did; for all others it is thrown away after the queue.
 const WITNESS: &str = "witness@acme.example";
 const OTHER_WITNESS: &str = "witness@other.example";
@@ -41,15 +39,6 @@ impl Kind {
     }
 }
 
-/// How many messages a client sends in one SMTP session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Session {
-    /// One, and each has a connection to the milter of its own.
-    OneMessage,
-    /// As many as there are for it.
-    Many,
-}
-
 /// One smtpd with a milter, or none.
 pub struct Way {
     /// What it is called in the table.
@@ -70,6 +59,19 @@ pub struct Figures {
     pub postfix: f64,
     /// The same of the filter.
     pub filter: f64,
+}
+
+impl Figures {
+    /// Of `count` messages; CPU time is Postfix's and the filter's, before and after.
+    pub fn of(count: usize, elapsed: Duration, before: (Duration, Duration), after: (Duration, Duration)) -> Self {
+        let each =
+            |before: Duration, after: Duration| after.saturating_sub(before).as_secs_f64() * 1000.0 / count as f64;
+        Self {
+            rate: count as f64 / elapsed.as_secs_f64(),
+            postfix: each(before.0, after.0),
+            filter: each(before.1, after.1),
+        }
+    }
 }
 
 /// The filters for each kind of mail.
@@ -129,8 +131,7 @@ impl EndToEnd {
         for way in &ways {
             postfix.wait_for(&format!("the smtpd with {}", way.name), |_| TcpStream::connect(way.address).is_ok());
         }
-        let master = std::fs::read_to_string(postfix.queue_directory().join("pid/master.pid")).unwrap_or_default();
-        let master = master.trim().parse().expect("the process id of Postfix's master");
+        let master = usage::master(&postfix);
         let end_to_end = Self { postfix, master, ways, signer: signer.clone() };
         end_to_end.check();
         end_to_end
@@ -167,14 +168,7 @@ impl EndToEnd {
         let before = cpu();
         let elapsed = self.send(way, session, COUNT, recipient);
         self.postfix.wait_for_empty_queue();
-        let after = cpu();
-        let each =
-            |before: Duration, after: Duration| after.saturating_sub(before).as_secs_f64() * 1000.0 / COUNT as f64;
-        Figures {
-            rate: COUNT as f64 / elapsed.as_secs_f64(),
-            postfix: each(before.0, after.0),
-            filter: each(before.1, after.1),
-        }
+        Figures::of(COUNT, elapsed, before, cpu())
     }
 
     fn send(&self, way: &Way, session: Session, count: usize, recipient: &str) -> Duration {
@@ -183,22 +177,6 @@ impl EndToEnd {
             Kind::Support => (mail::CUSTOMER, mail::octets(0, recipient, Some(&self.signer))),
             Kind::Own => (EMPLOYEE, mail::plain(0, EMPLOYEE, recipient)),
         };
-        let file = self.postfix.configuration().join("message");
-        std::fs::write(&file, message).expect("a file for the message");
-        let mut command = Command::new(postfix_program("smtp-source"));
-        if session == Session::Many {
-            command.arg("-d");
-        }
-        command
-            .args(["-s", &SESSIONS.min(count).to_string(), "-m", &count.to_string(), "-f", sender])
-            .args(["-t", recipient, "-F"])
-            .arg(file)
-            .arg(format!("inet:{}:{}", way.address.ip(), way.address.port()));
-        let start = Instant::now();
-        let output = command.output().expect("smtp-source");
-        let elapsed = start.elapsed();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.is_empty(), "smtp-source: {} {said}", output.status);
-        elapsed
+        source::send(&self.postfix, way.address, session, count, (sender, recipient), &message)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Each filter is a daemon of its own; this program plays Postfix's side against it ([`mta`], [`load`]) with the same mail
 //! ([`mail`]), accounts what its process used ([`usage`]), and has a real Postfix take mail with each of them
-//! ([`end_to_end`]), and a real Exim with deskmilter and without ([`exim`]). Machines are noisy, so filters take turns, round after round, and what counts is the ratio within a
+//! ([`end_to_end`]) and bring it to its end ([`whole_way`]), and a real Exim with deskmilter and without ([`exim`]). Machines are noisy, so filters take turns, round after round, and what counts is the ratio within a
 //! round ([`comparison`], [`table`]); what a signature costs by itself is measured between the turns ([`bare`]). Besides, a
 //! daemon with ten thousand connectors ([`scale`]) and one that is sent many large messages at once ([`burst`]).
 //! docs/performance.md says how to read the result, and which variables change a run.
@@ -18,8 +18,10 @@ mod load;
 mod mail;
 mod mta;
 mod scale;
+mod source;
 mod table;
 mod usage;
+mod whole_way;
 
 use std::io;
 use std::path::PathBuf;
@@ -29,10 +31,12 @@ use std::time::Duration;
 use support::{NameServer, PrivateKey, Signer, Zone};
 
 use comparison::{Comparison, Pace, is_wanted, measure};
-use end_to_end::{EndToEnd, Filters, Session};
+use end_to_end::{EndToEnd, Figures, Filters, Kind};
 use filter::{Filter, LOGIN, SUPPORT, Transport};
 use load::Work;
 use mta::Client;
+use source::Session;
+use whole_way::WholeWay;
 
 /// Seconds that the sender's records may be kept: longer than a run.
 const TTL: u32 = 3_600;
@@ -50,6 +54,7 @@ const SIGNATURE_SECONDS: u32 = 1;
 const MEMORY: &str = "memory";
 const POSTFIX: &str = "Postfix";
 const EXIM: &str = "Exim";
+const WHOLE_WAY: &str = "whole way";
 
 fn main() -> ExitCode {
     if !nix::unistd::geteuid().is_root() {
@@ -86,6 +91,9 @@ impl Bench {
         self.memory()?;
         if POSTFIX.contains(&only()) {
             self.end_to_end();
+        }
+        if WHOLE_WAY.contains(&only()) {
+            self.whole_way();
         }
         if EXIM.contains(&only()) {
             exim::run(&self.signer, self.pace.rounds);
@@ -220,8 +228,20 @@ impl Bench {
             (Session::Many, "as many messages a session as come"),
         ] {
             println!("Through Postfix: smtp-source, 16 sessions at a time, {title}; discarded after the queue.\n");
-            print_end_to_end(&end_to_end, session, self.pace.rounds * POSTFIX_ROUNDS);
+            let ways: Vec<_> = end_to_end.ways.iter().map(|way| (way.kind, way.name.as_str())).collect();
+            take_turns(&ways, self.pace.rounds * POSTFIX_ROUNDS, |n| end_to_end.run(&end_to_end.ways[n], session));
         }
+    }
+
+    /// Until the mail has arrived.
+    fn whole_way(&self) {
+        let whole_way = WholeWay::start(&self.signer, &self.names);
+        println!(
+            "The whole way: smtp-source, Postfix, and on to a mailbox, or over TLS with AUTH to the next server; 16 sessions at \
+             a time, one message each.\n"
+        );
+        let ways: Vec<_> = whole_way.ways.iter().map(|way| (way.kind, way.name.as_str())).collect();
+        take_turns(&ways, self.pace.rounds * POSTFIX_ROUNDS, |n| whole_way.run(&whole_way.ways[n]));
     }
 
     fn memory(&self) -> io::Result<()> {
@@ -300,26 +320,24 @@ fn world(signer: &Signer) -> Zone {
     signer.publish(zone)
 }
 
-fn print_end_to_end(end_to_end: &EndToEnd, session: Session, rounds: usize) {
-    let ways = &end_to_end.ways;
-    let mut figures: Vec<Vec<end_to_end::Figures>> = vec![Vec::new(); ways.len()];
+/// Measures each way of Postfix's in turn, and prints them beside the first one of their kind, which has no milter.
+fn take_turns(ways: &[(Kind, &str)], rounds: usize, run: impl Fn(usize) -> Figures) {
+    let mut figures: Vec<Vec<Figures>> = vec![Vec::new(); ways.len()];
     for round in 0..rounds {
-        for turn in 0..ways.len() {
-            let n = (turn + round) % ways.len();
-            figures[n].push(end_to_end.run(&ways[n], session));
+        for n in order(ways.len(), round) {
+            figures[n].push(run(n));
         }
         eprintln!("bench: Postfix, round {} of {rounds} done", round + 1);
     }
-    let of =
-        |n: usize, figure: fn(&end_to_end::Figures) -> f64| -> Vec<f64> { figures[n].iter().map(figure).collect() };
-    let rows = ways.iter().enumerate().map(|(n, way)| {
-        let without = ways.iter().position(|other| other.kind == way.kind).unwrap_or(n);
+    let of = |n: usize, figure: fn(&Figures) -> f64| -> Vec<f64> { figures[n].iter().map(figure).collect() };
+    let rows = ways.iter().enumerate().map(|(n, (kind, name))| {
+        let without = ways.iter().position(|(other, _)| other == kind).unwrap_or(n);
         let rate = |n| of(n, |one| one.rate);
         let cpu = |n| of(n, |one| one.postfix + one.filter);
         let value = |figure| table::number(table::median(&of(n, figure)));
         vec![
-            if n == without { way.kind.name().to_owned() } else { String::new() },
-            way.name.clone(),
+            if n == without { kind.name().to_owned() } else { String::new() },
+            (*name).to_owned(),
             table::number(table::median(&rate(n))),
             table::ratio(&rate(n), &rate(without)),
             value(|one| one.postfix),
@@ -330,6 +348,15 @@ fn print_end_to_end(end_to_end: &EndToEnd, session: Session, rounds: usize) {
     let rows: Vec<_> = rows.collect();
     let head = ["mail", "milter", "messages/s", "rate ratio", "CPU ms: Postfix", "filter", "CPU ratio, both"];
     table::print(&head, &rows);
+}
+
+/// In which order `count` ways take their turns: each round begins with another one, and who comes after whom changes too, for
+/// what one leaves behind (idle processes, a full page cache) is found by the next.
+fn order(count: usize, round: usize) -> impl Iterator<Item = usize> {
+    let divides_both = |step: usize| (2..=step).any(|n| count.is_multiple_of(n) && step.is_multiple_of(n));
+    let steps: Vec<_> = (1..count).filter(|&step| !divides_both(step)).collect();
+    let step = steps.get(round % steps.len().max(1)).copied().unwrap_or(1);
+    (0..count).map(move |turn| (round + turn * step) % count)
 }
 
 fn describe_machine() {
@@ -344,7 +371,7 @@ fn describe_machine() {
     );
 }
 
-/// Lines of the table that hold this text are measured, and `memory`, `Postfix` and `Exim`; all of them unless told.
+/// Lines of the table that hold this text are measured, and `memory`, `Postfix`, `whole way` and `Exim`; all of them unless told.
 fn only() -> String {
     std::env::var("BENCH_ONLY").unwrap_or_default()
 }

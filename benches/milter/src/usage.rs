@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
+use support::PrivatePostfix;
 
 /// In a second, of the times in /proc: `USER_HZ`, 100 on all architectures of today.
 const TICKS: u64 = 100;
@@ -16,6 +17,16 @@ pub struct Memory {
     pub peak: f64,
     /// Anonymous, now.
     pub anonymous: f64,
+}
+
+/// The process id of a Postfix's master.
+///
+/// # Panics
+/// When it does not run.
+pub fn master(postfix: &PrivatePostfix) -> u32 {
+    let file = postfix.queue_directory().join("pid/master.pid");
+    let pid = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file:?}: {e}"));
+    pid.trim().parse().unwrap_or_else(|e| panic!("{file:?}: {pid:?}: {e}"))
 }
 
 /// User and system time so far of a daemon: its process and those that it has started.

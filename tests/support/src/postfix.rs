@@ -113,6 +113,19 @@ impl Mailbox {
         files.sort_by_key(|path| fs::metadata(path).and_then(|facts| facts.modified()).ok());
         files.iter().filter_map(|path| fs::read(path).ok()).collect()
     }
+
+    /// How many messages there are.
+    pub fn count(&self) -> usize {
+        fs::read_dir(self.folder.join("new")).map_or(0, Iterator::count)
+    }
+
+    /// Throws them all away.
+    pub fn clear(&self) {
+        let Ok(entries) = fs::read_dir(self.folder.join("new")) else { return };
+        entries.filter_map(Result::ok).for_each(|entry| {
+            let _ = fs::remove_file(entry.path());
+        });
+    }
 }
 
 /// One of Postfix's commands: the installed one, or the one unpacked beside another MTA.
