@@ -63,7 +63,9 @@ impl Element {
         };
         // An encoded word is no address, whatever is in it; a local part alone is one, a domain alone is none.
         let encoded = !address.contains('@') && address.contains("=?");
-        if address.is_empty() || encoded || address.contains(char::REPLACEMENT_CHARACTER) {
+        // A line folded amid an address: what belongs to it is a guess.
+        let folded = address.contains(char::is_control);
+        if address.is_empty() || encoded || folded || address.contains(char::REPLACEMENT_CHARACTER) {
             return Err(unreadable(address));
         }
         if address.starts_with('@') && !address.contains(':') {
@@ -170,6 +172,7 @@ mod tests {
             "<a@b.example> <c@d.example>",
             "x <a@b.example> y <c@d.example>, e@f.example",
             "<a@b.example> c@d.example",
+            "Jane <jane@a.exampOo: Jane\r\n n>",
             "<<a@b.example>>",
             "a@b.example>",
             "Jane <a@b.example, c@d.example",

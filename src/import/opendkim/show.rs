@@ -63,8 +63,10 @@ impl Import {
 
     /// The configuration: entries in the order in which they are tried, and that the first one signs.
     fn signing_entries(&self, rules: &[Rule], text: &mut String) {
-        let entries = entries(rules, self.signs_with_all());
-        let networks = self.internal_networks();
+        let mut entries = entries(rules, self.signs_with_all());
+        entries.retain(|(signature, _)| matches!(signature.key, KeyData::File(_)));
+        // Where nothing is signed they say nothing.
+        let networks = if entries.is_empty() { Vec::new() } else { self.internal_networks() };
         let first = !self.signs_with_all() && entries.len() > 1;
         if first || !networks.is_empty() {
             text.push_str("\n# a file has one [outbound]: where there is one, put these lines there\n[outbound]\n");
