@@ -89,6 +89,11 @@ fn two_sets_overlap_while_a_password_is_changed_and_a_third_is_refused() {
         assert_eq!(output.status.code(), Some(1), "{words}");
         assert!(output.stdout.is_empty() && String::from_utf8_lossy(&output.stderr).contains("2 live sets"));
     }
+    // It may have been cut off before anybody saw the new password: to revoke the old one would lock the company out.
+    let told = String::from_utf8(desk.run("rotate --domain acme.example").stderr).unwrap();
+    let begin_anew = format!("nobody has the password of {}, begin anew with: ", new.number);
+    assert!(told.contains(&format!("credential={}, finish it with: ", new.number)), "{told}");
+    assert!(told.contains(&begin_anew) && told.trim_end().ends_with(&format!("revoke {}", new.number)), "{told}");
     let refused = desk.run("issue --domain acme.example --address a@other.example");
     assert_eq!(refused.status.code(), Some(64));
     assert_eq!(desk.run("revoke 99").status.code(), Some(1));
