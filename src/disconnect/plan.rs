@@ -44,6 +44,7 @@ pub fn plan(
     let mut plan = Plan {
         record: Record {
             request: request.name(),
+            way: request.way(),
             begun: now(),
             first: Vec::new(),
             settings: None,

@@ -58,6 +58,18 @@ impl Request {
         }
     }
 
+    /// Where it says that mail goes, in the words of the command; `None` where it says nothing of it.
+    pub fn way(&self) -> Option<String> {
+        let own = self.addresses.iter().filter_map(|(address, to)| Some(format!("{address} {}", to.as_ref()?)));
+        let all = match &self.way {
+            Way::Native => None,
+            Way::Forward(to) => Some(format!("--forward-to {to}")),
+            Way::Mailbox => Some("--to-mailbox".to_owned()),
+        };
+        let words: Vec<String> = all.into_iter().chain(own).collect();
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+
     /// What it comes to with `config`.
     pub(super) fn targets(&self, config: &Config) -> Result<Vec<Target>, Stop> {
         let mut targets = Vec::new();

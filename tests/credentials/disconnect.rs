@@ -278,6 +278,17 @@ fn many_addresses_go_in_one_command_and_the_others_stay_connected() {
     let reply = client.command("RCPT TO:<billing@acme.example>");
     assert!(reply.code == 451 && reply.text.contains("transport_maps"), "{reply}");
 
+    // Somebody thinks better of where it goes: not in silence.
+    for words in
+        ["--address billing@acme.example --to-mailbox", "--address billing@acme.example --forward-to x@acme.example"]
+    {
+        let told = company.disconnect(1, &format!("{words} --apply"));
+        assert!(
+            told.contains("another way (billing@acme.example sales@acme.example)") && told.contains("--undo"),
+            "{told}"
+        );
+    }
+
     // The second one, with a mailbox of its own; the first one to be taken back is the last one that was made.
     company.disconnect(0, "--address support@acme.example --to-mailbox --apply");
     company.submit(SUPPORT, "into the mailbox");
