@@ -127,4 +127,7 @@ fn postfix_finds_the_login_of_a_sender_by_socketmap() {
     };
     assert_eq!(query("sender_login", "support@acme.example"), "support@acme.example");
     assert_eq!(query("sender_login", "other@acme.example"), "");
+    // What a stranger may say in MAIL FROM is nobody's address, and no trouble.
+    assert_eq!(query("sender_login", &format!("{}@acme.example", "x".repeat(1_900))), "");
+    assert!(!desk.daemon.log().contains("connection of the lookup service closed"), "{}", desk.daemon.log());
 }
