@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{ConfigFile, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE, say};
-use crate::config::{Config, Secret};
+use crate::config::{Config, Secret, StoreUrl};
 use crate::credential::{Binding, Credential, LIVE_SETS_MAX, UserName, hash, new_password, overlaps};
 use crate::daemon;
 use crate::mail::{Address, Domain};
@@ -130,6 +130,9 @@ struct Command<'c> {
     file: &'c Path,
     json: bool,
     store: Store,
+    /// Its file, where that is not there. To look into it would make it, and a daemon whose file was moved away would take the
+    /// empty one for its own and every login for wrong.
+    absent: Option<PathBuf>,
     runtime: tokio::runtime::Runtime,
     /// For the audit trail.
     who: String,
@@ -142,11 +145,15 @@ impl<'c> Command<'c> {
         // The files of the store must belong to the daemon's user, also those that SQLite makes beside it.
         daemon::act_as_daemon(config).map_err(unavailable)?;
         let store = Store::new(&config.store).map_err(unavailable)?;
+        let absent = match &config.store.url {
+            StoreUrl::Sqlite(path) if path.try_exists().is_ok_and(|there| !there) => Some(path.clone()),
+            StoreUrl::Sqlite(_) | StoreUrl::Postgres(_) => None,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| unavailable(format!("the runtime cannot be started: {error}")))?;
-        Ok(Self { config, file: &args.config, json: args.json, store, runtime, who })
+        Ok(Self { config, file: &args.config, json: args.json, store, absent, runtime, who })
     }
 
     fn issue(&self, args: &IssueArgs) -> Result<ExitCode, Failure> {
@@ -161,6 +168,9 @@ impl<'c> Command<'c> {
         if self.config.auth.is_none() {
             hints.push("there is no [auth] in the configuration yet: nobody checks logins".to_owned());
         }
+        if let Some(path) = &self.absent {
+            hints.push(format!("note: a new store was made: {}", path.display()));
+        }
         self.hand_out(&set, &password, &hints)
     }
 
@@ -170,13 +180,16 @@ impl<'c> Command<'c> {
         let old = match live.as_slice() {
             [] => return Err((1, format!("{binding} has no live set; issue one"))),
             [old] => old,
-            [old, ..] => {
-                let number = old.id;
+            [old, new, ..] => {
+                let (old, new) = (old.id, new.id);
+                // The second one may be of a rotation that was cut off before anybody saw the password.
                 return Err((
                     1,
                     format!(
-                        "{binding} has {LIVE_SETS_MAX} live sets already: a rotation is under way; finish it with: {}",
-                        self.command(&format!("revoke {number}"))
+                        "{binding} has {LIVE_SETS_MAX} live sets already: a rotation is under way. When logins are accepted with \
+                         credential={new}, finish it with: {}; where nobody has the password of {new}, begin anew with: {}",
+                        self.command(&format!("revoke {old}")),
+                        self.command(&format!("revoke {new}"))
                     ),
                 ));
             }
@@ -194,7 +207,7 @@ impl<'c> Command<'c> {
     }
 
     fn list(&self, args: &ListArgs) -> Result<ExitCode, Failure> {
-        let sets = self.ask(self.store.list(args.all))?;
+        let sets = self.look(self.store.list(args.all))?;
         let live: Vec<Credential> = sets.iter().filter(|set| set.revoked_at.is_none()).cloned().collect();
         let limit = i64::try_from(self.config.credentials.overlap_warning.as_secs()).unwrap_or(i64::MAX);
         let now = now();
@@ -244,6 +257,10 @@ impl<'c> Command<'c> {
             RevokeArgs { address: Some(address), .. } => Which::Binding(Binding::Address(address.clone())),
             RevokeArgs { .. } => return Err((EX_USAGE, "say which set".to_owned())),
         };
+        // That nothing was revoked is not the same as that nothing of it lives.
+        if let Some(path) = &self.absent {
+            return Err((EX_TEMPFAIL, format!("{}; nothing was revoked", not_there(path))));
+        }
         let revoked = self.ask(self.store.revoke(which, &self.who))?;
         if revoked.is_empty() {
             return Err((1, "no live set is that one; nothing was revoked".to_owned()));
@@ -259,7 +276,7 @@ impl<'c> Command<'c> {
     }
 
     fn log(&self, args: &LogArgs) -> Result<ExitCode, Failure> {
-        let events = self.ask(self.store.events(args.lines))?;
+        let events = self.look(self.store.events(args.lines))?;
         if self.json {
             let value = |event: &Event| {
                 json!({
@@ -298,11 +315,20 @@ impl<'c> Command<'c> {
         let text = zeroize::Zeroizing::new(text);
         let mut output = std::io::stdout().lock();
         if let Err(error) = output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-            self.ask(self.store.revoke(Which::Id(set.id), &self.who))?;
-            return Err((
-                EX_IOERR,
-                format!("the password could not be printed, so the set was revoked again: {error}"),
-            ));
+            return Err(match self.ask(self.store.revoke(Which::Id(set.id), &self.who)) {
+                Ok(_) => {
+                    (EX_IOERR, format!("the password could not be printed, so the set was revoked again: {error}"))
+                }
+                Err((code, why)) => (
+                    code,
+                    format!(
+                        "the password could not be printed ({error}), and set {}, whose password nobody has, could not be revoked \
+                         again ({why}); do it later with: {}",
+                        set.id,
+                        self.command(&format!("revoke {}", set.id))
+                    ),
+                ),
+            });
         }
         if !self.json {
             eprintln!("The password is not shown again; only its hash is kept.");
@@ -321,7 +347,14 @@ impl<'c> Command<'c> {
     }
 
     fn live(&self) -> Result<Vec<Credential>, Failure> {
-        self.ask(self.store.list(false))
+        self.look(self.store.list(false))
+    }
+
+    /// As [`Self::ask`], but finds nothing where there is no store.
+    fn look<T: Default>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, Failure> {
+        let Some(path) = &self.absent else { return self.ask(question) };
+        eprintln!("deskmilter credential: note: {}", not_there(path));
+        Ok(T::default())
     }
 
     fn ask<T>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, Failure> {
@@ -335,6 +368,10 @@ impl<'c> Command<'c> {
     fn command(&self, rest: &str) -> String {
         format!("deskmilter credential -c {} {rest}", self.file.display())
     }
+}
+
+fn not_there(path: &Path) -> String {
+    format!("{} is not there: nothing was issued yet, or somebody has moved it away", path.display())
 }
 
 fn binding(domain: &Domain, address: Option<&Address>) -> Result<Binding, Failure> {

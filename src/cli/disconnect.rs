@@ -98,6 +98,12 @@ fn disconnect(args: &DisconnectArgs, config: &Config, request: &Request) -> Resu
         .transpose()?;
     let last = records.as_ref().map(Records::last).transpose()?.flatten();
     let number = last.as_ref().map_or(1, |(number, _)| number.saturating_add(1));
+    if let Some((_, record)) = &last
+        && record.request == request.name()
+        && (!record.finished || record.is_in_force())
+    {
+        same_way(record, request)?;
+    }
     match last {
         Some((number, record)) if !record.finished && record.request == request.name() => {
             say(&format!("the disconnection of {} that was begun at {} goes on\n", record.request, record.begun));
@@ -121,6 +127,21 @@ fn disconnect(args: &DisconnectArgs, config: &Config, request: &Request) -> Resu
     let postfix = || args.installation();
     let plan = plan(request, config, &args.file.config, postfix)?;
     make(args, config, records.as_ref(), number, plan)
+}
+
+/// To go on with a record is to send mail where it says; who now says another place must not believe that it goes there.
+fn same_way(record: &Record, request: &Request) -> Result<(), Stop> {
+    match request.way() {
+        Some(way) if record.way.as_ref() != Some(&way) => {
+            let began = record.way.as_deref().unwrap_or("to the native domain");
+            Err(Stop::Refused(format!(
+                "the disconnection of {} at {} sends mail another way ({began}): give it again without another one, or --undo it \
+                 first",
+                record.request, record.begun
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Shows a plan, and with --apply carries it out.

@@ -313,6 +313,8 @@ impl Watched {
             }
             Err(error) if !self.away => {
                 self.away = true;
+                // What comes back may be an earlier copy whose number was used for something else.
+                self.revision = None;
                 tracing::error!(
                     store = %logins.store, %error,
                     "the store is away: logins that were right within the last minute still are, others are temporary failures"
@@ -466,6 +468,37 @@ mod tests {
             }
         }
         assert!((1..=4).contains(&computed), "{computed}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_store_that_comes_back_is_looked_at_anew_though_its_number_is_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let logins = logins(&folder, 2).await;
+        let login = || logins.check("acme", Secret::new(b"s3cret".to_vec()), from(1));
+        let store_is = async |up| {
+            let wait = async {
+                while logins.at_present().store_up != Some(up) {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            };
+            timeout(Duration::from_secs(20), wait).await.unwrap();
+        };
+        assert!(matches!(login().await, Outcome::Accepted { .. }));
+        store_is(true).await;
+        let (file, aside) = (folder.path().join("test.db"), folder.path().join("aside"));
+        // So that it is whole without what SQLite keeps beside it.
+        let whole = rusqlite::Connection::open(&file).unwrap();
+        whole.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        drop(whole);
+        std::fs::rename(&file, &aside).unwrap();
+        store_is(false).await;
+        // Another copy, in which the last change was another.
+        let copy = rusqlite::Connection::open(&aside).unwrap();
+        copy.execute("UPDATE credential SET revoked_at = 1", []).unwrap();
+        drop(copy);
+        std::fs::rename(&aside, &file).unwrap();
+        store_is(true).await;
+        assert_eq!(login().await, Outcome::Refused(Refusal::Revoked));
     }
 
     #[tokio::test(flavor = "multi_thread")]

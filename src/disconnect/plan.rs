@@ -44,6 +44,7 @@ pub fn plan(
     let mut plan = Plan {
         record: Record {
             request: request.name(),
+            way: request.way(),
             begun: now(),
             first: Vec::new(),
             settings: None,
@@ -60,7 +61,7 @@ pub fn plan(
     }
     if targets.iter().any(|target| target.connector.endpoint.is_some()) {
         plan.company_side(&targets, &postfix()?)?;
-    } else if targets.iter().any(|target| target.connector.host.is_some())
+    } else if targets.iter().any(|target| target.connector.host.is_some() || target.connector.delivery.is_some())
         // A ticket system may hand its mail to us without any MTA.
         && let Ok(installation) = postfix()
     {
@@ -142,6 +143,9 @@ impl Plan {
     /// Lines of the postmaster's own that lead a ticket system's mail to our socket.
     fn desk_side(&mut self, targets: &[Target], installation: &Installation) -> Result<(), Stop> {
         const PARAMETER: &str = "sender_dependent_default_transport_maps";
+        for target in targets.iter().filter(|target| target.connector.delivery.is_some()) {
+            delivered_elsewhere(target, installation)?;
+        }
         for target in targets.iter().filter(|target| target.connector.host.is_some()) {
             let domain = std::iter::once(format!("@{}", target.connector.domain)).filter(|_| target.is_whole());
             for key in target.addresses.iter().map(ToString::to_string).chain(domain) {
@@ -182,6 +186,23 @@ impl Plan {
     }
 }
 
+/// Whether mail for `target`, which we hand into the ticket system, has another way already. Behind a socket that is gone it would wait
+/// until it bounces.
+fn delivered_elsewhere(target: &Target, installation: &Installation) -> Result<(), Stop> {
+    let (name, domain) = (&target.connector.name, &target.connector.domain);
+    let whole = std::iter::once(domain.to_string()).filter(|_| target.is_whole());
+    for key in target.addresses.iter().map(ToString::to_string).chain(whole) {
+        if let Some(table) = foreign_transport(installation, "transport_maps", &key, &format!("{name}.delivery"))? {
+            return Err(Stop::Refused(format!(
+                "{table} in transport_maps sends {key} to deskmilter, which hands it into the ticket system; without connector {name} it \
+                 would wait and bounce. Give it another way there, reload Postfix, and try again. To end no more than the company's \
+                 logins: deskmilter credential revoke"
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn waiting(targets: &[Target]) -> Waiting {
     let mut waiting = Waiting::default();
     for target in targets {
@@ -212,6 +233,13 @@ fn notes(target: &Target) -> Vec<String> {
         notes.push(format!(
             "notifications of connector {} from these addresses are not recognised and signed any more: have the ticket system send \
              them itself first",
+            connector.name
+        ));
+    }
+    if connector.delivery.is_some() {
+        notes.push(format!(
+            "mail for these addresses is not handed into the ticket system by connector {} any more: what an MTA still sends to its \
+             socket waits in the queue, and bounces after days",
             connector.name
         ));
     }

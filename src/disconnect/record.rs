@@ -26,6 +26,9 @@ const RECORD_MAX: u64 = 256 << 20;
 pub struct Record {
     /// What was asked for: a domain, or addresses separated by blanks.
     pub request: String,
+    /// Where the mail goes, in the words of the command; `None` where nothing was said of it.
+    #[serde(default)]
+    pub way: Option<String>,
     /// When, as RFC 3339.
     pub begun: String,
     /// Gives new mail its other way.
@@ -217,7 +220,8 @@ impl Records {
     /// It cannot be removed.
     pub fn forget(&self, number: u32) -> Result<(), Stop> {
         let path = self.path(number);
-        fs::remove_file(&path).map_err(|error| failed(&path, error))
+        // On the disk when this returns: one that came back after a power cut would have the next command go on with it.
+        fs::remove_file(&path).and_then(|()| File::open(&self.folder)?.sync_all()).map_err(|error| failed(&path, error))
     }
 
     fn path(&self, number: u32) -> PathBuf {
@@ -247,6 +251,7 @@ mod tests {
     fn record() -> Record {
         Record {
             request: "acme.example".to_owned(),
+            way: None,
             begun: String::new(),
             first: Vec::new(),
             settings: None,

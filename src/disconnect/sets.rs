@@ -27,13 +27,24 @@ pub(super) struct Sets(Vec<Set>);
 impl Sets {
     /// The live sets that are bound to what `request` names.
     pub(super) fn bound_to(request: &Request, config: &Config, file: &Path) -> Result<Self, Stop> {
-        // To ask for a file that is not there would make it.
-        if let StoreUrl::Sqlite(path) = &config.store.url
-            && !path.exists()
-        {
-            return Ok(Self::default());
+        if let StoreUrl::Sqlite(path) = &config.store.url {
+            let there = path.try_exists().map_err(|error| Stop::Later(format!("{}: {error}", path.display())))?;
+            if !there && config.auth.is_none() {
+                return Ok(Self::default());
+            }
+            // A daemon that checks logins has made it, so that it was moved away: what is in it would live on.
+            if !there {
+                return Err(Stop::Later(format!(
+                    "{} is not there, so that no credential can be revoked: put it back, or start deskmilter where there never was \
+                     one, and try again",
+                    path.display()
+                )));
+            }
         }
-        let text = credential(file, &["list"])?;
+        let text = match credential(&program()?, file, &["list"])? {
+            Answer::Done(text) => text,
+            Answer::Nothing(why) => return Err(Stop::Refused(why)),
+        };
         let mut sets: Vec<Set> = serde_json::from_str(&text)
             .map_err(|error| Stop::Refused(format!("deskmilter credential list: {error}")))?;
         let named = |address: &str| request.addresses.keys().any(|named| named.to_string() == address);
@@ -69,28 +80,54 @@ impl Sets {
 
 /// Revokes a set. One that is revoked already is as it should be.
 pub(super) fn revoke(file: &Path, number: i64) -> Result<(), Stop> {
-    match credential(file, &["revoke", &number.to_string()]) {
-        Err(Stop::Refused(_)) | Ok(_) => Ok(()),
-        Err(later) => Err(later),
-    }
+    revoke_with(&program()?, file, number)
 }
 
-/// Runs `deskmilter credential`; what it printed.
-fn credential(file: &Path, words: &[&str]) -> Result<String, Stop> {
-    let program: PathBuf =
-        std::env::current_exe().map_err(|error| Stop::Refused(format!("the program cannot find itself: {error}")))?;
-    let output = Command::new(&program)
+fn revoke_with(program: &Path, file: &Path, number: i64) -> Result<(), Stop> {
+    credential(program, file, &["revoke", &number.to_string()]).map(drop)
+}
+
+/// What `deskmilter credential` did.
+enum Answer {
+    /// What was asked for; what it printed.
+    Done(String),
+    /// There was nothing to do it to; why.
+    Nothing(String),
+}
+
+fn program() -> Result<PathBuf, Stop> {
+    std::env::current_exe().map_err(|error| Stop::Later(format!("the program cannot find itself: {error}")))
+}
+
+/// Runs `program credential`. Whatever keeps it from being run or from answering is an error, lest it be taken for an answer.
+fn credential(program: &Path, file: &Path, words: &[&str]) -> Result<Answer, Stop> {
+    let output = Command::new(program)
         .args(["credential", "--json", "-c"])
         .arg(file)
         .args(words)
         .stdin(std::process::Stdio::null())
         .output()
-        .map_err(|error| Stop::Refused(format!("{}: {error}", program.display())))?;
+        .map_err(|error| Stop::Later(format!("{}: {error}", program.display())))?;
     let said = || String::from_utf8_lossy(&output.stderr).trim().to_owned();
     match output.status.code() {
-        Some(0) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        // Nothing to revoke.
-        Some(1) => Err(Stop::Refused(said())),
-        _ => Err(Stop::Later(said())),
+        Some(0) => Ok(Answer::Done(String::from_utf8_lossy(&output.stdout).into_owned())),
+        Some(1) => Ok(Answer::Nothing(said())),
+        _ => Err(Stop::Later(format!("deskmilter credential {}: {}: {}", words.join(" "), output.status, said()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_counts_as_revoked_only_where_the_command_said_so() {
+        let revoked = |program: &str| revoke_with(Path::new(program), Path::new("/nonexistent"), 7);
+        assert!(revoked("/bin/true").is_ok());
+        assert!(revoked("/bin/false").is_ok(), "it was revoked before");
+        // Another exit code; and no program at all, as when the package is replaced meanwhile.
+        for trouble in ["/usr/bin/env", "/nonexistent"] {
+            assert!(matches!(revoked(trouble), Err(Stop::Later(_))), "{trouble}");
+        }
     }
 }

@@ -58,6 +58,18 @@ impl Request {
         }
     }
 
+    /// Where it says that mail goes, in the words of the command; `None` where it says nothing of it.
+    pub fn way(&self) -> Option<String> {
+        let own = self.addresses.iter().filter_map(|(address, to)| Some(format!("{address} {}", to.as_ref()?)));
+        let all = match &self.way {
+            Way::Native => None,
+            Way::Forward(to) => Some(format!("--forward-to {to}")),
+            Way::Mailbox => Some("--to-mailbox".to_owned()),
+        };
+        let words: Vec<String> = all.into_iter().chain(own).collect();
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+
     /// What it comes to with `config`.
     pub(super) fn targets(&self, config: &Config) -> Result<Vec<Target>, Stop> {
         let mut targets = Vec::new();
@@ -93,6 +105,14 @@ impl Request {
                 (Some(own), _) => Some(own),
                 (None, Way::Forward(to)) => Some(to.clone()),
                 (None, Way::Mailbox) => None,
+                // Its mail goes its own way, which nobody may change by saying nothing.
+                (None, Way::Native) if connector.observe => {
+                    return Err(Stop::Refused(format!(
+                        "connector {} only observes, so that mail for {address} does not go through it: take the connector out of the \
+                         configuration and reload deskmilter, or say --forward-to ADDRESS or --to-mailbox",
+                        connector.name
+                    )));
+                }
                 (None, Way::Native) => Some(native(connector, address)?),
             };
             if way.as_ref().is_some_and(|to| addresses.contains(to) || self.addresses.contains_key(to)) {
@@ -201,6 +221,9 @@ mod tests {
         let one = &config.connectors[0];
         let ways = request(None, &["billing@acme.example"]).ways(one, &one.addresses[1..]).unwrap();
         assert_eq!(ways[&address("billing@acme.example")], Some(address("billing@acme.zendesk.com")));
+        let observing = Connector { observe: true, ..(**one).clone() };
+        let refused = request(None, &["billing@acme.example"]).ways(&observing, &one.addresses[1..]).unwrap_err();
+        assert!(refused.to_string().contains("only observes"), "{refused}");
         let two = request(Some("other.example"), &[]).ways(&config.connectors[1], &config.connectors[1].addresses);
         assert!(two.unwrap_err().to_string().contains("--forward-to"));
         let circle =

@@ -2,6 +2,9 @@
 //!
 //! One connection answers all questions, and hears of changes by NOTIFY. One that does not answer in time is given up, and the next
 //! question makes a new one. What writes has a connection of its own, for its transaction's sake; only commands write.
+//!
+//! No statement is prepared under a name: behind a pooler that pools transactions the next one may be asked of another server
+//! connection, where the name is unknown, or another client's.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -12,7 +15,7 @@ use rustls::ClientConfig;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::timeout;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, NoTls, Transaction};
 
 use super::tls::Verified;
@@ -49,7 +52,16 @@ struct Connection {
     failed: Option<(Instant, String)>,
 }
 
-type Values<'v> = &'v [&'v (dyn ToSql + Sync)];
+/// A value with its type, which then needs not be asked for.
+type Value<'v> = (&'v (dyn ToSql + Sync), Type);
+
+fn text<'v>(value: &'v (impl ToSql + Sync)) -> Value<'v> {
+    (value, Type::TEXT)
+}
+
+fn number(value: &i64) -> Value<'_> {
+    (value, Type::INT8)
+}
 
 impl Postgres {
     pub(super) fn new(config: &StoreConfig, server: &PostgresServer) -> Result<Self, String> {
@@ -93,20 +105,23 @@ impl Postgres {
         let failed = |error: tokio_postgres::Error| self.failed(&error);
         // Of two that issue at once the second one sees what the first one did.
         transaction.batch_execute("LOCK TABLE credential IN SHARE ROW EXCLUSIVE MODE").await.map_err(failed)?;
-        for owner in transaction.query(sql::OWNERS_OF_NAME, &[&user.as_str()]).await.map_err(failed)? {
+        for owner in transaction.query_typed(sql::OWNERS_OF_NAME, &[text(&user.as_str())]).await.map_err(failed)? {
             let (other_domain, other_address) = (self.get::<String>(&owner, 0)?, self.get::<String>(&owner, 1)?);
             if (&other_domain, &other_address) != (&domain, &address) {
                 return Err(name_taken(&user, &other_domain, &other_address));
             }
         }
-        let live = transaction.query_one(sql::COUNT_LIVE, &[&domain, &address]).await.map_err(failed)?;
+        let live =
+            transaction.query_typed_one(sql::COUNT_LIVE, &[text(&domain), text(&address)]).await.map_err(failed)?;
         if usize::try_from(self.get::<i64>(&live, 0)?).unwrap_or(0) >= LIVE_SETS_MAX {
             return Err(too_many(&binding));
         }
-        let values: Values<'_> = &[&domain, &address, &user.as_str(), &hash, &now];
-        let id: i64 = self.get(&transaction.query_one(sql::INSERT, values).await.map_err(failed)?, 0)?;
-        transaction.execute(sql::AUDIT, &[&now, &who, &"issued", &id]).await.map_err(failed)?;
-        transaction.execute(sql::CHANGE, &[]).await.map_err(failed)?;
+        let name = user.as_str();
+        let values = [text(&domain), text(&address), text(&name), text(&hash), number(&now)];
+        let id: i64 = self.get(&transaction.query_typed_one(sql::INSERT, &values).await.map_err(failed)?, 0)?;
+        let trail = [number(&now), text(&who), text(&"issued"), number(&id)];
+        transaction.query_typed(sql::AUDIT, &trail).await.map_err(failed)?;
+        transaction.query_typed(sql::CHANGE, &[]).await.map_err(failed)?;
         transaction.batch_execute(NOTIFY).await.map_err(failed)?;
         Ok(Credential { id, binding, user, issued_at: now, revoked_at: None })
     }
@@ -117,18 +132,22 @@ impl Postgres {
             let mut client = self.ready().await?;
             let transaction = client.transaction().await.map_err(failed)?;
             let rows = match &which {
-                Which::Id(id) => transaction.query(sql::REVOKE_ID, &[&now, id]).await,
-                Which::User(user) => transaction.query(sql::REVOKE_USER, &[&now, &user.as_str()]).await,
+                Which::Id(id) => transaction.query_typed(sql::REVOKE_ID, &[number(&now), number(id)]).await,
+                Which::User(user) => {
+                    transaction.query_typed(sql::REVOKE_USER, &[number(&now), text(&user.as_str())]).await
+                }
                 Which::Binding(binding) => {
                     let (domain, address) = binding.columns();
-                    transaction.query(sql::REVOKE_BINDING, &[&now, &domain, &address]).await
+                    let values = [number(&now), text(&domain), text(&address)];
+                    transaction.query_typed(sql::REVOKE_BINDING, &values).await
                 }
             };
             let revoked = self.credentials(&rows.map_err(failed)?)?;
             for set in &revoked {
-                transaction.execute(sql::AUDIT, &[&now, &who, &"revoked", &set.id]).await.map_err(failed)?;
+                let trail = [number(&now), text(&who), text(&"revoked"), number(&set.id)];
+                transaction.query_typed(sql::AUDIT, &trail).await.map_err(failed)?;
             }
-            transaction.execute(sql::CHANGE, &[]).await.map_err(failed)?;
+            transaction.query_typed(sql::CHANGE, &[]).await.map_err(failed)?;
             transaction.batch_execute(NOTIFY).await.map_err(failed)?;
             transaction.commit().await.map_err(failed)?;
             Ok(revoked)
@@ -142,18 +161,19 @@ impl Postgres {
     }
 
     pub(super) async fn sets_of(&self, user: String) -> Result<Vec<(Credential, String)>, StoreError> {
-        let rows = self.query(sql::SETS_OF, &[&user]).await?;
+        let rows = self.query(sql::SETS_OF, &[text(&user)]).await?;
         rows.iter().map(|row| Ok((self.row(row)?.try_into()?, self.get(row, 6)?))).collect()
     }
 
     pub(super) async fn logins_for(&self, address: Address) -> Result<Vec<UserName>, StoreError> {
-        let rows = self.query(sql::LOGINS_FOR, &[&address.domain().as_str(), &address.to_string()]).await?;
+        let (domain, whole) = (address.domain().as_str(), address.to_string());
+        let rows = self.query(sql::LOGINS_FOR, &[text(&domain), text(&whole)]).await?;
         let name = |row| UserName::parse(&self.get::<String>(row, 0)?).map_err(|error| foreign(&error));
         rows.iter().map(name).collect()
     }
 
     pub(super) async fn events(&self, count: u32) -> Result<Vec<Event>, StoreError> {
-        let rows = self.query(sql::EVENTS, &[&i64::from(count)]).await?;
+        let rows = self.query(sql::EVENTS, &[number(&i64::from(count))]).await?;
         let event = |row| {
             let (domain, address): (String, String) = (self.get(row, 4)?, self.get(row, 5)?);
             Ok(Event {
@@ -169,7 +189,7 @@ impl Postgres {
     }
 
     pub(super) async fn conversations(&self, keys: Vec<String>, since: i64) -> Result<Vec<Remembered>, StoreError> {
-        let rows = self.query(sql::CONVERSATIONS, &[&keys, &since]).await?;
+        let rows = self.query(sql::CONVERSATIONS, &[(&keys, Type::TEXT_ARRAY), number(&since)]).await?;
         let message = |row| {
             let authenticated = self.get::<i64>(row, 2)? != 0;
             Ok(Remembered { key: self.get(row, 0)?, thread: self.get(row, 1)?, authenticated })
@@ -179,17 +199,18 @@ impl Postgres {
 
     pub(super) async fn remember(&self, messages: Vec<Remembered>, now: i64) -> Result<(), StoreError> {
         for Remembered { key, thread, authenticated } in &messages {
-            self.query(sql::REMEMBER, &[key, thread, &i64::from(*authenticated), &now]).await?;
+            let authenticated = i64::from(*authenticated);
+            self.query(sql::REMEMBER, &[text(key), text(thread), number(&authenticated), number(&now)]).await?;
         }
         if let Some(message) = messages.first() {
-            self.query(sql::TRIM, &[&message.thread]).await?;
+            self.query(sql::TRIM, &[text(&message.thread)]).await?;
         }
         Ok(())
     }
 
     pub(super) async fn forget_conversations(&self, before: i64, most: u32) -> Result<u64, StoreError> {
-        let old = self.query(&counted(sql::FORGET_BEFORE), &[&before]).await?;
-        let many = self.query(&counted(sql::FORGET_BEYOND), &[&i64::from(most)]).await?;
+        let old = self.query(&counted(sql::FORGET_BEFORE), &[number(&before)]).await?;
+        let many = self.query(&counted(sql::FORGET_BEYOND), &[number(&i64::from(most))]).await?;
         let counts = old.iter().chain(&many).map(|row| self.get::<i64>(row, 0));
         Ok(counts.sum::<Result<i64, StoreError>>()?.unsigned_abs())
     }
@@ -206,9 +227,10 @@ impl Postgres {
     }
 
     /// Asks. A connection that fails or does not answer in time is given up.
-    async fn query(&self, statement: &str, values: Values<'_>) -> Result<Vec<tokio_postgres::Row>, StoreError> {
+    async fn query(&self, statement: &str, values: &[Value<'_>]) -> Result<Vec<tokio_postgres::Row>, StoreError> {
         let client = self.client().await?;
-        match self.in_time(async { client.query(statement, values).await.map_err(|error| self.failed(&error)) }).await {
+        let asked = async { client.query_typed(statement, values).await.map_err(|error| self.failed(&error)) };
+        match self.in_time(asked).await {
             Ok(rows) => Ok(rows),
             Err(error) => {
                 let mut connection = self.connection.lock().await;
@@ -307,7 +329,7 @@ impl Postgres {
         transaction.batch_execute(MIGRATION_LOCK).await.map_err(failed)?;
         let make = "CREATE TABLE IF NOT EXISTS deskmilter_version (version BIGINT NOT NULL)";
         transaction.batch_execute(make).await.map_err(failed)?;
-        let row = transaction.query_opt("SELECT version FROM deskmilter_version", &[]).await.map_err(failed)?;
+        let row = transaction.query_typed_opt(sql::TABLES_VERSION, &[]).await.map_err(failed)?;
         let from = row.map_or(Ok(0), |row| self.get::<i64>(&row, 0))?;
         if from > sql::VERSION {
             return Err(too_new(from));
@@ -315,23 +337,21 @@ impl Postgres {
         for migration in sql::POSTGRES_MIGRATIONS.iter().skip(usize::try_from(from).unwrap_or(0)) {
             transaction.batch_execute(migration).await.map_err(failed)?;
         }
-        transaction.execute("DELETE FROM deskmilter_version", &[]).await.map_err(failed)?;
-        transaction
-            .execute("INSERT INTO deskmilter_version (version) VALUES ($1)", &[&sql::VERSION])
-            .await
-            .map_err(failed)?;
+        transaction.batch_execute("DELETE FROM deskmilter_version").await.map_err(failed)?;
+        let insert = "INSERT INTO deskmilter_version (version) VALUES ($1)";
+        transaction.query_typed(insert, &[number(&sql::VERSION)]).await.map_err(failed)?;
         transaction.commit().await.map_err(failed)
     }
 
     /// The version of the tables; `None` where there are none.
     async fn version(&self, client: &Client) -> Result<Option<i64>, StoreError> {
         let failed = |error: tokio_postgres::Error| self.failed(&error);
-        let there =
-            client.query_one("SELECT to_regclass('deskmilter_version') IS NOT NULL", &[]).await.map_err(failed)?;
+        let there = "SELECT to_regclass('deskmilter_version') IS NOT NULL";
+        let there = client.query_typed_one(there, &[]).await.map_err(failed)?;
         if !self.get::<bool>(&there, 0)? {
             return Ok(None);
         }
-        let row = client.query_opt("SELECT version FROM deskmilter_version", &[]).await.map_err(failed)?;
+        let row = client.query_typed_opt(sql::TABLES_VERSION, &[]).await.map_err(failed)?;
         row.map(|row| self.get(&row, 0)).transpose()
     }
 

@@ -75,6 +75,9 @@ pub(super) const POSTGRES_MIGRATIONS: [&str; 2] = [
 ",
 ];
 
+/// Of PostgreSQL; SQLite has a place for it of its own.
+pub(super) const TABLES_VERSION: &str = "SELECT version FROM deskmilter_version";
+
 /// Domain and address of live sets of a user name.
 pub(super) const OWNERS_OF_NAME: &str =
     "SELECT DISTINCT domain, address FROM credential WHERE username = $1 AND revoked_at IS NULL";

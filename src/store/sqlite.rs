@@ -7,17 +7,23 @@ use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, Params, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Params, Transaction, TransactionBehavior, params};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::{Event, NewCredential, Remembered, Row, StoreError, Which, foreign, name_taken, sql, too_many, too_new};
 use crate::credential::{Binding, Credential, LIVE_SETS_MAX, UserName};
 use crate::mail::Address;
 
-/// How long a statement waits for another process that writes.
+/// How long a question waits for another process that has locked the file.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
+/// Who wants to write gives the file back so often meanwhile, to those who only read: they need not wait for that lock.
+const WRITE_TRY: Duration = Duration::from_millis(50);
+/// How long a question waits for those before it, and an answer takes. No more than one thread waits for the file.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The file, opened when it is needed.
 #[derive(Debug, Clone)]
@@ -32,6 +38,13 @@ struct Open {
     /// Device and inode of the file that was opened. One that is gone later is not made anew: an empty store would look like one in
     /// which everything was revoked.
     file: Option<(u64, u64)>,
+}
+
+/// What became of an attempt to write.
+enum Tried<T, W> {
+    Done(T),
+    /// Another process is writing. The work is still to be done.
+    Busy(W, Failed),
 }
 
 /// A statement that failed, with what it was about.
@@ -145,37 +158,51 @@ impl Sqlite {
 
     async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Transaction<'_>) -> Result<Result<T, StoreError>, Failed> + Send + 'static,
+        mut work: impl FnOnce(&Transaction<'_>) -> Result<Result<T, StoreError>, Failed> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.on_file(move |connection| {
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let done = work(&transaction)?;
-            // A refusal takes nothing back: it wrote nothing.
-            if done.is_ok() {
-                transaction.commit()?;
+        let begun = Instant::now();
+        loop {
+            let tried = self.on_file(WRITE_TRY, move |connection| {
+                let transaction = match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
+                    Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                        return Ok(Ok(Tried::Busy(work, error)));
+                    }
+                    transaction => transaction?,
+                };
+                let done = work(&transaction)?;
+                // A refusal takes nothing back: it wrote nothing.
+                if done.is_ok() {
+                    transaction.commit()?;
+                }
+                Ok(done.map(Tried::Done))
+            });
+            match tried.await? {
+                Tried::Done(done) => return Ok(done),
+                Tried::Busy(_, error) if begun.elapsed() >= BUSY_WAIT => return Err(self.away(&error)),
+                Tried::Busy(again, _) => work = again,
             }
-            Ok(done)
-        })
-        .await
+        }
     }
 
     async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<Result<T, StoreError>, Failed> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.on_file(move |connection| work(connection)).await
+        let answer = self.on_file(BUSY_WAIT, move |connection| work(connection));
+        timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(self.late()))
     }
 
-    /// Does `work` on a thread that may wait. After a failure the file is opened anew.
+    /// Does `work` on a thread that may wait, for a lock as long as `wait`. After a failure the file is opened anew.
     async fn on_file<T: Send + 'static>(
         &self,
+        wait: Duration,
         work: impl FnOnce(&mut Connection) -> Result<Result<T, StoreError>, Failed> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let mut open = timeout(PATIENCE, Arc::clone(&self.open).lock_owned()).await.map_err(|_| self.late())?;
         let this = self.clone();
         let done = tokio::task::spawn_blocking(move || {
-            let mut open = this.open.lock().unwrap_or_else(PoisonError::into_inner);
             let connection = this.connection(&mut open)?;
-            let done = work(connection).map_err(|error| this.away(&error));
+            let done = connection.busy_timeout(wait).and_then(|()| work(connection)).map_err(|error| this.away(&error));
             if done.is_err() {
                 open.connection = None;
             }
@@ -191,7 +218,9 @@ impl Sqlite {
             Err(error) if error.kind() == ErrorKind::NotFound && open.file.is_none() => {
                 let new =
                     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path);
-                new.and_then(|file| file.metadata()).map_err(|error| self.away(&error))?
+                let facts = new.and_then(|file| file.metadata()).map_err(|error| self.away(&error))?;
+                tracing::info!(store = %self, "made a new store; nobody can log in until a set is issued");
+                facts
             }
             Err(error) => {
                 open.connection = None;
@@ -200,6 +229,13 @@ impl Sqlite {
         };
         if facts.mode() & 0o077 != 0 {
             return Err(StoreError::Away(format!("{self}: others than its owner can read it; chmod 0600 it")));
+        }
+        let own = nix::unistd::geteuid();
+        if facts.uid() != own.as_raw() && !own.is_root() {
+            return Err(StoreError::Away(format!(
+                "{self}: it belongs to uid {}, and deskmilter runs as uid {own}; chown it to {own}",
+                facts.uid()
+            )));
         }
         let file = (facts.dev(), facts.ino());
         if open.file != Some(file) {
@@ -242,6 +278,10 @@ impl Sqlite {
         }
         transaction.pragma_update(None, "user_version", sql::VERSION).map_err(failed)?;
         transaction.commit().map_err(failed)
+    }
+
+    fn late(&self) -> StoreError {
+        self.away(&format_args!("no answer within {} s", PATIENCE.as_secs()))
     }
 
     fn away(&self, error: &dyn fmt::Display) -> StoreError {

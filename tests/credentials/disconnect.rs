@@ -278,6 +278,17 @@ fn many_addresses_go_in_one_command_and_the_others_stay_connected() {
     let reply = client.command("RCPT TO:<billing@acme.example>");
     assert!(reply.code == 451 && reply.text.contains("transport_maps"), "{reply}");
 
+    // Somebody thinks better of where it goes: not in silence.
+    for words in
+        ["--address billing@acme.example --to-mailbox", "--address billing@acme.example --forward-to x@acme.example"]
+    {
+        let told = company.disconnect(1, &format!("{words} --apply"));
+        assert!(
+            told.contains("another way (billing@acme.example sales@acme.example)") && told.contains("--undo"),
+            "{told}"
+        );
+    }
+
     // The second one, with a mailbox of its own; the first one to be taken back is the last one that was made.
     company.disconnect(0, "--address support@acme.example --to-mailbox --apply");
     company.submit(SUPPORT, "into the mailbox");
@@ -406,6 +417,33 @@ fn on_the_desk_side_the_sets_of_the_domain_are_revoked_and_those_of_others_are_n
     assert_eq!(std::fs::read(&configuration).unwrap(), text);
     assert_eq!(run("none.example --apply").0, 1);
     assert!(credential(Path::new(&configuration), "issue --domain acme.example").status.success());
+}
+
+#[test]
+fn a_connector_that_hands_mail_into_the_ticket_system_goes_only_when_that_mail_has_another_way() {
+    let folder = support::folder("delivers");
+    let file = folder.path().join("deskmilter.toml");
+    let text = "[daemon]\nhostname = \"desk.example\"\nstate_directory = \"state\"\n[transport]\ndirectory = \"sockets\"\n\
+                [[connector]]\nname = \"acme\"\nsystem = \"zammad\"\ndomain = \"acme.example\"\n\
+                addresses = [\"support@acme.example\"]\n[connector.delivery]\ncommand = [\"/bin/true\"]\n";
+    std::fs::write(&file, text).unwrap();
+    let beside = PrivatePostfix::start(
+        &["agent@desk.example"],
+        "transport_maps = inline:{ { support@acme.example = lmtp:unix:deskmilter/transport/acme.delivery.sock } }",
+    );
+    let run = |words: &str| {
+        let mut command = Command::new(deskmilter());
+        command.arg("disconnect").arg("-c").arg(&file).arg("--config-directory").arg(beside.configuration());
+        let output = command.args(words.split_whitespace()).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|octets| String::from_utf8_lossy(&octets).into_owned()).concat();
+        (output.status.code().unwrap(), text)
+    };
+    let (code, told) = run("acme.example --apply");
+    assert!(code == 1 && told.contains("sends support@acme.example to deskmilter, which hands it into"), "{told}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+    beside.configure("transport_maps =");
+    let (code, told) = run("acme.example");
+    assert!(code == 0 && told.contains("not handed into the ticket system by connector acme any more"), "{told}");
 }
 
 #[test]

@@ -35,7 +35,8 @@ pub fn start(socket: &str, names: &[&str]) -> Mta {
         "smtpd_sasl_auth_enable=yes".to_owned(),
         "smtpd_sasl_type=dovecot".to_owned(),
         format!("smtpd_sasl_path={socket}"),
-        "smtpd_relay_restrictions=permit_sasl_authenticated,reject".to_owned(),
+        "smtpd_relay_restrictions=defer_unauth_destination".to_owned(),
+        "smtpd_recipient_restrictions=permit_sasl_authenticated,reject".to_owned(),
     ] {
         service.push_str(&format!("  -o {{ {option} }}\n"));
     }
@@ -81,6 +82,13 @@ fn a_company_logs_in_at_postfix_with_what_was_issued_and_employees_as_before() {
     mta.postfix.wait_for_mail("support@acme.example", 1);
     assert!(mta.postfix.log().contains("sasl_username=acme.example"), "{}", mta.postfix.log());
 
+    // A login opens no relay, and without one nothing is taken.
+    session.expect(250, "MAIL FROM:<jane@customer.example>");
+    session.expect(454, "RCPT TO:<somebody@elsewhere.example>");
+    let mut nobody = mta.connect("192.0.2.7");
+    nobody.expect(250, "MAIL FROM:<jane@customer.example>");
+    nobody.expect(554, "RCPT TO:<support@acme.example>");
+
     assert_eq!(mta.connect("192.0.2.1").login(&set.user, "wrong").code, 535);
     assert_eq!(mta.connect("192.0.2.2").login("nobody", &set.password).code, 535);
     assert!(desk.daemon.log().contains("client=192.0.2.1 reason=wrong-password"), "{}", desk.daemon.log());
@@ -119,4 +127,7 @@ fn postfix_finds_the_login_of_a_sender_by_socketmap() {
     };
     assert_eq!(query("sender_login", "support@acme.example"), "support@acme.example");
     assert_eq!(query("sender_login", "other@acme.example"), "");
+    // What a stranger may say in MAIL FROM is nobody's address, and no trouble.
+    assert_eq!(query("sender_login", &format!("{}@acme.example", "x".repeat(1_900))), "");
+    assert!(!desk.daemon.log().contains("connection of the lookup service closed"), "{}", desk.daemon.log());
 }

@@ -96,6 +96,41 @@ fn a_postgresql_that_is_restarted_costs_nobody_a_login_for_good() {
 }
 
 #[test]
+fn who_looks_into_a_store_that_was_moved_away_does_not_make_an_empty_one_for_the_daemon_to_find() {
+    let mut place = Place::sqlite();
+    let desk = Desk::start(&place.url());
+    let (used, unused) = (desk.issue("--domain used.example"), desk.issue("--domain unused.example"));
+    let login = |set: &crate::desk::Issued| desk.client().plain(&set.user, &set.password, CLIENT);
+    assert_eq!(login(&used), SaslReply::Ok(used.user.clone()));
+    place.stop();
+    desk.daemon.wait_for_log("the store is away");
+    for (words, code) in
+        [("list", 0), ("list --all", 0), ("log", 0), ("rotate --domain used.example", 1), ("revoke 1", 75)]
+    {
+        let output = desk.run(words);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{words}: {told}");
+        assert!(output.stdout.is_empty() && told.contains("is not there: "), "{words}: {told}");
+    }
+    assert_eq!(desk.json("list"), serde_json::json!([]));
+    // Disconnecting would leave in force what is in it.
+    let mut command = Command::new(deskmilter());
+    command.args(["disconnect", "used.example", "--apply", "--config-directory", "/nonexistent", "-c"]);
+    let output = command.arg(desk.configuration()).output().unwrap();
+    assert_eq!(output.status.code(), Some(75), "{}", String::from_utf8_lossy(&output.stderr));
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(login(&used), SaslReply::Ok(used.user.clone()), "it was right a moment ago");
+    assert_eq!(login(&unused), SaslReply::Closed, "nobody can say");
+    place.resume();
+    wait_within(
+        Duration::from_secs(20),
+        "a login",
+        || desk.daemon.log(),
+        || login(&unused) == SaslReply::Ok(unused.user.clone()),
+    );
+}
+
+#[test]
 fn a_command_that_is_killed_at_any_instant_has_issued_a_set_or_not() {
     let place = Place::sqlite();
     let mut desk = Desk::start(&place.url());

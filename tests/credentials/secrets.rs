@@ -172,5 +172,10 @@ fn root_issues_into_files_of_the_daemons_user_and_nobody_else_looks_into_its_mem
     let looked = other.output().unwrap();
     let said = String::from_utf8_lossy(&looked.stderr).into_owned();
     assert!(!looked.status.success() && said.contains("Permission denied"), "{said}");
+    // A copy that root put back is not ours to read: that is told with what helps.
+    let file = desk.configuration().with_file_name("state").join("deskmilter.db");
+    std::os::unix::fs::chown(&file, Some(0), None).unwrap();
+    desk.daemon
+        .wait_for_log(&format!("it belongs to uid 0, and deskmilter runs as uid {nobody}; chown it to {nobody}"));
     assert!(desk.daemon.stop().success());
 }

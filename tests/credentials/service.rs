@@ -58,6 +58,22 @@ fn a_set_logs_in_by_plain_and_login_and_what_is_wrong_is_told_to_the_log_alone()
 }
 
 #[test]
+fn clients_who_hang_up_in_the_middle_of_a_login_keep_nobody_else_out() {
+    let place = Place::sqlite();
+    let desk = Desk::start(&place.url());
+    let set = desk.issue("--domain acme.example");
+    // Postfix keeps the connection for its next client, and does not say that the one before is gone.
+    let mut client = desk.client();
+    for id in 1_000..1_100 {
+        client.write(&format!("AUTH\t{id}\tLOGIN\tservice=smtp\trip=192.0.2.66\tsecured\n"));
+        assert_eq!(client.line(), Some(format!("CONT\t{id}\tVXNlcm5hbWU6")));
+    }
+    let ok = SaslReply::Ok(set.user.clone());
+    assert_eq!(client.plain(&set.user, &set.password, CLIENT), ok);
+    assert_eq!(client.login(&set.user, &set.password, CLIENT), ok);
+}
+
+#[test]
 fn two_sets_overlap_while_a_password_is_changed_and_a_third_is_refused() {
     let place = Place::sqlite();
     let desk = Desk::start(&place.url());
@@ -73,6 +89,11 @@ fn two_sets_overlap_while_a_password_is_changed_and_a_third_is_refused() {
         assert_eq!(output.status.code(), Some(1), "{words}");
         assert!(output.stdout.is_empty() && String::from_utf8_lossy(&output.stderr).contains("2 live sets"));
     }
+    // It may have been cut off before anybody saw the new password: to revoke the old one would lock the company out.
+    let told = String::from_utf8(desk.run("rotate --domain acme.example").stderr).unwrap();
+    let begin_anew = format!("nobody has the password of {}, begin anew with: ", new.number);
+    assert!(told.contains(&format!("credential={}, finish it with: ", new.number)), "{told}");
+    assert!(told.contains(&begin_anew) && told.trim_end().ends_with(&format!("revoke {}", new.number)), "{told}");
     let refused = desk.run("issue --domain acme.example --address a@other.example");
     assert_eq!(refused.status.code(), Some(64));
     assert_eq!(desk.run("revoke 99").status.code(), Some(1));

@@ -197,6 +197,64 @@ async fn a_postgresql_keeps_sets_and_their_trail() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_reads_does_not_wait_for_those_who_want_to_write_while_somebody_else_does() {
+    let place = Place::sqlite();
+    let store = Arc::new(open(&place));
+    let set = store.issue(new(domain("acme.example"), "acme"), "jane").await.unwrap();
+    // Somebody at the prompt of sqlite3.
+    let other = rusqlite::Connection::open(place.url().replace("sqlite:", "")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let begun = Instant::now();
+    let writers: Vec<_> = (0..8)
+        .map(|n| {
+            let store = Arc::clone(&store);
+            let message = Remembered { key: format!("{n}"), thread: "t".to_owned(), authenticated: true };
+            tokio::spawn(async move { store.remember(vec![message]).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for _ in 0..3 {
+        let asked = Instant::now();
+        assert_eq!(store.list(false).await.unwrap(), std::slice::from_ref(&set));
+        assert!(asked.elapsed() < Duration::from_millis(1_500), "{:?}", asked.elapsed());
+    }
+    for writer in writers {
+        let error = writer.await.unwrap().unwrap_err();
+        assert!(matches!(&error, StoreError::Away(why) if why.contains("locked")), "{error}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(6), "all are told within seconds: {:?}", begun.elapsed());
+    // One that is done in time is waited for.
+    let waiting = {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.issue(new(domain("acme.example"), "acme"), "jane").await })
+    };
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    other.execute_batch("COMMIT").unwrap();
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_statement_is_prepared_under_a_name_that_a_pooler_of_transactions_would_not_know() {
+    let server = PrivatePostgres::start();
+    let url = format!("{}&options=-c%20log_statement%3Dall", server.url());
+    let url = StoreUrl::Postgres(PostgresServer::parse(&url).unwrap());
+    let store = Store::new(&StoreConfig { url, password_file: None, ca_file: None }).unwrap();
+    let set = store.issue(new(domain("acme.example"), "acme"), "jane").await.unwrap();
+    let message = Remembered { key: "k".to_owned(), thread: "t".to_owned(), authenticated: true };
+    store.remember(vec![message]).await.unwrap();
+    assert_eq!(store.conversations(vec!["k".to_owned()], 0).await.unwrap().len(), 1);
+    assert_eq!(store.sets_of("acme").await.unwrap().len(), 1);
+    store.revision().await.unwrap();
+    store.events(10).await.unwrap();
+    store.forget_conversations(0, 10).await.unwrap();
+    store.revoke(Which::Id(set.id), "jane").await.unwrap();
+    let log = server.log();
+    let executed: Vec<&str> = log.lines().filter(|line| line.contains("execute ")).collect();
+    assert!(executed.len() > 10, "{log}");
+    assert!(executed.iter().all(|line| line.contains("execute <unnamed>: ")), "{executed:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tables_of_a_newer_version_and_a_file_that_others_can_read_are_left_alone() {
     use std::os::unix::fs::PermissionsExt;
     let place = Place::sqlite();

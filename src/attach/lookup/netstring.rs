@@ -1,7 +1,8 @@
 //! Netstrings (<https://cr.yp.to/proto/netstrings.txt>): `5:hello,`. Pure.
 
-/// Octets of a request at most: the name of a table and a mail address.
-pub(super) const REQUEST_MAX: usize = 1_024;
+/// Octets of a request at most: the name of a table and an address, which may be as long as a line that Postfix takes
+/// (`line_length_limit`, 2,048), though none that long is known here.
+pub(super) const REQUEST_MAX: usize = 4_096;
 /// Digits of a length at most; Postfix sends no leading zeros.
 const DIGITS_MAX: usize = 4;
 
@@ -52,7 +53,7 @@ mod tests {
         for part in ["", "5", "5:", "5:hel", "5:hello"] {
             assert_eq!(read(part.as_bytes()), Read::Part, "{part}");
         }
-        for wrong in [":", "x", "-1:,", "5:hello;", "5 :hello,", "99999:", "12345", "1025:"] {
+        for wrong in [":", "x", "-1:,", "5:hello;", "5 :hello,", "99999:", "12345", "4097:"] {
             assert_eq!(read(wrong.as_bytes()), Read::Wrong, "{wrong}");
         }
         assert_eq!(write("OK a"), b"4:OK a,");
