@@ -168,6 +168,25 @@ fn what_the_daemon_cannot_take_now_stays_with_the_caller() {
 }
 
 #[test]
+fn an_exit_code_is_right_though_nobody_hears_the_words() {
+    let site = Site::start(vec![]);
+    let path = site.desk.folder().join("message");
+    std::fs::write(&path, "From: support@acme.example\nTo: jane@end.example\n\nx\n").unwrap();
+    for (arguments, expected) in [(&["-v", "-t"][..], 0), (&["-i"], 64)] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = Command::new(deskmilter())
+            .args(["submit", "-C", site.desk.configuration().to_str().unwrap()])
+            .args(arguments)
+            .stdin(Stdio::from(std::fs::File::open(&path).unwrap()))
+            .stderr(writer)
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(expected), "{arguments:?}");
+    }
+}
+
+#[test]
 fn under_the_name_of_sendmail_it_is_sendmail() {
     let site = Site::start(vec![]);
     let link = site.desk.folder().join("sendmail");
