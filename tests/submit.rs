@@ -187,6 +187,16 @@ fn an_exit_code_is_right_though_nobody_hears_the_words() {
 }
 
 #[test]
+fn who_asks_for_help_gets_it() {
+    let output = Command::new(deskmilter()).args(["submit", "--help"]).stdin(Stdio::null()).output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    for words in ["deskmilter submit", "-f ADDRESS", "-t: recipients", "with 75 when the caller must come again"] {
+        assert!(told.split_whitespace().collect::<Vec<_>>().join(" ").contains(words), "{words}: {told}");
+    }
+}
+
+#[test]
 fn under_the_name_of_sendmail_it_is_sendmail() {
     let site = Site::start(vec![]);
     let link = site.desk.folder().join("sendmail");
