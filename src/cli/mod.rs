@@ -60,6 +60,15 @@ enum Command {
     /// Show, make or take back the change to a Postfix configuration that attaches deskmilter, or check it.
     Postfix(postfix::PostfixArgs),
     /// Hand over a message to the daemon, called as sendmail is: the ticket system's way out.
+    ///
+    /// The message is read from standard input. -f ADDRESS or -r ADDRESS: the sender; "" is the null sender; without it the address of
+    /// From. -t: recipients from To, Cc and Bcc, together with those of the command line. -i or -oi: a line with a single dot does
+    /// not end the message. -F NAME: the full name, where From is missing. -C FILE: the configuration file. -v: tell the replies.
+    /// Other options of sendmail are known and without effect.
+    ///
+    /// Ends with 0 when the message was taken for all recipients; with 75 when the caller must come again; with 64 (arguments), 65
+    /// (message or address), 67, 68 (no such recipient), 69 or 77 (refused) when that would not help; with 78 when the configuration
+    /// cannot be read.
     #[command(disable_help_flag = true)]
     Submit(SubmitArgs),
     /// Show, make or take back the change to an Exim configuration that attaches deskmilter, or check it.
@@ -112,10 +121,15 @@ pub fn run() -> ExitCode {
     let mut words = std::env::args_os();
     let called = words.next().map(PathBuf::from);
     let is_sendmail = called.as_deref().and_then(Path::file_name).is_some_and(|name| name == "sendmail");
-    if is_sendmail || words.next().is_some_and(|word| word == "submit") {
+    let submits = is_sendmail || words.next().is_some_and(|word| word == "submit");
+    // Which is none of sendmail's.
+    let asks = submits && !is_sendmail && words.next().is_some_and(|word| word == "--help");
+    if submits && !asks {
         return ExitCode::from(crate::submit::run(std::env::args_os().skip(if is_sendmail { 1 } else { 2 })));
     }
-    let arguments = match Arguments::try_parse() {
+    let parsed =
+        if asks { Arguments::try_parse_from(["deskmilter", "help", "submit"]) } else { Arguments::try_parse() };
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are no errors; whoever closed standard output does not want to know.

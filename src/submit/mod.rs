@@ -14,7 +14,8 @@ mod message;
 mod outcome;
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::fmt::Display;
+use std::io::{Read, Write};
 use std::path::{Path as FilePath, PathBuf};
 
 use crate::config::SubmissionSocket;
@@ -36,10 +37,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match submit(arguments) {
         Ok(()) => 0,
         Err(failure) => {
-            eprintln!("deskmilter submit: {failure}");
+            complain(&format_args!("deskmilter submit: {failure}"));
             failure.code
         }
     }
+}
+
+/// Says it on standard error. Whether anybody hears it must not change the exit code, by which the caller knows what became of the
+/// message.
+fn complain(text: &dyn Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Arguments, message, sender, recipients, socket, delivery.
@@ -79,7 +86,7 @@ fn submit(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> 
     let socket = socket_for(&sockets, &qualified(&speaker, &origin), &configuration)?;
     let replies = deliver::deliver(&socket.path, &sender, &unique(recipients), &message.wire(), &origin)?;
     if arguments.is_verbose {
-        replies.iter().for_each(|(recipient, reply)| eprintln!("{recipient} {reply}"));
+        replies.iter().for_each(|(recipient, reply)| complain(&format_args!("{recipient} {reply}")));
     }
     outcome::of(&replies)
 }

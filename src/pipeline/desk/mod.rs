@@ -212,12 +212,13 @@ impl Incoming {
     }
 }
 
-/// Where a company's deskmilter tells of the sender: right below the Received field with which it handed the message over, and
-/// with nothing but such fields above. What its end users write stands further down, also where it has no deskmilter.
+/// Where a company's deskmilter tells of the sender: right below the Received field with which it handed the message over, the
+/// topmost. Further down it may be an end user who writes both: a server that is no deskmilter adds mostly nothing but Received fields.
 fn company_word_on_sender(headers: &Headers) -> Option<usize> {
-    let (index, field) = headers.iter().enumerate().find(|(_, field)| !field.is("Received"))?;
-    let above = headers.iter().nth(index.checked_sub(1)?)?;
-    (field.is(super::site_key::FIELD) && above.text().contains(" (deskmilter connector=")).then_some(index)
+    let mut fields = headers.iter();
+    let (top, below) = (fields.next()?, fields.next()?);
+    let handed_over = top.is("Received") && top.text().contains(" (deskmilter connector=");
+    (handed_over && below.is(super::site_key::FIELD)).then_some(1)
 }
 
 #[cfg(test)]
@@ -235,7 +236,8 @@ mod tests {
         let word = ("X-Deskmilter-Sender-Auth", "pass; reason=dmarc");
         for (fields, expected) in [
             (&[ours, word, theirs][..], Some(1)),
-            (&[theirs, ours, word], Some(2)),
+            // The company's server is no deskmilter, and its end user wrote the rest.
+            (&[theirs, ours, word], None),
             (&[ours, word, theirs, word], Some(1)),
             (&[theirs, word], None),
             (&[word], None),

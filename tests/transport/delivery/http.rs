@@ -80,7 +80,12 @@ fn each_answer_of_osticket_and_each_failure_has_its_reply() {
             "4.3.5 osticket: HTTP 302 (not followed; it leads to https://elsewhere",
             "ERROR",
         ),
-        (Octets(b"hello\r\nworld\r\n\r\n"), 451, "4.5.0 osticket: localhost: answered nonsense", "WARN"),
+        (
+            Octets(b"hello\r\nworld\r\n\r\n"),
+            451,
+            "4.5.0 osticket: localhost: answered nonsense, after the whole message was sent, unknown whether",
+            "WARN",
+        ),
         (
             Octets(b"HTTP/1.1 201 Created\r\nContent-Le"),
             451,
@@ -149,6 +154,34 @@ fn who_says_success_before_the_whole_message_was_sent_is_not_believed() {
     let [reply] = site.send(SUPPORT, &large).try_into().unwrap();
     assert!(reply.code == 451 && reply.text.contains("HTTP 201 before the whole message was sent"), "{reply}");
     assert!(ticket.requests().is_empty());
+}
+
+#[test]
+fn a_success_counts_though_the_end_of_the_answer_never_comes() {
+    let proof = |lines: &str| format!("{lines}\ndeadline = \"20s\"");
+    for (preset, lines, answer) in [
+        ("osticket", proof("key_file = \"key\""), &b"HTTP/1.1 201 Created\r\n\r\n4711"[..]),
+        ("osticket", proof("key_file = \"key\""), b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("rt", String::new(), b"HTTP/1.1 200 OK\r\n\r\nok\nTicket: 1\n"),
+        ("gitlab", "jwt_secret_file = \"key.base64\"".to_owned(), b"HTTP/1.1 200 OK\r\n\r\n{\"success\":true}"),
+    ] {
+        let (site, _ticket) = plain(preset, &lines, HttpAnswer::Unfinished(answer));
+        let begun = Instant::now();
+        let [reply] = site.send(SUPPORT, MESSAGE).try_into().unwrap();
+        assert!(reply.code == 250, "{preset}: {reply}");
+        assert!(begun.elapsed() < Duration::from_secs(15), "{preset}: {:?}", begun.elapsed());
+    }
+    let (site, _ticket) = plain("rt", "", HttpAnswer::Unfinished(b"HTTP/1.1 200 OK\r\n\r\nok"));
+    let [reply] = site.send(SUPPORT, MESSAGE).try_into().unwrap();
+    assert!(reply.code == 451 && reply.text.contains("cut off, unknown whether it was taken"), "{reply}");
+}
+
+#[test]
+fn a_message_that_was_not_sent_to_its_end_is_told_apart_from_one_that_may_have_been_taken() {
+    let (site, _ticket) = plain("rt", "", HttpAnswer::Deaf);
+    let large = [MESSAGE, b"0123456789abcdef0123456789abcdef\r\n".repeat(800_000).as_slice()].concat();
+    let [reply] = site.send(SUPPORT, &large).try_into().unwrap();
+    assert!(reply.code == 451 && reply.text.ends_with("timed out before the whole message was sent"), "{reply}");
 }
 
 #[test]
