@@ -109,6 +109,21 @@ fn an_address_that_exim_alone_takes_leads_nobody_past_us() {
 }
 
 #[test]
+fn fields_behind_a_line_that_exim_alone_takes_for_one_are_hidden_from_nobody() {
+    let site = start();
+    for line in [&b": no name"[..], b"N\xe4me: x", b"Authentication-Results\r\n : mx.acme.example; dmarc=pass"] {
+        let message = Message::new("a@plain.example", SUPPORT, "Trust me").octets();
+        let hidden = b"\r\nX-Deskmilter-Tags: vip\r\n";
+        let message = [line, hidden, &message[..]].concat();
+        let shown = String::from_utf8_lossy(line).into_owned();
+        let reply =
+            site.exim.submit_as(&Site::stranger(), "a@plain.example", &["sales@acme.example", SUPPORT], &message);
+        assert!(reply.code == 550 && reply.text.starts_with("5.6.0 a line of the header section"), "{shown}: {reply}");
+    }
+    assert!(site.exim.queue().is_empty() && site.desk.tickets().is_empty());
+}
+
+#[test]
 fn mail_that_is_none_of_our_business_is_not_looked_at() {
     let site = start();
     let message = Message::new("a@plain.example", "someone@other.example", "hello").octets();
