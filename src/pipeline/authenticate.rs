@@ -176,7 +176,7 @@ impl Authenticator {
             let is_dkim = acceptable::is_dkim_signature(field);
             signatures += usize::from(is_dkim);
             if is_dkim && signatures > self.max_signatures
-                || acceptable::is_signature(field) && !acceptable::is_bounded(field)
+                || acceptable::is_signature(field) && !acceptable::is_bounded(field, mail.headers.len())
             {
                 continue;
             }
