@@ -152,9 +152,10 @@ impl Authenticator {
             self.arc(mail, &message, deadline)
         );
         let (mut judged, mut signatures) = (Vec::new(), Vec::new());
+        let repeated = acceptable::repeated(&mail.headers);
         for output in dkim {
             let key = self.key_objection(&output, deadline).await;
-            let (output, signature) = weighed(&message, output, key);
+            let (output, signature) = weighed(&message, output, key, &repeated);
             judged.push(output);
             signatures.push(signature);
         }
@@ -175,7 +176,7 @@ impl Authenticator {
             let is_dkim = acceptable::is_dkim_signature(field);
             signatures += usize::from(is_dkim);
             if is_dkim && signatures > self.max_signatures
-                || acceptable::is_signature(field) && !acceptable::is_bounded(field)
+                || acceptable::is_signature(field) && !acceptable::is_bounded(field, mail.headers.len())
             {
                 continue;
             }
@@ -315,11 +316,13 @@ impl Authenticator {
     }
 }
 
-/// What a result of the library is worth, for DMARC and for the record; `key` says what speaks against the key.
+/// What a result of the library is worth, for DMARC and for the record; `key` says what speaks against the key, `repeated` what is
+/// in the message more often than it may be.
 fn weighed<'m>(
     message: &'m AuthenticatedMessage<'m>,
     output: DkimOutput<'m>,
     key: Option<(DkimResult, Outcome, &'static str)>,
+    repeated: &[(&str, usize)],
 ) -> (DkimOutput<'m>, Signature) {
     let field = output.signature().and_then(|signature| {
         message.dkim_signatures().iter().find(|field| std::ptr::eq(&raw const field.header, signature))
@@ -335,7 +338,7 @@ fn weighed<'m>(
         false => output,
     };
     let found = Signature::from(&output);
-    let objection = acceptable::objection(field.value, &field.header)
+    let objection = acceptable::objection(field.value, &field.header, repeated)
         .map(|(outcome, why)| (DkimResult::PermError(Error::Parse), outcome, why));
     match objection.or(key) {
         None => (output, found),

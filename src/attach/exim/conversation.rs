@@ -181,15 +181,12 @@ impl<J: Judge> Conversation<'_, J> {
                 break;
             }
             let message = prefix.strip(block.get(..count).unwrap_or_default()).map_err(|error| trouble(&error))?;
-            intake.take(message).await.map_err(|unfit| match unfit {
-                Unfit::Headers(error) => Reply::new(552, 3, 4, error.to_string()),
-                Unfit::CarriageReturn => altered(),
-            })?;
+            intake.take(message).await.map_err(unfit_to_judge)?;
         }
         if !prefix.is_complete() {
             return Err(trouble(&"it ends too early"));
         }
-        let content = intake.finish().await;
+        let content = intake.finish().await.map_err(unfit_to_judge)?;
         match facts.body_size {
             Some(size) if size != content.body_size => Err(altered()),
             _ => Ok(content),
@@ -212,10 +209,7 @@ impl<J: Judge> Conversation<'_, J> {
             left = left
                 .checked_sub(block.len() as u64)
                 .ok_or_else(|| Reply::new(451, 3, 5, "more than the message was sent"))?;
-            intake.take(&block).await.map_err(|unfit| match unfit {
-                Unfit::Headers(error) => Reply::new(552, 3, 4, error.to_string()),
-                Unfit::CarriageReturn => Reply::new(451, 3, 5, "the message has CRs before the last hop's filter"),
-            })?;
+            intake.take(&block).await.map_err(unfit_to_sign)?;
             if left == 0 {
                 break;
             }
@@ -226,7 +220,7 @@ impl<J: Judge> Conversation<'_, J> {
                 _ => return Err(Reply::new(451, 4, 2, "the message did not come whole")),
             }
         }
-        let content = intake.finish().await;
+        let content = intake.finish().await.map_err(unfit_to_sign)?;
         Ok(Mail {
             connection: Arc::new(Connection { pass: Pass::Last, ..Connection::default() }),
             envelope: Envelope::default(),
@@ -302,6 +296,24 @@ fn without_own_received(headers: crate::mail::Headers, id: &str) -> crate::mail:
 fn local_trouble(reason: &str) -> Reply {
     error!(reason, "a message for content scanning cannot be read");
     Reply::new(451, 3, 0, "local trouble, this message cannot be judged now; try again later")
+}
+
+fn unfit_to_judge(unfit: Unfit) -> Reply {
+    match unfit {
+        Unfit::Headers(error) => Reply::new(552, 3, 4, error.to_string()),
+        Unfit::CarriageReturn => altered(),
+        // Its sender's to mend: it will be no other message next time.
+        Unfit::NoField => Reply::new(550, 6, 0, unfit.to_string()),
+    }
+}
+
+/// Exim keeps the message: what is wrong with it came of its configuration, for the ACL has let it in.
+fn unfit_to_sign(unfit: Unfit) -> Reply {
+    match unfit {
+        Unfit::Headers(error) => Reply::new(552, 3, 4, error.to_string()),
+        Unfit::CarriageReturn => Reply::new(451, 3, 5, "the message has CRs before the last hop's filter"),
+        Unfit::NoField => Reply::new(451, 3, 5, format!("{unfit}; look at headers_add of routers and transports")),
+    }
 }
 
 /// The file is not the message: Exim's function that writes it joins all lines of a spool file in wire format.
