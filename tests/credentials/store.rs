@@ -283,6 +283,36 @@ async fn tables_of_an_older_version_are_brought_up_to_date_with_all_that_is_in_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_two_postgresqls_the_second_is_found_while_the_first_answers_nothing_at_all() {
+    use std::os::unix::fs::PermissionsExt;
+    let (server, folder) = (PrivatePostgres::start(), support::folder("two"));
+    // As a host that lost its power: what is sent to it gets no answer, not even a refusal.
+    let gone = tokio::net::TcpSocket::new_v4().unwrap();
+    gone.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let gone = gone.listen(1).unwrap();
+    let address = gone.local_addr().unwrap();
+    let silence = Duration::from_millis(500);
+    let waiting: Vec<_> =
+        std::iter::from_fn(|| std::net::TcpStream::connect_timeout(&address, silence).ok()).take(50).collect();
+    assert!(waiting.len() < 50, "its queue is full");
+    let write = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        path
+    };
+    let url = server.tls_url().replace("@", &format!("@{address},"));
+    let config = StoreConfig {
+        url: StoreUrl::Postgres(PostgresServer::parse(&url).unwrap()),
+        password_file: Some(SecretFile::new(write("password", PrivatePostgres::PASSWORD))),
+        ca_file: Some(write("ca.pem", server.identity().authority())),
+    };
+    let begun = Instant::now();
+    Store::new(&config).unwrap().list(false).await.unwrap();
+    assert!(begun.elapsed() >= silence, "the first one was tried");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_postgresql_over_tcp_is_used_with_a_verified_certificate_and_a_password_from_a_file_alone() {
     use std::os::unix::fs::PermissionsExt;
     let (server, folder) = (PrivatePostgres::start(), support::folder("tls"));
