@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{ConfigFile, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE, say};
+use super::{ConfigFile, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE, remark, say};
 use crate::config::{Config, Secret, StoreUrl};
 use crate::credential::{Binding, Credential, LIVE_SETS_MAX, UserName, hash, new_password, overlaps};
 use crate::daemon;
@@ -118,7 +118,7 @@ pub(super) fn run(args: &CredentialArgs) -> ExitCode {
         Action::Log(args) => command.log(args),
     });
     outcome.unwrap_or_else(|(code, message)| {
-        eprintln!("deskmilter credential: {message}");
+        remark(&format!("deskmilter credential: {message}"));
         ExitCode::from(code)
     })
 }
@@ -241,10 +241,10 @@ impl<'c> Command<'c> {
         }
         say(&text);
         for (binding, since) in too_long {
-            eprintln!(
+            remark(&format!(
                 "deskmilter credential: warning: {binding} has had two live sets since {}; revoke the one that is not used any more",
                 moment(since)
-            );
+            ));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -331,9 +331,9 @@ impl<'c> Command<'c> {
             });
         }
         if !self.json {
-            eprintln!("The password is not shown again; only its hash is kept.");
+            remark("The password is not shown again; only its hash is kept.");
         }
-        hints.iter().for_each(|hint| eprintln!("{hint}"));
+        hints.iter().for_each(|hint| remark(hint));
         Ok(ExitCode::SUCCESS)
     }
 
@@ -353,7 +353,7 @@ impl<'c> Command<'c> {
     /// As [`Self::ask`], but finds nothing where there is no store.
     fn look<T: Default>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, Failure> {
         let Some(path) = &self.absent else { return self.ask(question) };
-        eprintln!("deskmilter credential: note: {}", not_there(path));
+        remark(&format!("deskmilter credential: note: {}", not_there(path)));
         Ok(T::default())
     }
 

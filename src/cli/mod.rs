@@ -163,6 +163,11 @@ fn tell(findings: &[Finding]) -> ExitCode {
     if findings.iter().any(|finding| finding.outcome == Outcome::Fail) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
+/// Writes a line to standard error. That nobody reads it ends no command that has done its work.
+fn remark(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Writes to standard output.
 fn say(text: &str) {
     // Whoever closed standard output does not want to know.

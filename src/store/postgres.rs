@@ -283,7 +283,7 @@ impl Postgres {
     /// A new connection. It ends when the client is dropped.
     async fn dial(&self) -> Result<Client, StoreError> {
         let mut config = self.config.clone();
-        config.connect_timeout(PATIENCE).application_name("deskmilter");
+        config.connect_timeout(patience_with_each(config.get_hosts().len())).application_name("deskmilter");
         if let Some(file) = &self.password_file {
             let password =
                 file.read_password().map_err(|error| StoreError::Away(format!("store.password_file: {error}")))?;
@@ -394,6 +394,13 @@ impl Postgres {
         };
         StoreError::Away(format!("{self}: {reason}"))
     }
+}
+
+/// How long one of `hosts`, or an address of it, may take to be reached: one that is gone without a word leaves time for the one that
+/// took its place.
+fn patience_with_each(hosts: usize) -> Duration {
+    let shares = u32::try_from(hosts).unwrap_or(u32::MAX).saturating_add(1);
+    PATIENCE.checked_div(shares).unwrap_or(PATIENCE)
 }
 
 /// A deletion that tells how many rows it took.

@@ -108,6 +108,27 @@ fn two_sets_overlap_while_a_password_is_changed_and_a_third_is_refused() {
 }
 
 #[test]
+fn a_set_is_issued_whoever_reads_what_is_remarked_and_not_where_nobody_can_read_the_password() {
+    let place = Place::sqlite();
+    let desk = Desk::start(&place.url());
+    let issue = |domain: &str| {
+        let mut command = std::process::Command::new(support::deskmilter());
+        command.args(["credential", "issue", "--domain", domain, "-c"]).arg(desk.configuration());
+        command
+    };
+    let (reader, nobody) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = issue("one.example").stderr(nobody).output().unwrap();
+    assert!(output.status.success(), "{:?}", output.status);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("password:  "));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = issue("two.example").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(74), "{}", String::from_utf8_lossy(&output.stderr));
+    let live = desk.json("list");
+    assert_eq!(live.as_array().unwrap().len(), 1, "{live}");
+}
+
+#[test]
 fn two_old_sets_of_one_binding_are_warned_of_in_list_and_log() {
     let place = Place::sqlite();
     let folder = support::folder("desk");

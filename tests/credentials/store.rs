@@ -254,6 +254,49 @@ async fn no_statement_is_prepared_under_a_name_that_a_pooler_of_transactions_wou
     assert!(executed.iter().all(|line| line.contains("execute <unnamed>: ")), "{executed:#?}");
 }
 
+/// A file system of its own, which is small. Gone when dropped.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount() -> Self {
+        let folder = support::folder("small");
+        let mut mount = std::process::Command::new("mount");
+        assert!(mount.args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"]).arg(folder.path()).status().unwrap().success());
+        Self(folder)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_nothing_is_kept_and_those_who_only_read_are_answered() {
+    let small = Small::mount();
+    let url = StoreUrl::Sqlite(small.0.path().join("test.db"));
+    let store = Store::new(&StoreConfig { url, password_file: None, ca_file: None }).unwrap();
+    let set = store.issue(new(domain("acme.example"), "acme"), "jane").await.unwrap();
+    let filler = small.0.path().join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[0; 512]).is_ok() {}
+    drop(file);
+    let messages = || {
+        let message = |n: u32| Remembered { key: format!("key {n}"), thread: "t".to_owned(), authenticated: true };
+        (0..500).map(message).collect::<Vec<_>>()
+    };
+    for _ in 0..2 {
+        let error = store.remember(messages()).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Away(why) if why.contains("full")), "{error}");
+        assert_eq!(store.list(false).await.unwrap(), std::slice::from_ref(&set));
+        assert_eq!(store.sets_of("acme").await.unwrap().len(), 1);
+    }
+    std::fs::remove_file(&filler).unwrap();
+    store.remember(messages()).await.unwrap();
+    assert_eq!(store.conversations(vec!["key 7".to_owned()], 0).await.unwrap().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_of_a_newer_version_and_a_file_that_others_can_read_are_left_alone() {
     use std::os::unix::fs::PermissionsExt;
@@ -280,6 +323,36 @@ async fn tables_of_an_older_version_are_brought_up_to_date_with_all_that_is_in_t
     let store = open(&place);
     assert_eq!(store.list(false).await.unwrap(), [set]);
     assert!(store.conversations(vec!["a".to_owned()], 0).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_postgresqls_the_second_is_found_while_the_first_answers_nothing_at_all() {
+    use std::os::unix::fs::PermissionsExt;
+    let (server, folder) = (PrivatePostgres::start(), support::folder("two"));
+    // As a host that lost its power: what is sent to it gets no answer, not even a refusal.
+    let gone = tokio::net::TcpSocket::new_v4().unwrap();
+    gone.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let gone = gone.listen(1).unwrap();
+    let address = gone.local_addr().unwrap();
+    let silence = Duration::from_millis(500);
+    let waiting: Vec<_> =
+        std::iter::from_fn(|| std::net::TcpStream::connect_timeout(&address, silence).ok()).take(50).collect();
+    assert!(waiting.len() < 50, "its queue is full");
+    let write = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        path
+    };
+    let url = server.tls_url().replace("@", &format!("@{address},"));
+    let config = StoreConfig {
+        url: StoreUrl::Postgres(PostgresServer::parse(&url).unwrap()),
+        password_file: Some(SecretFile::new(write("password", PrivatePostgres::PASSWORD))),
+        ca_file: Some(write("ca.pem", server.identity().authority())),
+    };
+    let begun = Instant::now();
+    Store::new(&config).unwrap().list(false).await.unwrap();
+    assert!(begun.elapsed() >= silence, "the first one was tried");
 }
 
 #[tokio::test(flavor = "multi_thread")]
