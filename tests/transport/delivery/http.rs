@@ -99,6 +99,23 @@ fn each_answer_of_osticket_and_each_failure_has_its_reply() {
             "decision=relayed",
         ),
         (
+            Octets(
+                b"HTTP/1.1 201 Created\r\nX-Folded: a\r\n b\r\nX-Blank : a\r\nno field\r\nX-\xfc: a\r\nContent-Length: 4\r\n\r\n4711",
+            ),
+            250,
+            "2.0.0 osticket: HTTP 201: 4711",
+            "decision=relayed",
+        ),
+        (
+            Octets(
+                b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 201 Created\r\n\
+                Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2;x=y\r\n47\r\n2\r\n11\r\n0\r\nX-Sum: 1\r\n\r\n",
+            ),
+            250,
+            "2.0.0 osticket: HTTP 201: 4711",
+            "decision=relayed",
+        ),
+        (
             Octets(b""),
             451,
             "4.4.2 osticket: localhost: lost connection, after the whole message was sent, unknown",
