@@ -174,6 +174,16 @@ fn who_says_success_before_the_whole_message_was_sent_is_not_believed() {
 }
 
 #[test]
+fn who_refuses_a_large_message_by_its_header_section_alone_is_heard() {
+    let (site, ticket) =
+        os_ticket(Certificate::Good, HttpAnswer::Early(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"));
+    let large = [MESSAGE, b"0123456789abcdef0123456789abcdef\r\n".repeat(800_000).as_slice()].concat();
+    let [reply] = site.send(SUPPORT, &large).try_into().unwrap();
+    assert!(reply.code == 451 && reply.text.starts_with("4.3.4 osticket: HTTP 413 (too large"), "{reply}");
+    assert!(ticket.requests().is_empty());
+}
+
+#[test]
 fn a_success_counts_though_the_end_of_the_answer_never_comes() {
     let proof = |lines: &str| format!("{lines}\ndeadline = \"20s\"");
     for (preset, lines, answer) in [
