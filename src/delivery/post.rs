@@ -108,7 +108,11 @@ impl Request<'_> {
         let body = Fed { blocks, left: Arc::clone(&course.left) };
         let request = self.request(proof, &content.content_type, body)?;
         let mut builder = http1::Builder::new();
-        let handshake = builder.max_headers(FIELDS_MAX).max_buf_size(HEAD_MAX).handshake(TokioIo::new(stream)).await;
+        builder.max_headers(FIELDS_MAX).max_buf_size(HEAD_MAX);
+        // As RFC 9112 sections 5.1 and 5.2 have it for who reads answers: a success is not undone by a field that is odd.
+        builder.allow_obsolete_multiline_headers_in_responses(true);
+        builder.allow_spaces_after_header_name_in_responses(true).ignore_invalid_headers_in_responses(true);
+        let handshake = builder.handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.broken(&error, false))?;
         let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
         let mut feeding = pin!(content.feed(feed));

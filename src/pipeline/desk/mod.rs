@@ -132,9 +132,7 @@ impl DeskSide {
 
     /// An address without its extension.
     fn base(&self, address: &Address) -> Address {
-        let connector = self.connectors.get(address.domain()).and_then(|connectors| connectors.first());
-        let delimiter = connector.map_or(Some('+'), |connector| connector.recipient_delimiter);
-        delimiter.and_then(|delimiter| address.without_extension(delimiter)).unwrap_or_else(|| address.clone())
+        base(self.connectors.get(address.domain()).map(Vec::as_slice).unwrap_or_default(), address)
     }
 
     /// The tags, and what is remembered for later mail of the same conversation.
@@ -212,6 +210,13 @@ impl Incoming {
     }
 }
 
+/// An address without its extension, by the delimiter of the connector that it belongs to, of those of its domain.
+fn base(connectors: &[Arc<Connector>], address: &Address) -> Address {
+    let connector = connectors.iter().find(|connector| connector.supports(address)).or(connectors.first());
+    let delimiter = connector.map_or(Some('+'), |connector| connector.recipient_delimiter);
+    delimiter.and_then(|delimiter| address.without_extension(delimiter)).unwrap_or_else(|| address.clone())
+}
+
 /// Where a company's deskmilter tells of the sender: right below the Received field with which it handed the message over, the
 /// topmost. Further down it may be an end user who writes both: a server that is no deskmilter adds mostly nothing but Received fields.
 fn company_word_on_sender(headers: &Headers) -> Option<usize> {
@@ -227,6 +232,30 @@ mod tests {
 
     fn headers(fields: &[(&str, &str)]) -> Headers {
         Headers::new(fields.iter().map(|(name, text)| Header::written(name, text)).collect())
+    }
+
+    #[test]
+    fn an_extension_is_cut_off_as_the_addresss_own_connector_has_it() {
+        let connector = |name: &str, delimiter: &str| {
+            format!(
+                "[[connector]]\nname = \"{name}\"\nsystem = \"zammad\"\ndomain = \"acme.example\"\n\
+                 recipient_delimiter = \"{delimiter}\"\naddresses = [\"{name}@acme.example\"]\n[connector.desk]\n"
+            )
+        };
+        let head = "[daemon]\nhostname = \"desk.example\"\n[milter]\nlisten = [\"unix:/run/deskmilter/milter.sock\"]\n";
+        let text = format!("{head}{}{}", connector("support", "+"), connector("billing", "-"));
+        let config = config::Config::parse(&text, std::path::Path::new("/etc/deskmilter/deskmilter.toml")).unwrap();
+        let address = |text: &str| Address::parse(text).unwrap();
+        for (to, expected) in [
+            ("support+1@acme.example", "support@acme.example"),
+            ("billing-1@acme.example", "billing@acme.example"),
+            ("billing-1+2@acme.example", "billing@acme.example"),
+            ("sales+1@acme.example", "sales@acme.example"),
+            ("support-1@acme.example", "support-1@acme.example"),
+        ] {
+            assert_eq!(base(&config.connectors, &address(to)), address(expected), "{to}");
+        }
+        assert_eq!(base(&[], &address("help+1@other.example")), address("help@other.example"));
     }
 
     #[test]

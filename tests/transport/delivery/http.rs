@@ -99,6 +99,23 @@ fn each_answer_of_osticket_and_each_failure_has_its_reply() {
             "decision=relayed",
         ),
         (
+            Octets(
+                b"HTTP/1.1 201 Created\r\nX-Folded: a\r\n b\r\nX-Blank : a\r\nno field\r\nX-\xfc: a\r\nContent-Length: 4\r\n\r\n4711",
+            ),
+            250,
+            "2.0.0 osticket: HTTP 201: 4711",
+            "decision=relayed",
+        ),
+        (
+            Octets(
+                b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 201 Created\r\n\
+                Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2;x=y\r\n47\r\n2\r\n11\r\n0\r\nX-Sum: 1\r\n\r\n",
+            ),
+            250,
+            "2.0.0 osticket: HTTP 201: 4711",
+            "decision=relayed",
+        ),
+        (
             Octets(b""),
             451,
             "4.4.2 osticket: localhost: lost connection, after the whole message was sent, unknown",
@@ -153,6 +170,16 @@ fn who_says_success_before_the_whole_message_was_sent_is_not_believed() {
     let large = [large, b"0123456789abcdef0123456789abcdef\r\n".repeat(800_000)].concat();
     let [reply] = site.send(SUPPORT, &large).try_into().unwrap();
     assert!(reply.code == 451 && reply.text.contains("HTTP 201 before the whole message was sent"), "{reply}");
+    assert!(ticket.requests().is_empty());
+}
+
+#[test]
+fn who_refuses_a_large_message_by_its_header_section_alone_is_heard() {
+    let (site, ticket) =
+        os_ticket(Certificate::Good, HttpAnswer::Early(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"));
+    let large = [MESSAGE, b"0123456789abcdef0123456789abcdef\r\n".repeat(800_000).as_slice()].concat();
+    let [reply] = site.send(SUPPORT, &large).try_into().unwrap();
+    assert!(reply.code == 451 && reply.text.starts_with("4.3.4 osticket: HTTP 413 (too large"), "{reply}");
     assert!(ticket.requests().is_empty());
 }
 
