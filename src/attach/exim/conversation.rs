@@ -65,7 +65,8 @@ struct Line {
     rest: Vec<u8>,
 }
 
-/// Reads up to the first line feed. What is longer than [`LINE_MAX`] is cut there, which makes it no request.
+/// Reads up to the first line feed. Of what is longer than [`LINE_MAX`], which makes it no request, the rest is read and dropped: Exim
+/// goes on writing.
 async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Line> {
     let mut text = Vec::new();
     loop {
@@ -82,7 +83,10 @@ async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Lin
             return Ok(Line { text, rest });
         }
         if text.len() > LINE_MAX {
-            text.clear();
+            let mut dropped = Vec::with_capacity(BLOCK);
+            while stream.read_buf(&mut dropped).await? > 0 && !dropped.contains(&b'\n') {
+                dropped.clear();
+            }
             return Ok(Line { text, rest: Vec::new() });
         }
     }
