@@ -65,7 +65,8 @@ struct Line {
     rest: Vec<u8>,
 }
 
-/// Reads up to the first line feed. What is longer than [`LINE_MAX`] is cut there, which makes it no request.
+/// Reads up to the first line feed. Of what is longer than [`LINE_MAX`], which makes it no request, the rest is read and dropped: Exim
+/// goes on writing.
 async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Line> {
     let mut text = Vec::new();
     loop {
@@ -82,7 +83,10 @@ async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Lin
             return Ok(Line { text, rest });
         }
         if text.len() > LINE_MAX {
-            text.clear();
+            let mut dropped = Vec::with_capacity(BLOCK);
+            while stream.read_buf(&mut dropped).await? > 0 && !dropped.contains(&b'\n') {
+                dropped.clear();
+            }
             return Ok(Line { text, rest: Vec::new() });
         }
     }
@@ -107,11 +111,13 @@ impl<J: Judge> Conversation<'_, J> {
                 // Whatever became of it.
                 if only_observed { reply::PASS.to_vec() } else { answer }
             }
-            Request::Sign { id, size } => match timeout(MESSAGE_TIME, self.receive(&id, size, rest, stream)).await {
-                Ok(Ok(mail)) => self.sign(mail).await,
-                Ok(Err(refusal)) => reply::refusal(&refusal),
-                Err(_) => reply::refusal(&Reply::new(451, 4, 2, "the message did not come in time")),
-            },
+            Request::Sign { id, size } => {
+                let received = timeout(MESSAGE_TIME, self.receive(&id, size, rest, stream)).await;
+                match received.unwrap_or_else(|_| Err(Reply::new(451, 4, 2, "the message did not come in time"))) {
+                    Ok(mail) => self.sign(mail).await,
+                    Err(refusal) => refused(id.as_str(), &refusal),
+                }
+            }
         }
     }
 
@@ -140,10 +146,7 @@ impl<J: Judge> Conversation<'_, J> {
         let id = id.as_str();
         let content = match self.scanned(&facts).await {
             Ok(content) => content,
-            Err(refusal) => {
-                warn!(queue_id = id, reply = %refusal, "message refused before judging");
-                return reply::refusal(&refusal);
-            }
+            Err(refusal) => return refused(id, &refusal),
         };
         let mail = Mail {
             connection: Arc::new(facts.connection),
@@ -296,6 +299,12 @@ fn without_own_received(headers: crate::mail::Headers, id: &str) -> crate::mail:
 fn local_trouble(reason: &str) -> Reply {
     error!(reason, "a message for content scanning cannot be read");
     Reply::new(451, 3, 0, "local trouble, this message cannot be judged now; try again later")
+}
+
+/// Of what the filter is told Exim logs no word.
+fn refused(id: &str, refusal: &Reply) -> Vec<u8> {
+    warn!(queue_id = id, reply = %refusal, "message refused before judging");
+    reply::refusal(refusal)
 }
 
 fn unfit_to_judge(unfit: Unfit) -> Reply {

@@ -66,6 +66,9 @@ pub enum RequestError {
     /// It does not begin with `deskmilter/1`: the fragments in Exim's configuration are of another version.
     #[error("the request does not begin with {VERSION}; update the deskmilter files in Exim's configuration")]
     Version,
+    /// Longer than [`LINE_MAX`].
+    #[error("the request is longer than {LINE_MAX} octets: too many recipients")]
+    Length,
     /// No such verb.
     #[error("the request asks for nothing that is known")]
     Verb,
@@ -83,6 +86,9 @@ impl Request {
     /// # Errors
     /// As [`RequestError`] says.
     pub fn parse(line: &[u8]) -> Result<Self, RequestError> {
+        if line.len() > LINE_MAX {
+            return Err(RequestError::Length);
+        }
         let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
         if words.next() != Some(VERSION.as_bytes()) {
             return Err(RequestError::Version);
@@ -274,6 +280,7 @@ mod tests {
             (b"deskmilter/2 ask\n".to_vec(), RequestError::Version),
             (b"GET / HTTP/1.1\r\n".to_vec(), RequestError::Version),
             (b"".to_vec(), RequestError::Version),
+            ([b"deskmilter/1 ask recipients=", &vec![b'A'; LINE_MAX][..]].concat(), RequestError::Length),
             (b"deskmilter/1\n".to_vec(), RequestError::Verb),
             (b"deskmilter/1 eat\n".to_vec(), RequestError::Verb),
             (b"deskmilter/1 ask sender\n".to_vec(), RequestError::Word),
@@ -285,7 +292,8 @@ mod tests {
             (id("../../etc/passwd"), RequestError::Fact("id")),
             (id("1xV6OO-0008Ms/24"), RequestError::Fact("id")),
         ] {
-            assert_eq!(Request::parse(&line), Err(expected), "{}", String::from_utf8_lossy(&line));
+            let shown = String::from_utf8_lossy(line.get(..200).unwrap_or(&line)).into_owned();
+            assert_eq!(Request::parse(&line), Err(expected), "{shown}");
         }
     }
 

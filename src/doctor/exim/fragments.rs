@@ -40,15 +40,12 @@ impl Fragments {
         });
         let socket = socket.ok_or_else(|| missing("exim.listen names no socket"))?;
         let folder = config.transport.as_ref().map(|transport| transport.directory.display().to_string());
-        let logins = config.connectors.iter().filter_map(|connector| connector.submission.as_ref());
-        let logins = logins.flat_map(|submission| &submission.logins).map(|login| unexpanded(&login.name));
-        let logins: Vec<String> = logins.collect();
         let mut macros = format!(
             "{HEADING}DESKMILTER_SOCKET = {socket}\nDESKMILTER_RELAY = {}\nDESKMILTER_PROGRAM = {}\nDESKMILTER_LOGINS = {}\n\
              DESKMILTER_PATIENCE = {}s\n",
             folder.as_deref().unwrap_or("/run/deskmilter/transport"),
             program.display(),
-            logins.join(" : "),
+            logins(config).join(" : "),
             exim.deadline.as_secs().saturating_add(ANSWER_SECONDS),
         );
         let unrouted = inline(config).filter(|connector| !is_routed(config, connector));
@@ -73,6 +70,12 @@ impl Fragments {
 
 fn inline(config: &Config) -> impl Iterator<Item = &Arc<Connector>> {
     config.connectors.iter().filter(|connector| connector.inline_endpoint().is_some())
+}
+
+/// The logins whose mail waits while the daemon is away, each as an item of a list within an expansion.
+pub(super) fn logins(config: &Config) -> Vec<String> {
+    let submissions = config.connectors.iter().filter_map(|connector| connector.submission.as_ref());
+    submissions.flat_map(|submission| &submission.logins).map(|login| unexpanded(&login.name)).collect()
 }
 
 /// The support addresses whose mail is relayed before the queue, as an address list of Exim.

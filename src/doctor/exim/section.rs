@@ -18,7 +18,13 @@ pub(super) fn without_blocks(text: &str) -> Option<String> {
         match (line.trim(), inside) {
             (BEGIN, true) | (END, false) => return None,
             (BEGIN, false) => inside = true,
-            (END, true) => inside = false,
+            (END, true) => {
+                inside = false;
+                if !line.ends_with('\n') {
+                    // The file had no line end at its end; [`insert`] put one there.
+                    kept.pop();
+                }
+            }
             (_, true) => {}
             (_, false) => kept.push_str(line),
         }
@@ -37,10 +43,12 @@ pub(super) fn insert(text: &str, block: &str, mut after: impl FnMut(&str, &str) 
             name.trim().clone_into(&mut section);
         }
         if !content.starts_with('#') && after(content, &section) {
-            if !out.ends_with('\n') {
+            if out.ends_with('\n') {
+                out.push_str(block);
+            } else {
                 out.push('\n');
+                out.push_str(block.trim_end());
             }
-            out.push_str(block);
         }
     }
     out
@@ -75,8 +83,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_put_in_can_be_taken_out(lines in proptest::collection::vec("begin (acl|routers)|  driver = smtp|# x|a:|", 0..12)) {
+        fn what_is_put_in_can_be_taken_out(lines in proptest::collection::vec("begin (acl|routers)|  driver = smtp|# x|a:|", 0..12), whole: bool) {
             let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            let text = if whole { text } else { text.trim_end().to_owned() };
             let ours = block("  ", &["x = y".to_owned()]);
             let changed = insert(&text, &ours, |line, section| line == "driver = smtp" && section == "routers");
             let changed = insert(&changed, &ours, |line, _| line == "begin acl");
