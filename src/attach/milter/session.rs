@@ -14,6 +14,8 @@ use crate::mail::{Connection, Envelope, Headers, Path, Reply, Shortfall};
 
 /// Octets of macros for one command, at most (64 KiB). A larger set is taken for an empty one.
 pub const MACROS_MAX: usize = 64 * 1024;
+/// Octets of the buffer for header values that a session keeps, at most (4 KiB): an idle connection costs little.
+const VALUE_KEPT: usize = 4 * 1024;
 
 /// One connection from an MTA, over which many messages come, one after the other.
 ///
@@ -370,3 +372,6 @@ impl Session {
 
 #[cfg(test)]
 mod tests;
+        if self.value.capacity() > VALUE_KEPT {
+            self.value = Vec::new();
+        }

@@ -158,3 +158,14 @@ fn before_negotiation_nothing_but_quit_has_a_meaning() {
     assert!(Session::new(limits).handle(Command::Negotiate(offer), |_, _| true, &mut replies).is_err());
     assert!(replies.is_empty());
 }
+
+#[test]
+fn a_large_field_costs_nothing_once_it_is_kept() {
+    let mut talk = Talk::new(0);
+    talk.session.set_limits(MessageLimits { message_size: 1 << 20, header_size: 1 << 20 });
+    talk.say(b'M', b"<a@b.example>\0");
+    talk.say(b'R', b"<c@d.example>\0");
+    talk.say(b'L', &[&b"A\0"[..], &vec![b'x'; 100_000], b"\0"].concat());
+    assert_eq!(talk.session.header_octets(), 100_005);
+    assert!(talk.session.value.capacity() <= VALUE_KEPT);
+}
