@@ -20,7 +20,8 @@ const VALUE_KEPT: usize = 4 * 1024;
 /// One connection from an MTA, over which many messages come, one after the other.
 ///
 /// A command out of place ends the message at hand and is then taken as if it had come between messages; if it has no
-/// meaning there, it is passed over without an answer. This is what libmilter does (`engine.c`), and MTAs count on it.
+/// meaning there, it is passed over without an answer. This is what libmilter does (`engine.c`), and MTAs count on it. But content
+/// that comes although its message was let go (Stalwart takes `ACCEPT` for `CONTINUE`) is answered once more where an answer is due.
 #[derive(Debug)]
 pub struct Session {
     limits: MessageLimits,
@@ -29,6 +30,8 @@ pub struct Session {
     macros: Macros,
     client: ClientFacts,
     message: Option<Message>,
+    /// The message was let go, and nothing has come since that begins or ends one.
+    let_go: bool,
     /// A header value with its first space put back; used again for each.
     value: Vec<u8>,
 }
@@ -88,6 +91,7 @@ impl Session {
             macros: Macros::default(),
             client: ClientFacts::default(),
             message: None,
+            let_go: false,
             value: Vec::new(),
         }
     }
@@ -151,20 +155,20 @@ impl Session {
                 return Ok(Step::Next);
             }
             Command::Connect { host, peer } => {
-                self.message = None;
+                (self.message, self.let_go) = (None, false);
                 self.macros.enter(Stage::Connect);
                 self.client = ClientFacts::connected(host, peer);
                 Event::Connect
             }
             Command::Helo(helo) => {
-                self.message = None;
+                (self.message, self.let_go) = (None, false);
                 self.macros.enter(Stage::Helo);
                 self.client.greeted(helo);
                 Event::Helo
             }
             Command::Mail(path) => {
                 self.macros.enter(Stage::Mail);
-                self.message = Some(Message::begun(path, self.limits));
+                (self.message, self.let_go) = (Some(Message::begun(path, self.limits)), false);
                 Event::Mail
             }
             Command::Rcpt(path) => {
@@ -187,14 +191,18 @@ impl Session {
                 Event::Data
             }
             Command::Header { name, value } => {
-                let Some(message) = self.message_within(Part::Headers) else { return Ok(Step::Ignored) };
+                let Some(message) = self.message_within(Part::Headers) else {
+                    return Ok(self.after_all(agreement, Some(Event::Header), replies));
+                };
                 message.part = Part::Headers;
                 self.recipients_known(concerns);
                 self.add_field(name, value, agreement.leading_space());
                 Event::Header
             }
             Command::EndOfHeaders => {
-                let Some(message) = self.message_within(Part::Headers) else { return Ok(Step::Ignored) };
+                let Some(message) = self.message_within(Part::Headers) else {
+                    return Ok(self.after_all(agreement, Some(Event::EndOfHeaders), replies));
+                };
                 message.part = Part::Body;
                 self.macros.enter(Stage::Headers);
                 self.recipients_known(concerns);
@@ -202,7 +210,7 @@ impl Session {
             }
             Command::Body(chunk) => {
                 if self.message_within(Part::Body).is_none() {
-                    return Ok(Step::Ignored);
+                    return Ok(self.after_all(agreement, Some(Event::Body), replies));
                 }
                 self.recipients_known(concerns);
                 let Some(message) = &mut self.message else { return Ok(Step::Ignored) };
@@ -214,7 +222,7 @@ impl Session {
             }
             Command::EndOfMessage(chunk) => {
                 if self.message_within(Part::Body).is_none() {
-                    return Ok(Step::Ignored);
+                    return Ok(self.after_all(agreement, None, replies));
                 }
                 self.recipients_known(concerns);
                 let Some(message) = &mut self.message else { return Ok(Step::Ignored) };
@@ -329,8 +337,21 @@ impl Session {
         };
         if matches!(response, Response::Accept) {
             self.end_message();
+            self.let_go = true;
         }
         response.write(replies);
+    }
+
+    /// Content without a message, of which `None` is the end. Where the message was let go, the MTA may wait for an answer.
+    fn after_all(&mut self, agreement: Agreement, event: Option<Event>, replies: &mut BytesMut) -> Step<'static> {
+        if !self.let_go {
+            return Step::Ignored;
+        }
+        if event.is_none_or(|event| agreement.answers(event)) {
+            Response::Accept.write(replies);
+        }
+        self.let_go = event.is_some();
+        Step::Next
     }
 
     /// The path of one more recipient; `None` for one that the MTA has refused already.
@@ -356,15 +377,18 @@ impl Session {
         self.value.push(b' ');
         self.value.extend_from_slice(value);
         message.add_field(name, &self.value);
+        if self.value.capacity() > VALUE_KEPT {
+            self.value = Vec::new();
+        }
     }
 
     fn end_message(&mut self) {
-        self.message = None;
+        (self.message, self.let_go) = (None, false);
         self.macros.clear_from(Stage::Mail);
     }
 
     fn reset(&mut self) {
-        self.message = None;
+        (self.message, self.let_go) = (None, false);
         self.macros.clear_from(Stage::Connect);
         self.client = ClientFacts::default();
     }
@@ -372,6 +396,3 @@ impl Session {
 
 #[cfg(test)]
 mod tests;
-        if self.value.capacity() > VALUE_KEPT {
-            self.value = Vec::new();
-        }
