@@ -114,13 +114,13 @@ impl Installation {
         self.postconf(&["-n"])
     }
 
-    /// The services of `master.cf` with their overrides.
+    /// The services of `master.cf` with their overrides, every `$name` in these expanded (`postconf -Px`).
     ///
     /// # Errors
     /// When `postconf` fails.
     pub fn services(&self) -> Result<Vec<Service>, PostfixError> {
         let compatibility = self.parameter("compatibility_level")?;
-        Ok(service::parse(&self.postconf(&["-M"])?, &self.postconf(&["-P"])?, &compatibility))
+        Ok(service::parse(&self.postconf(&["-M"])?, &self.postconf(&["-Px"])?, &compatibility))
     }
 
     /// The queue directory: where relative socket paths begin, and the root of a chrooted service.
