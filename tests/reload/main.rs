@@ -256,6 +256,19 @@ fn a_socket_that_cannot_be_opened_is_a_reason_to_change_nothing() {
 }
 
 #[test]
+fn a_socket_that_another_section_names_now_is_not_left_without_anybody_who_serves_it() {
+    let mut site = Site::start();
+    let original = std::fs::read_to_string(site.configuration()).unwrap();
+    let port = free_address();
+    std::fs::write(site.configuration(), format!("{original}\n[metrics]\nlisten = [\"inet:{port}\"]\n")).unwrap();
+    assert!(reload(&mut site).contains("configuration reloaded"));
+    std::fs::write(site.configuration(), format!("{original}\n[lookup]\nlisten = [\"inet:{port}\"]\n")).unwrap();
+    let told = reload(&mut site);
+    assert!(told.contains("not reloaded") && told.contains("is open for [metrics]"), "{told}");
+    assert_eq!(support::http_get(port, "/health").0, 200);
+}
+
+#[test]
 fn what_needs_a_restart_is_told_each_time_and_the_rest_counts() {
     let mut site = Site::start();
     edit(&site, |text| {
