@@ -8,6 +8,8 @@ use crate::mail::{Body, BodyWriter, Headers, HeadersBuilder, HeadersError, Short
 /// Takes one message.
 #[derive(Debug)]
 pub(super) struct Intake {
+    /// Exim's id of it, for the log.
+    id: String,
     state: State,
     spool: Spool,
     message_size: u64,
@@ -43,9 +45,10 @@ pub(super) enum Unfit {
 }
 
 impl Intake {
-    /// Keeps up to `message_size` octets in all, and `header_size` of the header section.
-    pub(super) fn new(spool: &Spool, message_size: u64, header_size: usize) -> Self {
+    /// Keeps up to `message_size` octets of message `id` in all, and `header_size` of the header section.
+    pub(super) fn new(id: &str, spool: &Spool, message_size: u64, header_size: usize) -> Self {
         Self {
+            id: id.to_owned(),
             state: State::Headers(HeadersBuilder::new(header_size)),
             spool: spool.clone(),
             message_size,
@@ -101,7 +104,7 @@ impl Intake {
         match self.state {
             State::Body(headers, writer) if shortfall.is_none() => {
                 let body = writer.finish().await.unwrap_or_else(|error| {
-                    shortfall = Some(told(&error));
+                    shortfall = Some(told(&self.id, &error));
                     nothing
                 });
                 Content { headers, body, shortfall, body_size }
@@ -122,7 +125,7 @@ impl Intake {
         if size > self.message_size {
             self.shortfall = Some(Shortfall::TooLarge);
         } else if let Err(error) = writer.write(body).await {
-            self.shortfall = Some(told(&error));
+            self.shortfall = Some(told(&self.id, &error));
         }
         if self.shortfall.is_some() {
             // What was kept of it goes.
@@ -131,8 +134,12 @@ impl Intake {
     }
 }
 
-fn told(error: &io::Error) -> Shortfall {
-    tracing::error!(%error, "cannot spool a message body: make room in the state directory, or check owner and mode");
+fn told(queue_id: &str, error: &io::Error) -> Shortfall {
+    tracing::error!(
+        queue_id,
+        %error,
+        "cannot spool a message body: make room in the state directory, or check owner and mode"
+    );
     Shortfall::Spool
 }
 
@@ -141,7 +148,7 @@ mod tests {
     use super::*;
 
     async fn take(message: &[u8], size: usize, limit: u64) -> Result<Content, Unfit> {
-        let mut intake = Intake::new(&Spool::new("/nonexistent"), limit, 1_000);
+        let mut intake = Intake::new("1wABCD-000000001-0AbC", &Spool::new("/nonexistent"), limit, 1_000);
         for chunk in message.chunks(size) {
             intake.take(chunk).await?;
         }
