@@ -140,7 +140,8 @@ pub(super) mod tests {
     use super::*;
 
     /// What a stranger would write to put words into our mouth.
-    const HOSTILE: &str = "a\r\n4XYZ: judged\n\u{2028}\u{202e}\u{2066}\u{200b}\u{feff}\u{e0041}x\0\u{1b}[2J\u{85}\u{7f}\"b=\\";
+    const HOSTILE: &str =
+        "a\r\n4XYZ: judged\n\u{2028}\u{202e}\u{2066}\u{200b}\u{feff}\u{e0041}x\0\u{1b}[2J\u{85}\u{7f}\"b=\\";
 
     fn hostile() -> Line {
         let text = clean(HOSTILE);
