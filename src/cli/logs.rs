@@ -135,6 +135,7 @@ fn file(path: &Path, take: &mut dyn FnMut(&str) -> Result<(), String>) -> Result
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::NotFound => "; name a log that is there, or \"journal\"",
+        ErrorKind::IsADirectory => "; name a file in it",
         ErrorKind::PermissionDenied => "; run this as root, or as a member of the group that may read it",
         _ => "",
     }
@@ -163,7 +164,7 @@ fn said_by(mut command: Command, name: &str, take: &mut dyn FnMut(&str) -> Resul
 }
 
 fn feed(lines: &mut impl BufRead, name: &str, take: &mut dyn FnMut(&str) -> Result<(), String>) -> Result<(), String> {
-    let failed = |error: io::Error| format!("{name}: {error}");
+    let failed = |error: io::Error| format!("{name}: {error}{}", remedy(&error));
     let mut line = Vec::new();
     loop {
         line.clear();

@@ -160,14 +160,13 @@ fn tell(findings: &[Finding]) -> ExitCode {
 /// Writes to standard output. A disk that is full is told, and by the exit status too.
 fn say(text: &str) {
     let mut output = std::io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-        // Whoever closed it does not want to know.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            if !CUT_SHORT.swap(true, Ordering::Relaxed) {
-                complain(&format!("deskmilter: standard output: {error}"));
-            }
-        }
-        _ => {}
+    let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    // Whoever closed it does not want to know.
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+        && !CUT_SHORT.swap(true, Ordering::Relaxed)
+    {
+        complain(&format!("deskmilter: standard output: {error}"));
     }
 }
 

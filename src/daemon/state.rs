@@ -31,10 +31,11 @@ pub(super) fn prepare(state: &Path, user: Option<&User>) -> Result<(), String> {
     let user = user.filter(|_| nix::unistd::geteuid().is_root());
     for (directory, follow) in [(state.to_owned(), OFlag::empty()), (spool_directory(state), OFlag::O_NOFOLLOW)] {
         hand_over(&directory, follow, user).map_err(|error| {
-            format!(
-                "{}: {error}; the state directory must be ours alone, see daemon.state_directory",
-                directory.display()
-            )
+            let remedy = match error.kind() == ErrorKind::PermissionDenied && !nix::unistd::geteuid().is_root() {
+                true => "start this as root, or as the user that deskmilter runs as",
+                false => "the state directory must be ours alone, see daemon.state_directory",
+            };
+            format!("{}: {error}; {remedy}", directory.display())
         })?;
     }
     Ok(())
