@@ -5,7 +5,7 @@
 //! ```
 //! Where lines go (standard error, syslog, the journal) and how they are written there is configuration; what stands in them is
 //! decided where the event happens. In: events. Out: [`line::Line`]s, in which no value can begin another line, at a target. A target
-//! that hangs holds up one line for a second, and mail no longer than that. What is counted of lines is the business of
+//! that hangs holds up one line for five seconds, and mail no longer than that. What is counted of lines is the business of
 //! [`status`](crate::status).
 
 mod journal;

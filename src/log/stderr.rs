@@ -88,7 +88,7 @@ mod tests {
         let taken = (0..10_000).take_while(|_| out.write(&line).is_ok()).count();
         assert!(taken < 10_000, "a pipe has an end");
         assert!((0..1_000).all(|_| out.write(&line).is_err()));
-        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
         let mut whole = vec![0; taken * line.len()];
         reader.read_exact(&mut whole).unwrap();
         assert_eq!(whole, line.repeat(taken).as_bytes());
