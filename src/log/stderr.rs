@@ -50,8 +50,13 @@ impl<W: Write + AsFd> State<W> {
         let whole = if self.torn { format!("\n{line}") } else { line.to_owned() };
         for (n, chunk) in whole.as_bytes().chunks(AT_ONCE).enumerate() {
             self.stuck = !takes_any(&self.out, until);
-            if self.stuck || self.out.write_all(chunk).is_err() {
+            if self.stuck {
                 self.torn |= n > 0;
+                return Err(Dropped);
+            }
+            if self.out.write_all(chunk).is_err() {
+                // A disk that is full takes what it has room for.
+                self.torn = true;
                 return Err(Dropped);
             }
         }

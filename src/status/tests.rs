@@ -147,6 +147,20 @@ fn an_attempt_to_relay_counts_with_its_replies_and_its_trouble() {
 }
 
 #[test]
+fn what_wants_somebody_to_act_is_there_before_it_happens_whatever_its_cause() {
+    // Prometheus sees no increase in a number that begins with 1, and nobody would be woken.
+    let board = Board::new().unwrap();
+    Counting::expect(&board, "acme", "transport", &["milter"]);
+    let text = board.text().unwrap();
+    for cause in ["credentials", "certificate", "password_file", "send_as_denied", "other"] {
+        has(
+            &text,
+            &format!("deskmilter_relay_trouble_total{{cause=\"{cause}\",connector=\"acme\",level=\"error\"}} 0"),
+        );
+    }
+}
+
+#[test]
 fn what_strangers_choose_never_becomes_a_label() {
     let text = counted(|| {
         for n in 0..50 {
