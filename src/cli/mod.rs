@@ -15,9 +15,10 @@ mod postfix;
 mod sandbox;
 mod serve;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
@@ -32,6 +33,8 @@ pub const EX_DATAERR: u8 = 65;
 pub const EX_UNAVAILABLE: u8 = 69;
 /// Exit code for a file that cannot be made (EX_CANTCREAT).
 pub const EX_CANTCREAT: u8 = 73;
+/// Exit code for output that could not be written (EX_IOERR).
+pub const EX_IOERR: u8 = 74;
 /// Exit code for trouble that may pass (EX_TEMPFAIL).
 pub const EX_TEMPFAIL: u8 = 75;
 /// Exit code for a wrong configuration (EX_CONFIG).
@@ -109,7 +112,7 @@ impl ConfigFile {
     /// [`EX_CONFIG`].
     pub fn load(&self) -> Result<Config, ExitCode> {
         Config::load(&self.config).map_err(|problems| {
-            eprintln!("{problems}");
+            complain(&problems.to_string());
             ExitCode::from(EX_CONFIG)
         })
     }
@@ -137,7 +140,7 @@ pub fn run() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    match arguments.command {
+    let code = match arguments.command {
         Command::Serve(file) => serve::run(&file),
         Command::Check(file) => check::run(&file),
         Command::Audit(arguments) => audit::run(&arguments),
@@ -152,8 +155,13 @@ pub fn run() -> ExitCode {
         Command::Credential(arguments) => credential::run(&arguments),
         Command::Disconnect(arguments) => disconnect::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
-    }
+    };
+    // Whoever goes by the exit status must not take half of what was to be said for all of it.
+    if CUT_SHORT.load(Ordering::Relaxed) { ExitCode::from(EX_IOERR) } else { code }
 }
+
+/// Something that was to be said is not on standard output.
+static CUT_SHORT: AtomicBool = AtomicBool::new(false);
 
 /// Prints what checks found. Exits with 1 when one failed.
 fn tell(findings: &[Finding]) -> ExitCode {
@@ -163,13 +171,20 @@ fn tell(findings: &[Finding]) -> ExitCode {
     if findings.iter().any(|finding| finding.outcome == Outcome::Fail) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Writes a line to standard error. That nobody reads it ends no command that has done its work.
-fn remark(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+/// Writes to standard output. A disk that is full is told, and by the exit status too.
+fn say(text: &str) {
+    let mut output = std::io::stdout().lock();
+    let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    // Whoever closed it does not want to know.
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+        && !CUT_SHORT.swap(true, Ordering::Relaxed)
+    {
+        complain(&format!("deskmilter: standard output: {error}"));
+    }
 }
 
-/// Writes to standard output.
-fn say(text: &str) {
-    // Whoever closed standard output does not want to know.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+/// Writes a line to standard error. Nobody may be reading that either; then the exit status has to say it.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

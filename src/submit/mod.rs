@@ -14,7 +14,6 @@ mod message;
 mod outcome;
 
 use std::ffi::OsString;
-use std::fmt::Display;
 use std::io::{Read, Write};
 use std::path::{Path as FilePath, PathBuf};
 
@@ -37,15 +36,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match submit(arguments) {
         Ok(()) => 0,
         Err(failure) => {
-            complain(&format_args!("deskmilter submit: {failure}"));
+            complain(&format!("deskmilter submit: {failure}"));
             failure.code
         }
     }
 }
 
-/// Says it on standard error. Whether anybody hears it must not change the exit code, by which the caller knows what became of the
-/// message.
-fn complain(text: &dyn Display) {
+/// Writes a line to standard error. Where nobody reads it, the exit code must still say what became of the message: whoever is told
+/// of a failure sends it again.
+fn complain(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
@@ -86,7 +85,7 @@ fn submit(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> 
     let socket = socket_for(&sockets, &qualified(&speaker, &origin), &configuration)?;
     let replies = deliver::deliver(&socket.path, &sender, &unique(recipients), &message.wire(), &origin)?;
     if arguments.is_verbose {
-        replies.iter().for_each(|(recipient, reply)| complain(&format_args!("{recipient} {reply}")));
+        replies.iter().for_each(|(recipient, reply)| complain(&format!("{recipient} {reply}")));
     }
     outcome::of(&replies)
 }

@@ -168,7 +168,7 @@ impl<J: Judge> Conversation<'_, J> {
         let Some(id) = facts.id.clone() else { return Err(local_trouble("no id")) };
         let shown = format!("{}/scan/{id}/{id}.eml", spool_directory.display(), id = id.as_str());
         let trouble = |reason: &dyn std::fmt::Display| local_trouble(&format!("{shown}: {reason}"));
-        let (directory, name) = (spool_directory.clone(), id);
+        let (directory, queue_id, name) = (spool_directory.clone(), id.as_str().to_owned(), id);
         let opened = tokio::task::spawn_blocking(move || scan_file::open(&directory, &name)).await;
         let file = opened.map_err(std::io::Error::other).flatten().map_err(|error| {
             trouble(&format!("{error}; is exim.spool_directory right, and deskmilter's user a member of Exim's group?"))
@@ -176,7 +176,7 @@ impl<J: Judge> Conversation<'_, J> {
         let mut file = tokio::fs::File::from_std(file);
         file.set_max_buf_size(BLOCK);
         let mut prefix = Prefix::new(&facts.envelope.sender);
-        let mut intake = Intake::new(&self.service.spool, *message_size, *header_size);
+        let mut intake = Intake::new(&queue_id, &self.service.spool, *message_size, *header_size);
         let mut block = vec![0; BLOCK];
         loop {
             let count = file.read(&mut block).await.map_err(|error| trouble(&error))?;
@@ -205,7 +205,7 @@ impl<J: Judge> Conversation<'_, J> {
         stream: &mut (impl AsyncRead + Unpin),
     ) -> Result<Mail, Reply> {
         let Settings { message_size, header_size, .. } = *self.settings;
-        let mut intake = Intake::new(&self.service.spool, message_size, header_size);
+        let mut intake = Intake::new(id.as_str(), &self.service.spool, message_size, header_size);
         let mut block = rest;
         let mut left = size;
         loop {

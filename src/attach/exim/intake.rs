@@ -8,6 +8,8 @@ use crate::mail::{Body, BodyWriter, HeaderBlock, Headers, HeadersBuilder, Header
 /// Takes one message.
 #[derive(Debug)]
 pub(super) struct Intake {
+    /// Exim's id of it, for the log.
+    id: String,
     state: State,
     /// Octets taken until the header section was complete, lines ended by CRLF.
     taken: usize,
@@ -49,9 +51,10 @@ pub(super) enum Unfit {
 }
 
 impl Intake {
-    /// Keeps up to `message_size` octets in all, and `header_size` of the header section.
-    pub(super) fn new(spool: &Spool, message_size: u64, header_size: usize) -> Self {
+    /// Keeps up to `message_size` octets of message `id` in all, and `header_size` of the header section.
+    pub(super) fn new(id: &str, spool: &Spool, message_size: u64, header_size: usize) -> Self {
         Self {
+            id: id.to_owned(),
             state: State::Headers(HeadersBuilder::new(header_size)),
             taken: 0,
             spool: spool.clone(),
@@ -119,7 +122,7 @@ impl Intake {
         Ok(match self.state {
             State::Body(headers, writer) if shortfall.is_none() => {
                 let body = writer.finish().await.unwrap_or_else(|error| {
-                    shortfall = Some(told(&error));
+                    shortfall = Some(told(&self.id, &error));
                     nothing
                 });
                 Content { headers, body, shortfall, body_size }
@@ -140,7 +143,7 @@ impl Intake {
         if size > self.message_size {
             self.shortfall = Some(Shortfall::TooLarge);
         } else if let Err(error) = writer.write(body).await {
-            self.shortfall = Some(told(&error));
+            self.shortfall = Some(told(&self.id, &error));
         }
         if self.shortfall.is_some() {
             // What was kept of it goes.
@@ -155,8 +158,12 @@ fn ends_as_it_should(block: &HeaderBlock, taken: usize) -> Result<(), Unfit> {
     if length == taken { Ok(()) } else { Err(Unfit::NoField) }
 }
 
-fn told(error: &io::Error) -> Shortfall {
-    tracing::error!(%error, "cannot spool a message body: make room in the state directory, or check owner and mode");
+fn told(queue_id: &str, error: &io::Error) -> Shortfall {
+    tracing::error!(
+        queue_id,
+        %error,
+        "cannot spool a message body: make room in the state directory, or check owner and mode"
+    );
     Shortfall::Spool
 }
 
@@ -165,7 +172,7 @@ mod tests {
     use super::*;
 
     async fn take(message: &[u8], size: usize, limit: u64) -> Result<Content, Unfit> {
-        let mut intake = Intake::new(&Spool::new("/nonexistent"), limit, 1_000);
+        let mut intake = Intake::new("1wABCD-000000001-0AbC", &Spool::new("/nonexistent"), limit, 1_000);
         for chunk in message.chunks(size) {
             intake.take(chunk).await?;
         }
