@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
+use ::syslog::{Facility, Severity};
 use nix::errno::Errno;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
@@ -14,8 +15,6 @@ use super::socket::Socket;
 
 /// Where it listens.
 const SOCKET: &str = "/dev/log";
-/// The facility mail, in its place (RFC 3164 section 4.1.1).
-const FACILITY_MAIL: u8 = 2 << 3;
 /// The day has a blank before it where it is below 10 (RFC 3164 section 4.1.2).
 const STAMP: &[BorrowedFormatItem<'_>] =
     format_description!("[month repr:short] [day padding:space] [hour]:[minute]:[second]");
@@ -58,15 +57,16 @@ impl Syslog {
 }
 
 fn line(level: Level, now: OffsetDateTime, text: &str) -> String {
-    // Priorities of syslog(3).
     let severity = match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
-        Level::DEBUG | Level::TRACE => 7,
+        Level::ERROR => Severity::LOG_ERR,
+        Level::WARN => Severity::LOG_WARNING,
+        Level::INFO => Severity::LOG_INFO,
+        Level::DEBUG | Level::TRACE => Severity::LOG_DEBUG,
     };
+    // RFC 3164 section 4.1.1.
+    let priority = Facility::LOG_MAIL as u8 | severity as u8;
     let stamp = now.format(STAMP).unwrap_or_default();
-    format!("<{}>{stamp} deskmilter[{}]: {text}", FACILITY_MAIL | severity, std::process::id())
+    format!("<{priority}>{stamp} deskmilter[{}]: {text}", std::process::id())
 }
 
 #[cfg(test)]

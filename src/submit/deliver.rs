@@ -38,7 +38,9 @@ pub(super) fn deliver(
             ErrorKind::PermissionDenied => "; put this user into transport.socket_group",
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => "; is deskmilter running?",
             // What the system says is but "temporarily unavailable".
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => "; no answer in time: is deskmilter stuck, or the company host?",
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                "; no answer in time: is deskmilter stuck, or the company host?"
+            }
             _ => "",
         };
         Failure::new(code, format!("{}: {error}{remedy}", socket.display()))
