@@ -28,6 +28,8 @@ const LARGE: usize = 256 * 1024;
 /// `M_MMAP_THRESHOLD` in mallopt(3)). Below that its threshold follows what was freed last: a few messages of 10 MiB later, each
 /// thread's arena keeps tens of MiB for good.
 const ALWAYS_GIVEN_BACK: usize = 32 * 1024 * 1024 + 4096;
+/// The fields of an ARC set (RFC 8617 section 4.1).
+const ARC_FIELDS: [&str; 3] = ["ARC-Seal", "ARC-Message-Signature", "ARC-Authentication-Results"];
 /// How long a message waits for its share of the memory budget.
 const MEMORY_WAIT: Duration = Duration::from_secs(60);
 
@@ -289,9 +291,13 @@ impl Authenticator {
             return Outcome::Policy;
         }
         let verify = self.resolver.verify_arc(Parameters::new(message).with_cache(&self.caches.dkim));
-        match timeout_at(deadline, verify).await {
-            Ok(output) => dkim_outcome(output.result()),
-            Err(_) => Outcome::TempError,
+        let Ok(output) = timeout_at(deadline, verify).await else { return Outcome::TempError };
+        match dkim_outcome(output.result()) {
+            // Without an ARC-Message-Signature the library looks no further; half a set is a broken chain (RFC 8617 section 5.2).
+            Outcome::None if mail.headers.iter().any(|field| ARC_FIELDS.iter().any(|name| field.is(name))) => {
+                Outcome::Fail
+            }
+            outcome => outcome,
         }
     }
 
