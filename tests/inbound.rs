@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use support::{Company, Message, Mta, Site, Ticket, received_as_sent};
+use support::{Company, Message, Mta, Site, SmtpSession, Ticket, received_as_sent};
 
 const SUPPORT: &str = "support@acme.example";
 
@@ -366,5 +366,29 @@ fn a_verdict_does_not_pass_to_another_text_under_the_same_fields(mta: Mta) {
         assert_eq!(site.receive_unjudged("x@stranger.example", &[SUPPORT], message.as_bytes()).code, 250);
         let tickets = site.desk().wait_for_tickets(before + 1);
         assert_eq!(fact(&tickets[before], "sender_auth"), expected);
+    }
+}
+
+#[test]
+fn postfix_may_speak_any_version_of_the_milter_protocol() {
+    for version in [2, 3, 4] {
+        let site = Site::with("", "", &format!("milter_protocol = {version}\n"));
+        let forged = ["pass; reason=forged", "pass; reason=forged too"];
+        let message = Message::new("Jane <jane@customer.example>", SUPPORT, &format!("protocol {version}"))
+            .field("X-Deskmilter-Sender-Auth", forged[0])
+            .field("Authentication-Results", "mx.acme.example; dkim=fail")
+            .field("X-Kept", "  as it is ")
+            .field("X-Deskmilter-Sender-Auth", forged[1]);
+        let message = site.signer.sign(&message.octets());
+        let mut session = SmtpSession::connect_as(site.postfix.address(), &Site::customer());
+        let reply = session.send("jane@customer.example", &[SUPPORT], &message);
+        assert_eq!(reply.code, 250, "{version}: {reply}\n{}", site.postfix.log());
+        let reply = session.send("jane@customer.example", &["sales@acme.example"], &message);
+        assert_eq!(reply.code, 250, "{version}: {reply}\n{}", site.postfix.log());
+        let received = text(&site.desk.wait_for_tickets(1)[0]);
+        assert!(!received.contains("forged") && !received.contains("dkim=fail"), "{version}: {received}");
+        assert!(received.contains("X-Deskmilter-Sender-Auth: pass; reason=dmarc"), "{version}: {received}");
+        assert!(received.contains("\r\nX-Kept:   as it is "), "{version}: {received}");
+        site.postfix.wait_for_mail("sales@acme.example", 1);
     }
 }

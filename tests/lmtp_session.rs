@@ -263,6 +263,15 @@ async fn a_recipient_that_is_none_names_the_connector_and_the_remedy() {
 }
 
 #[tokio::test]
+async fn a_support_address_with_a_long_token_behind_its_delimiter_is_one() {
+    let listener = Listener::start();
+    let mut client = listener.client().await;
+    client.say("MAIL FROM:<>").await;
+    let long = format!("RCPT TO:<support+{}@acme.example>", "a1".repeat(60));
+    assert_eq!(client.say(&long).await, "250 2.1.5 recipient ok");
+}
+
+#[tokio::test]
 async fn a_probe_contacts_nobody() {
     let listener = Listener::start();
     for end in ["RSET", "QUIT"] {

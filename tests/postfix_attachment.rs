@@ -224,7 +224,36 @@ fn the_checks_find_each_way_of_being_attached_badly() {
             "no_milters",
         ),
         (good.replace("=accept", "=tempfail"), "", "default_action", Outcome::Fail, "tempfail"),
-        (good.replace(entry, "unix:deskmilter/milter.sock"), "", "default_action", Outcome::Fail, "not set"),
+        (
+            good.replace(entry, "unix:deskmilter/milter.sock"),
+            "",
+            "default_action",
+            Outcome::Fail,
+            "milter_default_action = tempfail for smtp/inet",
+        ),
+        (
+            format!("{}milter_default_action = accept\n", good.replace(entry, "unix:deskmilter/milter.sock")),
+            "",
+            "",
+            Outcome::Ok,
+            "",
+        ),
+        (
+            format!("{}milter_default_action = accept\n", good.replace(entry, "unix:deskmilter/milter.sock")),
+            "8025 inet n - y - - smtpd\n  -o milter_default_action=reject\n",
+            "default_action",
+            Outcome::Fail,
+            "milter_default_action = reject for 8025/inet",
+        ),
+        // As master.cf of the Postfix package suggests it for a submission service.
+        (
+            format!("{good}mua_milters = inet:127.0.0.1:1\n"),
+            "8025 inet n - y - - smtpd\n  -o { smtpd_milters = $mua_milters, \
+             { unix:deskmilter/milter.sock, default_action=accept } }\n",
+            "",
+            Outcome::Ok,
+            "",
+        ),
         (
             good.replace(entry, &format!("{entry} inet:127.0.0.1:2")),
             "",
@@ -256,6 +285,31 @@ fn the_checks_find_each_way_of_being_attached_badly() {
             assert!(finding.check != failing || line.contains(words), "{line}");
         }
     }
+}
+
+#[test]
+fn each_of_several_listening_addresses_is_ours_and_none_is_added_to_another() {
+    let site = Site::new(
+        "smtpd_milters = { inet:localhost:8891, default_action=accept }\nnon_smtpd_milters = $smtpd_milters\n",
+    );
+    let mut config = config();
+    let listen = &mut config.milter.as_mut().unwrap().listen;
+    listen.insert(0, "inet:127.0.0.1:8891".parse().unwrap());
+    let installation = site.installation();
+    let attachment = Attachment::of(&config, &installation).unwrap();
+    assert_eq!(attachment.endpoint, "unix:deskmilter/milter.sock", "a socket is better");
+    let difference = Change::plan(&installation, &attachment).unwrap().diff();
+    assert!(!difference.contains("milter.sock"), "{difference}");
+    let found = |name: &str| {
+        let findings = check(&config, &installation).unwrap();
+        findings.into_iter().find(|finding| finding.check == name).map(|finding| finding.to_string()).unwrap()
+    };
+    for name in ["milter attached", "attached once", "default_action", "last in order"] {
+        assert!(found(name).starts_with("ok"), "{}", found(name));
+    }
+    assert!(found("socket reachable").contains("inet:localhost:8891"), "{}", found("socket reachable"));
+    site.edit(|text| text.replace("default_action=accept }", "default_action=accept }, unix:deskmilter/milter.sock"));
+    assert!(found("attached once").contains("2 times"), "{}", found("attached once"));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Recipient edits of a milter verdict as a real Postfix and a real Sendmail carry them out.
+//! Recipient edits of a milter verdict as a real Postfix and a real Sendmail carry them out, and header edits after those of a milter
+//! before ours.
 
 #![cfg(test)]
 
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use deskmilter::attach::milter::{Listener, Service, serve};
 use deskmilter::config::Limits;
-use deskmilter::mail::{Connection, Envelope, Mail, Path, RecipientEdit, Spool, Verdict};
+use deskmilter::mail::{Connection, Envelope, Header, HeaderEdit, Mail, Path, RecipientEdit, Spool, Verdict};
 use deskmilter::pipeline::Judge;
 use support::{Message, PrivatePostfix, PrivateSendmail};
 use tokio::net::UnixListener;
@@ -30,8 +31,29 @@ impl Judge for Taker {
     }
 }
 
+/// Takes every field out whose value has this word in it, and puts one on top.
+struct Cleaner(&'static str);
+
+impl Judge for Cleaner {
+    fn concerns(&self, _: &Connection, _: &Envelope) -> bool {
+        true
+    }
+
+    async fn judge(&self, mail: &Mail) -> Verdict {
+        let fields = mail.headers.iter().enumerate();
+        let marked = fields.filter(|(_, field)| field.text().contains(self.0));
+        let mut edits: Vec<_> = marked.map(|(index, _)| HeaderEdit::Remove { index }).collect();
+        edits.push(HeaderEdit::Prepend(Header::written("X-Mark", "on top")));
+        Verdict { edits, ..Verdict::pass() }
+    }
+}
+
 /// A milter service in this process, at `socket`, for as long as the runtime lives.
 fn start(socket: &std::path::Path) -> tokio::runtime::Runtime {
+    serving(socket, Taker)
+}
+
+fn serving(socket: &std::path::Path, judge: impl Judge) -> tokio::runtime::Runtime {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let limits = Limits {
         message_size: 1 << 20,
@@ -44,7 +66,7 @@ fn start(socket: &std::path::Path) -> tokio::runtime::Runtime {
         domains: 1,
         inline_relays: 20,
     };
-    let judge = Arc::new(ArcSwap::from_pointee(Taker));
+    let judge = Arc::new(ArcSwap::from_pointee(judge));
     let service = Arc::new(Service::new(judge, Spool::new("/nonexistent"), &limits));
     let listener = Listener::Unix(runtime.block_on(async { UnixListener::bind(socket) }).unwrap());
     std::fs::set_permissions(socket, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
@@ -86,4 +108,25 @@ fn sendmail_queues_for_whom_the_verdict_left() {
     let control = sendmail.control_files().concat();
     assert!(control.contains("sales@acme.example") && control.contains("archive@acme.example"), "{control}");
     assert!(!control.contains("support@acme.example"), "{control}");
+}
+
+#[test]
+fn after_a_milter_that_put_a_field_on_top_and_took_others_out_ours_takes_out_what_it_means() {
+    let lines = "smtpd_milters = unix:deskmilter/first.sock, unix:deskmilter/second.sock\n";
+    let mut postfix = PrivatePostfix::new(&["sales@acme.example"], lines, false);
+    let folder = postfix.socket_folder("deskmilter");
+    let _first = serving(&folder.join("first.sock"), Cleaner("alpha"));
+    let _second = serving(&folder.join("second.sock"), Cleaner("beta"));
+    postfix.resume();
+    let mut message = Message::new("ann@customer.example", "sales@acme.example", "Order 4711");
+    for n in 0..4 {
+        for word in ["alpha", "beta", "gamma"] {
+            message = message.field(["X-Mark", "x-mark"][n % 2], &format!("{word} {n}"));
+        }
+    }
+    assert_eq!(postfix.submit("ann@customer.example", &["sales@acme.example"], &message.octets()).code, 250);
+    let received = String::from_utf8(postfix.wait_for_mail("sales@acme.example", 1).concat()).unwrap();
+    let marks = received.lines().filter(|line| line.to_ascii_lowercase().starts_with("x-mark: "));
+    let values: Vec<&str> = marks.map(|line| &line[8..]).collect();
+    assert_eq!(values, ["on top", "on top", "gamma 0", "gamma 1", "gamma 2", "gamma 3"], "{received}");
 }

@@ -168,6 +168,35 @@ fn what_the_daemon_cannot_take_now_stays_with_the_caller() {
 }
 
 #[test]
+fn an_exit_code_is_right_though_nobody_hears_the_words() {
+    let site = Site::start(vec![]);
+    let path = site.desk.folder().join("message");
+    std::fs::write(&path, "From: support@acme.example\nTo: jane@end.example\n\nx\n").unwrap();
+    for (arguments, expected) in [(&["-v", "-t"][..], 0), (&["-i"], 64)] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = Command::new(deskmilter())
+            .args(["submit", "-C", site.desk.configuration().to_str().unwrap()])
+            .args(arguments)
+            .stdin(Stdio::from(std::fs::File::open(&path).unwrap()))
+            .stderr(writer)
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(expected), "{arguments:?}");
+    }
+}
+
+#[test]
+fn who_asks_for_help_gets_it() {
+    let output = Command::new(deskmilter()).args(["submit", "--help"]).stdin(Stdio::null()).output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    for words in ["deskmilter submit", "-f ADDRESS", "-t: recipients", "with 75 when the caller must come again"] {
+        assert!(told.split_whitespace().collect::<Vec<_>>().join(" ").contains(words), "{words}: {told}");
+    }
+}
+
+#[test]
 fn under_the_name_of_sendmail_it_is_sendmail() {
     let site = Site::start(vec![]);
     let link = site.desk.folder().join("sendmail");

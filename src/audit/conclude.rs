@@ -145,6 +145,7 @@ impl Facts<'_> {
                 Status::Deferred => self.undelivered(message),
                 Status::Sent if !delivery.ours => Fate::Elsewhere(delivery.relay.to_string()),
                 Status::Sent if !self.is_covered(delivery.at) => Fate::Unknown,
+                Status::Sent if own.is_some_and(|own| own.cut) => Fate::Unknown,
                 Status::Sent => Fate::Lost(format!(
                     "Postfix says at {} that {} took it, and deskmilter's log has nothing of that",
                     instant(delivery.at),
@@ -325,6 +326,12 @@ fn notes(ledger: &Ledger, scope: &Scope, report: &Report, earlier: u64, tickets:
     if report.queued > 0 {
         let end = ledger.postfix_span.map(|(_, last)| instant(last)).unwrap_or_default();
         notes.push(format!("still in the queue means: as far as Postfix's log goes, which is to {end}"));
+    }
+    let cut = ledger.own.values().flatten().filter(|own| own.cut).count();
+    if cut > 0 {
+        notes.push(format!(
+            "{cut} messages have more recipients than a line of deskmilter's log shows: what became of the others is in Postfix's log alone"
+        ));
     }
     if ledger.not_understood > 0 {
         notes.push(format!("{} lines are of no known format and were passed over", ledger.not_understood));

@@ -88,6 +88,8 @@ pub(super) struct Own {
     pub(super) recipients: Vec<OwnRecipient>,
     /// When the endpoint was cut off before its reply.
     pub(super) unknown: Vec<OffsetDateTime>,
+    /// It had more recipients than a line of our log shows.
+    pub(super) cut: bool,
     pub(super) inline: bool,
 }
 
@@ -139,6 +141,7 @@ impl Ledger {
         let Some(own) = self.own_entry(relay.id, relay.message_id, true) else { return };
         own.sender = relay.sender.into();
         own.inline |= relay.inline;
+        own.cut |= relay.cut;
         if relay.unknown {
             note(&mut own.unknown, at);
         }

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::line::{Clock, Line, OWN};
+use super::line::{self, Clock, Line, OWN};
 use super::own;
 use super::report::{harmless, instant};
 
@@ -67,6 +67,7 @@ pub struct Observation {
     clock: Clock,
     observed: Observed,
     understood: u64,
+    own: u64,
     lines: u64,
 }
 
@@ -74,15 +75,20 @@ impl Observation {
     /// One that has read nothing yet.
     pub fn new(since: OffsetDateTime, clock: Clock) -> Self {
         let observed = Observed { since: instant(since), ..Observed::default() };
-        Self { since, clock, observed, understood: 0, lines: 0 }
+        Self { since, clock, observed, understood: 0, own: 0, lines: 0 }
     }
 
     /// Takes the next line.
     pub fn line(&mut self, line: &str) {
         self.lines = self.lines.saturating_add(1);
-        let Some(line) = Line::parse(line, &self.clock) else { return };
+        let line = line::as_text(line);
+        let Some(line) = Line::parse(&line, &self.clock) else { return };
         self.understood = self.understood.saturating_add(1);
-        if line.program != OWN || line.at < self.since {
+        if line.program != OWN {
+            return;
+        }
+        self.own = self.own.saturating_add(1);
+        if line.at < self.since {
             return;
         }
         if let Some((id, "judged", fields)) = own::parts(line.text)
@@ -95,6 +101,11 @@ impl Observation {
     /// Whether what was read is no log at all.
     pub fn is_nonsense(&self) -> bool {
         self.understood == 0 && self.lines > 0
+    }
+
+    /// Whether no line of deskmilter was read: then it is in another log, and nobody can say what it would have done.
+    pub fn is_of_others(&self) -> bool {
+        self.own == 0
     }
 
     /// What was found.
@@ -267,6 +278,18 @@ mod tests {
             "{text}"
         );
         assert!(report(&["1970-11-20T10:00:02Z INFO ready version=1"]).to_string().starts_with("nothing was observed"));
+    }
+
+    #[test]
+    fn every_form_of_the_log_is_read() {
+        for line in [
+            "1970-11-20T10:00:00Z INFO 4C: judged decision=refused observed=yes connector=acme reply=\"550 no \\\"a\\\"\"",
+            "time=1970-11-20T10:00:00Z level=info queue_id=4C msg=judged decision=refused observed=yes connector=acme reply=\"550 no \\\"a\\\"\"",
+            r#"{"time":"1970-11-20T10:00:00Z","level":"info","queue_id":"4C","msg":"judged","decision":"refused","observed":"yes","connector":"acme","reply":"550 no \"a\""}"#,
+        ] {
+            let told = report(&[line]);
+            assert_eq!(told.connectors["acme"].refused["550 no \"a\""].examples, ["4C"], "{line}");
+        }
     }
 
     #[test]

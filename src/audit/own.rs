@@ -6,6 +6,8 @@ use super::ledger::name;
 const UNKNOWN: &str = "unknown whether it was taken";
 /// What the inline journal answers for a message that the endpoint took before.
 const KNOWN_BEFORE: &str = "taken before: the journal";
+/// How a value ends that was cut (`log::line`).
+const CUT: &str = "...";
 /// How a reply begins that stands for a hand-over to `rejected_to`.
 const HANDED: &str = "handed to ";
 
@@ -28,6 +30,8 @@ pub(crate) struct Relay {
     pub(crate) message_id: Option<String>,
     pub(crate) sender: String,
     pub(crate) recipients: Vec<(String, Outcome)>,
+    /// There are more than the line has.
+    pub(crate) cut: bool,
     pub(crate) inline: bool,
     /// Nobody knows whether the endpoint has it.
     pub(crate) unknown: bool,
@@ -87,6 +91,7 @@ fn relay(id: Option<String>, message_id: Option<String>, fields: &Fields<'_>) ->
     let decision = fields.get("decision")?;
     let rejected_to = fields.get("rejected_to").is_some();
     let to = fields.get("to")?;
+    let cut = to.ends_with(CUT) || decision == "mixed" && reply.ends_with(CUT);
     let recipients = names(&to).into_iter().map(|recipient| {
         // Where replies differ, each stands behind its recipient.
         let mark = format!("<{recipient}> ");
@@ -109,6 +114,7 @@ fn relay(id: Option<String>, message_id: Option<String>, fields: &Fields<'_>) ->
         message_id,
         sender: name(&fields.get("from")?),
         recipients: recipients.collect(),
+        cut,
         inline: fields.get("note").is_some_and(|note| note.starts_with("inline")),
         unknown: reply.contains(UNKNOWN),
     })
@@ -116,7 +122,7 @@ fn relay(id: Option<String>, message_id: Option<String>, fields: &Fields<'_>) ->
 
 /// `<a@b>,<c@d>`; the last one is left out where the value was cut.
 fn names(list: &str) -> Vec<String> {
-    let whole = match list.strip_suffix("...") {
+    let whole = match list.strip_suffix(CUT) {
         Some(cut) => cut.rsplit_once(">,").map_or("", |(whole, _)| whole),
         None => list,
     };

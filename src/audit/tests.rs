@@ -262,3 +262,17 @@ fn a_message_id_that_each_log_shows_in_its_own_way_is_one_message() {
     assert_eq!(postfix, ledger::normal_id("<evil\u{b}\u{1b}[2J\r\n 08:00 relayed\u{2028}\u{fffd}\"=\\@x>"));
     assert_ne!(postfix, ledger::normal_id("<evil[2J08:00relayed\"=\\@x>"));
 }
+
+#[test]
+fn recipients_that_a_line_of_ours_has_no_room_for_are_unknown_and_never_lost() {
+    let others: String = (0..60).map(|n| format!("<number{n}@acme.example>,")).collect();
+    let cut = format!("to={}...", &others[..1_024]);
+    for line in [
+        relay_line("relayed", "250 2.0.0 ok", "").replace("to=<support@acme.example>", &cut),
+        relay_line("mixed", "<number0@acme.example> 550 5.1.1 no; <number1@acme...", ""),
+    ] {
+        let report = audit(&[READY, &line, ACCEPTED, &delivery_line("sent (250 2.0.0 ok)"), REMOVED]);
+        assert_eq!((report.messages, report.unknown, report.lost.len()), (1, 1, 0), "{report}");
+        assert!(report.to_string().contains("more recipients than a line"), "{report}");
+    }
+}

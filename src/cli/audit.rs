@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use time::OffsetDateTime;
 
-use super::logs::{self, Source, clock, instant};
-use super::{ConfigFile, EX_CONFIG, EX_DATAERR, say};
+use super::logs::{self, BOTH_OF_JOURNAL, Source, clock, instant};
+use super::{ConfigFile, EX_CONFIG, EX_DATAERR, complain, say};
 use crate::audit::{Audit, Scope, Tickets};
 use crate::config::{Config, Connector};
 use crate::mail::Address;
@@ -65,7 +65,7 @@ pub(super) fn run(args: &AuditArgs) -> ExitCode {
         Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     });
     told.unwrap_or_else(|problem| {
-        eprintln!("deskmilter audit: {problem}");
+        complain(&format!("deskmilter audit: {problem}"));
         ExitCode::from(EX_DATAERR)
     })
 }
@@ -80,7 +80,7 @@ fn scope(args: &AuditArgs) -> Result<Scope, ExitCode> {
     let config: Config = args.file.load()?.acting();
     let connectors: Vec<_> = config.connectors.into_iter().filter(|connector| connector.endpoint.is_some()).collect();
     if connectors.is_empty() {
-        eprintln!("deskmilter audit: no connector of {} relays to an endpoint", args.file.config.display());
+        complain(&format!("deskmilter audit: no connector of {} relays to an endpoint", args.file.config.display()));
         return Err(ExitCode::from(EX_CONFIG));
     }
     let sockets = connectors.iter().map(|connector| format!("{}.sock", connector.name)).collect();
@@ -102,8 +102,9 @@ fn audit(args: &AuditArgs, scope: Scope) -> Result<crate::audit::Report, String>
     }
     let postfix = if args.postfix_log.is_empty() { vec![logs::mail_log()] } else { args.postfix_log.clone() };
     for source in &postfix {
-        // Both write to the mail facility.
-        logs::read(source, &["SYSLOG_FACILITY=2"], Some(args.since), &mut take)?;
+        // Lines of deskmilter that were read above are not to be read twice.
+        let of_journal = if args.log.is_empty() { &BOTH_OF_JOURNAL[..] } else { &["SYSLOG_FACILITY=2"] };
+        logs::read(source, of_journal, Some(args.since), &mut take)?;
     }
     if audit.is_nonsense() {
         return Err("no line is of a known format; see docs/audit.md for those that are".to_owned());

@@ -2,11 +2,13 @@
 
 use std::process::ExitCode;
 
-use super::{ConfigFile, EX_CONFIG, say};
+use super::{ConfigFile, EX_CONFIG, complain, say};
 use crate::attach::lmtp;
 use crate::config::{Config, SecretFile};
+use crate::delivery::TicketSystem;
 use crate::pipeline::SiteKey;
-use crate::relay::{Authorities, Relay};
+use crate::relay::{Authorities, Relay, RelayError};
+use crate::store::Store;
 
 pub(super) fn run(file: &ConfigFile) -> ExitCode {
     let config = match file.load() {
@@ -15,7 +17,7 @@ pub(super) fn run(file: &ConfigFile) -> ExitCode {
     };
     let problems = problems_of_files(&config);
     for problem in &problems {
-        eprintln!("{}: {problem}", file.config.display());
+        complain(&format!("{}: {problem}", file.config.display()));
     }
     if !problems.is_empty() {
         return ExitCode::from(EX_CONFIG);
@@ -27,19 +29,23 @@ pub(super) fn run(file: &ConfigFile) -> ExitCode {
 /// What the files that the configuration names hold: certificates and keys that only their users can judge.
 fn problems_of_files(config: &Config) -> Vec<String> {
     let mut authorities = Authorities::default();
-    let mut problems: Vec<String> = config
-        .connectors
-        .iter()
-        .filter_map(|connector| {
-            let (name, hello) = (&connector.name, &config.daemon.hostname);
-            if let Some(host) = &connector.host {
-                let error = lmtp::Desk::new(connector, host, hello, &mut authorities).err()?;
-                return Some(format!("connector.{name}.host: {error}"));
-            }
-            let error = Relay::trusting(connector, connector.endpoint.as_ref()?, hello, &mut authorities).err()?;
-            Some(format!("connector.{name}.endpoint: {error}"))
-        })
-        .collect();
+    let (mut problems, hello) = (Vec::new(), &config.daemon.hostname);
+    for connector in &config.connectors {
+        let mut note = |section: &str, error: RelayError| {
+            problems.push(format!("connector.{}.{section}: {error}", connector.name));
+        };
+        if let Some(host) = &connector.host {
+            lmtp::Desk::new(connector, host, hello, &mut authorities).map_or_else(|error| note("host", error), drop);
+        }
+        if let Some(endpoint) = &connector.endpoint {
+            Relay::trusting(connector, endpoint, hello, &mut authorities)
+                .map_or_else(|error| note("endpoint", error), drop);
+        }
+        if let Some(delivery) = &connector.delivery {
+            TicketSystem::new(connector, delivery, &mut authorities).map_or_else(|error| note("delivery", error), drop);
+        }
+    }
+    problems.extend(Store::new(&config.store).err());
     problems.extend(site_key_problem(&config.daemon.site_key_file));
     problems
 }

@@ -9,15 +9,12 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{ConfigFile, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE, remark, say};
+use super::{ConfigFile, EX_IOERR, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE, complain, say};
 use crate::config::{Config, Secret, StoreUrl};
 use crate::credential::{Binding, Credential, LIVE_SETS_MAX, UserName, hash, new_password, overlaps};
 use crate::daemon;
 use crate::mail::{Address, Domain};
 use crate::store::{Event, NewCredential, Store, StoreError, Which, now};
-
-/// Exit code for output that could not be written (EX_IOERR).
-const EX_IOERR: u8 = 74;
 
 /// Arguments of `deskmilter credential`.
 #[derive(Debug, Clone, clap::Args)]
@@ -118,7 +115,7 @@ pub(super) fn run(args: &CredentialArgs) -> ExitCode {
         Action::Log(args) => command.log(args),
     });
     outcome.unwrap_or_else(|(code, message)| {
-        remark(&format!("deskmilter credential: {message}"));
+        complain(&format!("deskmilter credential: {message}"));
         ExitCode::from(code)
     })
 }
@@ -241,7 +238,7 @@ impl<'c> Command<'c> {
         }
         say(&text);
         for (binding, since) in too_long {
-            remark(&format!(
+            complain(&format!(
                 "deskmilter credential: warning: {binding} has had two live sets since {}; revoke the one that is not used any more",
                 moment(since)
             ));
@@ -331,9 +328,9 @@ impl<'c> Command<'c> {
             });
         }
         if !self.json {
-            remark("The password is not shown again; only its hash is kept.");
+            complain("The password is not shown again; only its hash is kept.");
         }
-        hints.iter().for_each(|hint| remark(hint));
+        hints.iter().for_each(|hint| complain(hint));
         Ok(ExitCode::SUCCESS)
     }
 
@@ -353,7 +350,7 @@ impl<'c> Command<'c> {
     /// As [`Self::ask`], but finds nothing where there is no store.
     fn look<T: Default>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, Failure> {
         let Some(path) = &self.absent else { return self.ask(question) };
-        remark(&format!("deskmilter credential: note: {}", not_there(path)));
+        complain(&format!("deskmilter credential: note: {}", not_there(path)));
         Ok(T::default())
     }
 

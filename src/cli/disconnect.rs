@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{ConfigFile, EX_CONFIG, EX_TEMPFAIL, EX_USAGE, remark, say};
+use super::{ConfigFile, EX_CONFIG, EX_TEMPFAIL, EX_USAGE, complain, say};
 use crate::config::Config;
 use crate::disconnect::{
     Plan, Record, Records, Request, Site, Stop, Way, carry_out, check_places, plan, read_list, undo,
@@ -73,7 +73,7 @@ pub(super) fn run(args: &DisconnectArgs) -> ExitCode {
         match args.request() {
             Ok(request) => disconnect(args, &config, &request),
             Err(problem) => {
-                remark(&format!("deskmilter disconnect: {problem}"));
+                complain(&format!("deskmilter disconnect: {problem}"));
                 return ExitCode::from(EX_USAGE);
             }
         }
@@ -81,7 +81,7 @@ pub(super) fn run(args: &DisconnectArgs) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(stop) => {
-            remark(&format!("deskmilter disconnect: {stop}"));
+            complain(&format!("deskmilter disconnect: {stop}"));
             match stop {
                 Stop::Later(_) => ExitCode::from(EX_TEMPFAIL),
                 Stop::Postfix(PostfixError::Configuration(_)) => ExitCode::from(EX_CONFIG),

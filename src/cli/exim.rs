@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{ConfigFile, EX_CONFIG, say, tell};
+use super::{ConfigFile, EX_CONFIG, complain, say, tell};
 use crate::config::Config;
 use crate::doctor::exim::{Change, Exim, EximError, check};
 
@@ -50,7 +50,7 @@ pub(super) fn run(args: &EximArgs) -> ExitCode {
         }
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("deskmilter exim: {error}");
+        complain(&format!("deskmilter exim: {error}"));
         match error {
             EximError::Configuration(_) => ExitCode::from(EX_CONFIG),
             _ => ExitCode::FAILURE,

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::EX_TEMPFAIL;
+use super::{EX_TEMPFAIL, complain};
 use crate::attach::exim::last_hop::{Message, NotSigned, unbuffered};
 
 /// Arguments of `deskmilter exim-filter`.
@@ -22,7 +22,7 @@ pub(super) fn run(args: &EximFilterArgs) -> ExitCode {
     match filter(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("deskmilter exim-filter: message {}: {error}", args.id);
+            complain(&format!("deskmilter exim-filter: message {}: {error}", args.id));
             ExitCode::from(EX_TEMPFAIL)
         }
     }

@@ -6,12 +6,9 @@ use std::process::ExitCode;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::logs::{self, Source, clock, instant};
-use super::{EX_DATAERR, say};
+use super::logs::{self, BOTH_OF_JOURNAL, Source, clock, instant};
+use super::{EX_DATAERR, complain, say};
 use crate::explain::{Read, Search};
-
-/// What the journal is asked for: both Postfix and deskmilter use the mail facility, but for deskmilter's standard error.
-const OF_JOURNAL: [&str; 3] = ["SYSLOG_FACILITY=2", "+", "_SYSTEMD_UNIT=deskmilter.service"];
 
 /// Tell the story of one message from the logs: where it came from, what was made of it, each attempt to relay it, where it is now,
 /// and what to do. Exits with 0, or 1 when no line is of it
@@ -46,7 +43,7 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
     match explain(args) {
         Ok(code) => code,
         Err(problem) => {
-            eprintln!("deskmilter explain: {problem}");
+            complain(&format!("deskmilter explain: {problem}"));
             ExitCode::from(EX_DATAERR)
         }
     }
@@ -59,7 +56,7 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, String> {
         logs.push(match source {
             Source::File(path) if path.is_file() => Log::File(source.clone()),
             Source::File(_) | Source::StandardInput | Source::Journal => {
-                Log::Copy(logs::keep(source, &OF_JOURNAL, args.since)?)
+                Log::Copy(logs::keep(source, &BOTH_OF_JOURNAL, args.since)?)
             }
         });
     }
@@ -90,7 +87,7 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, String> {
             Ok(ExitCode::SUCCESS)
         }
         None => {
-            eprintln!("deskmilter explain: {}", not_found(args, &sources, read));
+            complain(&format!("deskmilter explain: {}", not_found(args, &sources, read)));
             Ok(ExitCode::FAILURE)
         }
     }

@@ -1,11 +1,11 @@
 //! `deskmilter import`: prints the configuration that does what another program was configured to do. Changes nothing.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::EX_CONFIG;
 use super::key::{secret_file, uid};
+use super::{EX_CONFIG, complain, say};
 use crate::dkim::SigningKey;
 use crate::import::opendkim::{Import, Settings};
 
@@ -50,7 +50,7 @@ struct OpendkimArgs {
 pub(super) fn run(args: &ImportArgs) -> ExitCode {
     let From::Opendkim(args) = &args.from;
     opendkim(args).unwrap_or_else(|message| {
-        eprintln!("deskmilter import opendkim: {message}");
+        complain(&format!("deskmilter import opendkim: {message}"));
         ExitCode::from(EX_CONFIG)
     })
 }
@@ -73,8 +73,7 @@ fn opendkim(args: &OpendkimArgs) -> Result<ExitCode, String> {
     let key_problem =
         |path: &Path| SigningKey::load(&secret_file(path, args.user)).err().map(|error| error.to_string());
     let (text, problems) = import.show(&key_problem);
-    // Whoever closed standard output does not want to know.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    say(&text);
     Ok(if problems { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{EX_CANTCREAT, EX_CONFIG, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE, say};
+use super::{EX_CANTCREAT, EX_CONFIG, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE, complain, say};
 use crate::config::SecretFile;
 use crate::dkim::{KeyError, NewKey, Selector, SigningKey, record_name, write_new, zone_entry};
 use crate::doctor::dkim::{Severity, Trouble, check};
@@ -115,7 +115,7 @@ pub(super) fn run(args: &KeyArgs) -> ExitCode {
         Action::Check(args) => check_key(args),
     };
     outcome.unwrap_or_else(|(code, message)| {
-        eprintln!("deskmilter key: {message}");
+        complain(&format!("deskmilter key: {message}"));
         ExitCode::from(code)
     })
 }

@@ -1,13 +1,17 @@
 //! Logs as a postmaster names them: files, compressed or not, standard input, the journal.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use time::{OffsetDateTime, UtcOffset};
 
 use crate::audit::{Clock, parse_time};
+
+/// What the journal is asked for to have the lines of Postfix and deskmilter: both use the mail facility, but for deskmilter's standard
+/// error.
+pub(super) const BOTH_OF_JOURNAL: [&str; 3] = ["SYSLOG_FACILITY=2", "+", "_SYSTEMD_UNIT=deskmilter.service"];
 
 /// Octets of a log line that are looked at; the rest is passed over.
 const LINE_MAX: u64 = 64 * 1024;
@@ -90,7 +94,7 @@ pub(super) fn read(
 /// # Errors
 /// It cannot be read, or there is no room in the folder for temporary files.
 pub(super) fn keep(source: &Source, of_journal: &[&str], since: Option<OffsetDateTime>) -> Result<File, String> {
-    let failed = |error: io::Error| format!("a copy of {source}: {error}");
+    let failed = |error: io::Error| format!("a copy of {source} in {}: {error}", std::env::temp_dir().display());
     let mut copy = io::BufWriter::new(tempfile::tempfile().map_err(failed)?);
     read(source, of_journal, since, &mut |line| {
         copy.write_all(line.as_bytes()).and_then(|()| copy.write_all(b"\n")).map_err(failed)
@@ -110,7 +114,7 @@ pub(super) fn read_copy(copy: &mut File, take: &mut dyn FnMut(&str) -> Result<()
 fn file(path: &Path, take: &mut dyn FnMut(&str) -> Result<(), String>) -> Result<(), String> {
     let name = path.display().to_string();
     let failed = |error: io::Error| format!("{name}: {error}");
-    let mut file = File::open(path).map_err(failed)?;
+    let mut file = File::open(path).map_err(|error| format!("{name}: {error}{}", remedy(&error)))?;
     if !file.metadata().map_err(failed)?.is_file() {
         return feed(&mut BufReader::with_capacity(LINE_MAX as usize, file), &name, take);
     }
@@ -127,12 +131,29 @@ fn file(path: &Path, take: &mut dyn FnMut(&str) -> Result<(), String>) -> Result
     }
 }
 
+/// What to do about a log that cannot be opened.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::NotFound => "; name a log that is there, or \"journal\"",
+        ErrorKind::IsADirectory => "; name a file in it",
+        ErrorKind::PermissionDenied => "; run this as root, or as a member of the group that may read it",
+        _ => "",
+    }
+}
+
 fn said_by(mut command: Command, name: &str, take: &mut dyn FnMut(&str) -> Result<(), String>) -> Result<(), String> {
     let failed = |error: io::Error| format!("{name}: {error}");
     if name == "journalctl" {
         command.stdin(Stdio::null());
     }
-    let mut child = command.stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let absent = |error: io::Error| match (error.kind(), name) {
+        (ErrorKind::NotFound, "journalctl") => "no journalctl on this host; name a log by --log".to_owned(),
+        (ErrorKind::NotFound, _) => {
+            format!("no {name} on this host to open it; install it, or unpack the file elsewhere")
+        }
+        _ => failed(error),
+    };
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(absent)?;
     let fed = match child.stdout.take() {
         Some(lines) => feed(&mut BufReader::with_capacity(LINE_MAX as usize, lines), name, take),
         None => Ok(()),
@@ -143,7 +164,7 @@ fn said_by(mut command: Command, name: &str, take: &mut dyn FnMut(&str) -> Resul
 }
 
 fn feed(lines: &mut impl BufRead, name: &str, take: &mut dyn FnMut(&str) -> Result<(), String>) -> Result<(), String> {
-    let failed = |error: io::Error| format!("{name}: {error}");
+    let failed = |error: io::Error| format!("{name}: {error}{}", remedy(&error));
     let mut line = Vec::new();
     loop {
         line.clear();

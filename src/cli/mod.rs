@@ -15,9 +15,10 @@ mod postfix;
 mod sandbox;
 mod serve;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
@@ -32,6 +33,8 @@ pub const EX_DATAERR: u8 = 65;
 pub const EX_UNAVAILABLE: u8 = 69;
 /// Exit code for a file that cannot be made (EX_CANTCREAT).
 pub const EX_CANTCREAT: u8 = 73;
+/// Exit code for output that could not be written (EX_IOERR).
+pub const EX_IOERR: u8 = 74;
 /// Exit code for trouble that may pass (EX_TEMPFAIL).
 pub const EX_TEMPFAIL: u8 = 75;
 /// Exit code for a wrong configuration (EX_CONFIG).
@@ -60,6 +63,15 @@ enum Command {
     /// Show, make or take back the change to a Postfix configuration that attaches deskmilter, or check it.
     Postfix(postfix::PostfixArgs),
     /// Hand over a message to the daemon, called as sendmail is: the ticket system's way out.
+    ///
+    /// The message is read from standard input. -f ADDRESS or -r ADDRESS: the sender; "" is the null sender; without it the address of
+    /// From. -t: recipients from To, Cc and Bcc, together with those of the command line. -i or -oi: a line with a single dot does
+    /// not end the message. -F NAME: the full name, where From is missing. -C FILE: the configuration file. -v: tell the replies.
+    /// Other options of sendmail are known and without effect.
+    ///
+    /// Ends with 0 when the message was taken for all recipients; with 75 when the caller must come again; with 64 (arguments), 65
+    /// (message or address), 67, 68 (no such recipient), 69 or 77 (refused) when that would not help; with 78 when the configuration
+    /// cannot be read.
     #[command(disable_help_flag = true)]
     Submit(SubmitArgs),
     /// Show, make or take back the change to an Exim configuration that attaches deskmilter, or check it.
@@ -100,7 +112,7 @@ impl ConfigFile {
     /// [`EX_CONFIG`].
     pub fn load(&self) -> Result<Config, ExitCode> {
         Config::load(&self.config).map_err(|problems| {
-            eprintln!("{problems}");
+            complain(&problems.to_string());
             ExitCode::from(EX_CONFIG)
         })
     }
@@ -112,10 +124,15 @@ pub fn run() -> ExitCode {
     let mut words = std::env::args_os();
     let called = words.next().map(PathBuf::from);
     let is_sendmail = called.as_deref().and_then(Path::file_name).is_some_and(|name| name == "sendmail");
-    if is_sendmail || words.next().is_some_and(|word| word == "submit") {
+    let submits = is_sendmail || words.next().is_some_and(|word| word == "submit");
+    // Which is none of sendmail's.
+    let asks = submits && !is_sendmail && words.next().is_some_and(|word| word == "--help");
+    if submits && !asks {
         return ExitCode::from(crate::submit::run(std::env::args_os().skip(if is_sendmail { 1 } else { 2 })));
     }
-    let arguments = match Arguments::try_parse() {
+    let parsed =
+        if asks { Arguments::try_parse_from(["deskmilter", "help", "submit"]) } else { Arguments::try_parse() };
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are no errors; whoever closed standard output does not want to know.
@@ -123,7 +140,7 @@ pub fn run() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    match arguments.command {
+    let code = match arguments.command {
         Command::Serve(file) => serve::run(&file),
         Command::Check(file) => check::run(&file),
         Command::Audit(arguments) => audit::run(&arguments),
@@ -138,8 +155,13 @@ pub fn run() -> ExitCode {
         Command::Credential(arguments) => credential::run(&arguments),
         Command::Disconnect(arguments) => disconnect::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
-    }
+    };
+    // Whoever goes by the exit status must not take half of what was to be said for all of it.
+    if CUT_SHORT.load(Ordering::Relaxed) { ExitCode::from(EX_IOERR) } else { code }
 }
+
+/// Something that was to be said is not on standard output.
+static CUT_SHORT: AtomicBool = AtomicBool::new(false);
 
 /// Prints what checks found. Exits with 1 when one failed.
 fn tell(findings: &[Finding]) -> ExitCode {
@@ -149,13 +171,20 @@ fn tell(findings: &[Finding]) -> ExitCode {
     if findings.iter().any(|finding| finding.outcome == Outcome::Fail) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Writes a line to standard error. That nobody reads it ends no command that has done its work.
-fn remark(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+/// Writes to standard output. A disk that is full is told, and by the exit status too.
+fn say(text: &str) {
+    let mut output = std::io::stdout().lock();
+    let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    // Whoever closed it does not want to know.
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+        && !CUT_SHORT.swap(true, Ordering::Relaxed)
+    {
+        complain(&format!("deskmilter: standard output: {error}"));
+    }
 }
 
-/// Writes to standard output.
-fn say(text: &str) {
-    // Whoever closed standard output does not want to know.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+/// Writes a line to standard error. Nobody may be reading that either; then the exit status has to say it.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

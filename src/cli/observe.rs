@@ -6,7 +6,7 @@ use clap::Subcommand;
 use time::OffsetDateTime;
 
 use super::logs::{self, Source, clock, instant};
-use super::{EX_DATAERR, say};
+use super::{EX_DATAERR, complain, say};
 use crate::audit::Observation;
 
 /// Tell what connectors with `observe = true` would have done
@@ -45,7 +45,7 @@ pub(super) fn run(args: &ObserveArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(problem) => {
-            eprintln!("deskmilter observe report: {problem}");
+            complain(&format!("deskmilter observe report: {problem}"));
             ExitCode::from(EX_DATAERR)
         }
     }
@@ -62,6 +62,13 @@ fn report(args: &ReportArgs) -> Result<String, String> {
     }
     if observation.is_nonsense() {
         return Err("no line is of a known format; see docs/audit.md for those that are".to_owned());
+    }
+    if observation.is_of_others() {
+        let names: Vec<String> = sources.iter().map(ToString::to_string).collect();
+        return Err(format!(
+            "no line of deskmilter in {}; name its log by --log, --log journal if it writes to standard error under systemd",
+            names.join(", ")
+        ));
     }
     let report = observation.report();
     if args.json {

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{ConfigFile, EX_CONFIG, say, tell};
+use super::{ConfigFile, EX_CONFIG, complain, say, tell};
 use crate::config::Config;
 use crate::doctor::postfix::{Attachment, Change, Installation, PostfixError, Undo, check};
 
@@ -44,7 +44,7 @@ pub(super) fn run(args: &PostfixArgs) -> ExitCode {
         }
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("deskmilter postfix: {error}");
+        complain(&format!("deskmilter postfix: {error}"));
         match error {
             PostfixError::Configuration(_) => ExitCode::from(EX_CONFIG),
             _ => ExitCode::FAILURE,

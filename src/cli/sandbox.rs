@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::EX_CONFIG;
+use super::{EX_CONFIG, complain};
 use crate::mail::Domain;
 use crate::sandbox::{Account, Fault, Sandbox, SandboxOptions};
 
@@ -91,8 +91,7 @@ pub(super) fn run(args: SandboxArgs) -> ExitCode {
         })
     });
     ended.unwrap_or_else(|message| {
-        // Nobody may be reading standard error either; then the exit status says it.
-        let _ = writeln!(io::stderr(), "deskmilter sandbox: {message}");
+        complain(&format!("deskmilter sandbox: {message}"));
         ExitCode::from(EX_CONFIG)
     })
 }

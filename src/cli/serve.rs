@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use super::{ConfigFile, EX_CONFIG, EX_UNAVAILABLE};
+use super::{ConfigFile, EX_CONFIG, EX_UNAVAILABLE, complain};
 use crate::status::Board;
 use crate::{daemon, log};
 
@@ -13,21 +13,21 @@ pub(super) fn run(file: &ConfigFile) -> ExitCode {
         Err(code) => return code,
     };
     if !config.serves() {
-        eprintln!(
+        complain(&format!(
             "{}: none of [milter], [transport], [exim], [auth] and [lookup]: there is nothing to serve; add at least one",
             file.config.display()
-        );
+        ));
         return ExitCode::from(EX_CONFIG);
     }
     let board = match Board::new() {
         Ok(board) => Arc::new(board),
         Err(error) => {
-            eprintln!("deskmilter: {error}");
+            complain(&format!("deskmilter: {error}"));
             return ExitCode::from(EX_UNAVAILABLE);
         }
     };
     if let Err(error) = log::start(&config.log, &board) {
-        eprintln!("deskmilter: {error}");
+        complain(&format!("deskmilter: {error}"));
         return ExitCode::from(EX_UNAVAILABLE);
     }
     match daemon::run(config, &file.config, board) {

@@ -24,6 +24,7 @@ const MTA_USERS: [&str; 4] = ["root", "postfix", "Debian-exim", "exim"];
 pub(super) fn check(raw: raw::Raw, base: &Path, known: KnownKeys, report: &mut Report<'_>) -> Option<Config> {
     let mut check =
         Check { base, report, owner: nix::unistd::geteuid().as_raw(), owner_named: false, keys: KeyFiles::default() };
+    check.sockets(&raw);
     let daemon = check.daemon(raw.daemon);
     // Whose files they must be is known now.
     check.keys = check.key_files(&raw.connector, &raw.signing, known);

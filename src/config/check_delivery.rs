@@ -140,7 +140,7 @@ impl Check<'_, '_> {
         let base = match BaseUrl::parse(url.get_ref()) {
             Ok(base) => Some(base),
             Err(text) => {
-                self.note(url.span(), &key("url"), format!("{:?} {text}", without_userinfo(url.get_ref())));
+                self.note(url.span(), &key("url"), format!("{:?} {text}", without_secrets(url.get_ref())));
                 None
             }
         };
@@ -344,12 +344,16 @@ impl Check<'_, '_> {
     }
 }
 
-/// An address for a message: what may be a password in it is left out.
-fn without_userinfo(url: &str) -> String {
-    match (url.split_once("//"), url.rsplit_once('@')) {
+/// An address for a message: what may be a password or a key in it is left out.
+fn without_secrets(url: &str) -> String {
+    let shown = match (url.split_once("//"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}//...@{host}"),
         (None, Some((_, host))) => format!("...@{host}"),
         (_, None) => url.to_owned(),
+    };
+    match shown.find(['?', '#']).and_then(|at| shown.get(..=at)) {
+        Some(begin) => format!("{begin}..."),
+        None => shown,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reading a configuration file, from its text to a checked [`Config`].
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -32,7 +32,7 @@ impl Config {
             Ok(text) => Self::parse_with(&text, file, known),
             Err(error) => {
                 let mut report = Report::new(file, "");
-                report.note(0..0, "", format!("{error}; name the configuration file with -c"));
+                report.note(0..0, "", format!("{error}; {}", remedy(&error)));
                 report.finish(None)
             }
         }
@@ -88,6 +88,15 @@ impl Config {
     }
 }
 
+/// What to do about a file that cannot be read.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::PermissionDenied => "run this as root, or as the user that deskmilter runs as",
+        ErrorKind::InvalidData => "write it in UTF-8",
+        _ => "name the configuration file with -c",
+    }
+}
+
 /// The whole text. What is no file could keep us waiting for ever, a reload with it.
 fn read(file: &Path) -> std::io::Result<String> {
     let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();
@@ -119,5 +128,15 @@ mod tests {
         let pipe = folder.path().join("deskmilter.toml");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(Config::load(&pipe).unwrap_err().to_string().contains("this is no file"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_with_what_helps() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("deskmilter.toml");
+        let told = |file: &Path| Config::load(file).unwrap_err().to_string();
+        assert!(told(&file).contains("with -c"), "{}", told(&file));
+        std::fs::write(&file, b"# f\xfcr Kunden\n").unwrap();
+        assert!(told(&file).contains("UTF-8") && !told(&file).contains("-c"), "{}", told(&file));
     }
 }

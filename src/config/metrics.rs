@@ -21,7 +21,7 @@ pub struct Metrics {
 /// The section as it is written.
 #[derive(Debug, Deserialize)]
 pub(super) struct Raw {
-    listen: Spanned<Vec<Spanned<String>>>,
+    pub(super) listen: Spanned<Vec<Spanned<String>>>,
     socket_group: Option<Spanned<String>>,
     socket_mode: Option<Spanned<String>>,
 }

@@ -7,6 +7,7 @@ mod check_delivery;
 mod check_desk;
 mod check_endpoint;
 mod check_host;
+mod check_listen;
 mod check_observe;
 mod check_outbound;
 mod check_store;

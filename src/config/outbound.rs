@@ -203,15 +203,21 @@ impl SenderPattern {
             return Err(AddressError::LocalSyntax);
         }
         let domain = if domain.contains('*') {
-            let plain = |b: u8| b.is_ascii_alphanumeric() || b"*.-_".contains(&b);
-            if !domain.bytes().all(plain) {
-                return Err(AddressError::DomainSyntax);
-            }
-            domain.to_ascii_lowercase()
+            let labels = domain.strip_suffix('.').unwrap_or(domain).split('.').map(Self::label);
+            labels.collect::<Result<Vec<_>, _>>()?.join(".")
         } else {
             Domain::parse(domain)?.as_str().to_owned()
         };
         Ok(Self { written: text.to_owned(), pattern: format!("{}@{domain}", local.to_lowercase()) })
+    }
+
+    /// One label of a domain with an asterisk: lower case; an A-label where it has none itself.
+    fn label(text: &str) -> Result<String, AddressError> {
+        if !text.contains('*') {
+            return Ok(Domain::parse(text)?.as_str().to_owned());
+        }
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"*-_".contains(&b);
+        if text.bytes().all(plain) { Ok(text.to_ascii_lowercase()) } else { Err(AddressError::DomainSyntax) }
     }
 
     /// All addresses of a domain.
@@ -282,6 +288,7 @@ mod tests {
             ("Ann@acme.example", vec!["ann@acme.example"], vec!["anne@acme.example", "jann@acme.example"]),
             ("news-*@acme.example", vec!["news-1@acme.example", "news-@acme.example"], vec!["news@acme.example"]),
             ("b\u{fc}cher.example", vec!["a@xn--bcher-kva.example"], vec!["a@bucher.example"]),
+            ("*.b\u{fc}cher.example", vec!["a@x.xn--bcher-kva.example"], vec!["a@xn--bcher-kva.example"]),
             ("*", vec!["a@acme.example"], vec![]),
         ] {
             let parsed = SenderPattern::parse(pattern).unwrap();
@@ -290,7 +297,16 @@ mod tests {
             assert!(!no.iter().any(|text| parsed.matches(&address(text))), "{pattern}");
             assert_eq!(parsed.to_string(), pattern);
         }
-        for broken in ["", "@acme.example", "a b@acme.example", "acme..example", "a@*/x", "<a@acme.example>"] {
+        for broken in [
+            "",
+            "@acme.example",
+            "a b@acme.example",
+            "acme..example",
+            "*.b\u{fc} r.example",
+            "*..example",
+            "a@*/x",
+            "<a@acme.example>",
+        ] {
             assert!(SenderPattern::parse(broken).is_err(), "{broken}");
         }
     }

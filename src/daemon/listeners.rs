@@ -76,13 +76,37 @@ impl Sockets {
 
     /// Everything that `config` names.
     pub(super) fn named(config: &Config) -> impl Iterator<Item = Listen> {
-        let milter = config.milter.iter().flat_map(|service| service.listen.iter().cloned());
-        let exim = config.exim.iter().flat_map(|service| service.listen.iter().cloned());
-        let transport = lmtp_sockets(config).map(|(_, path)| path);
-        let logins = config.auth.iter().flat_map(|service| service.listen.iter().cloned());
-        let tables = config.lookup.iter().flat_map(|service| service.listen.iter().cloned());
-        let numbers = config.metrics.iter().flat_map(|service| service.listen.iter().cloned());
-        milter.chain(exim).chain(logins).chain(tables).chain(numbers).chain(transport.map(Listen::Unix))
+        Self::by_section(config).map(|(listen, _)| listen)
+    }
+
+    /// The same, with the section that names it.
+    fn by_section(config: &Config) -> impl Iterator<Item = (Listen, &'static str)> {
+        let transport = lmtp_sockets(config).map(|(_, path)| (Listen::Unix(path), "transport"));
+        let lists = [
+            ("milter", config.milter.as_ref().map(|service| &service.listen)),
+            ("exim", config.exim.as_ref().map(|service| &service.listen)),
+            ("auth", config.auth.as_ref().map(|service| &service.listen)),
+            ("lookup", config.lookup.as_ref().map(|service| &service.listen)),
+            ("metrics", config.metrics.as_ref().map(|service| &service.listen)),
+        ];
+        let others = lists
+            .into_iter()
+            .flat_map(|(section, list)| list.into_iter().flatten().map(move |listen| (listen.clone(), section)));
+        others.chain(transport)
+    }
+
+    /// What is wrong with `new` for a process that serves `old`: a socket that is open serves its section to the end.
+    pub(super) fn moved(old: &Config, new: &Config) -> Vec<String> {
+        let open: HashMap<Listen, &str> = Self::by_section(old).collect();
+        let moved = Self::by_section(new).filter_map(|(listen, section)| {
+            let other = open.get(&listen).filter(|other| **other != section)?;
+            // Port 0 is another one each time.
+            let is_one = !matches!(&listen, Listen::Inet(address) if address.port() == 0);
+            is_one.then(|| {
+                format!("{listen} is open for [{other}], and a reload cannot give it to [{section}]; restart, or name another")
+            })
+        });
+        moved.collect()
     }
 
     /// Binds everything that `config` names and that is not among `open`; what was `passed` to us is bound already.

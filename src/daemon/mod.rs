@@ -48,6 +48,9 @@ use reload::Running;
 /// run out of time can still say so to the MTA.
 const DRAIN: Duration = Duration::from_secs(35);
 
+/// How long it may take to give up what is still in flight then.
+const GIVE_UP: Duration = Duration::from_secs(1);
+
 /// How long an SMTP session may go on with its next message after SIGTERM, where a service manager holds our sockets: new sessions
 /// wait there for the next process, with Postfix 30 s (`milter_command_timeout`), and lose nothing by that.
 const LINGER: Duration = Duration::from_secs(10);
@@ -90,8 +93,9 @@ pub fn run(config: Config, file: &Path, board: Arc<Board>) -> Result<(), String>
         .build()
         .map_err(|error| format!("the runtime cannot be started: {error}"))?;
     let ended = runtime.block_on(serve(config, &file, sockets, passed, board));
-    // Nothing is waited for beyond the time to drain, not even a file system that hangs.
-    runtime.shutdown_background();
+    // Nothing is waited for beyond the time to drain, not even a file system that hangs. But what is given up must be seen to: a
+    // program that has half a message is killed before its input ends.
+    runtime.shutdown_timeout(GIVE_UP);
     ended
 }
 

@@ -18,7 +18,7 @@ pub(super) struct Refreshed {
     pub(super) parts: Option<Parts>,
     /// The files that were taken over.
     pub(super) replaced: Vec<PathBuf>,
-    /// Files of certification authorities that are of no use; the others are read again with every configuration.
+    /// Files whose content is not what is in force: the next configuration reads them again, and is refused if they are of no use.
     pub(super) rejected: Vec<PathBuf>,
     /// Why a file was not taken over.
     pub(super) trouble: Vec<String>,
@@ -59,7 +59,10 @@ pub(super) fn refresh(parts: &Parts, changed: &HashSet<PathBuf>) -> Refreshed {
     }
     match parts.next(config, site_key, remotes, changed) {
         Ok(parts) => refreshed.parts = Some(parts),
-        Err(problems) => refreshed.trouble.extend(problems),
+        Err(problems) => {
+            refreshed.rejected.append(&mut refreshed.replaced);
+            refreshed.trouble.extend(problems);
+        }
     }
     refreshed
 }
@@ -89,7 +92,10 @@ impl Refreshed {
                 *key = Arc::new(new);
                 self.replaced(file);
             }
-            Err(error) => self.trouble.push(error.to_string()),
+            Err(error) => {
+                self.rejected.push(file.path().to_owned());
+                self.trouble.push(error.to_string());
+            }
         }
     }
 

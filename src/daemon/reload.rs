@@ -208,6 +208,10 @@ fn prepare(
             "none of [milter], [transport], [exim], [auth] and [lookup]: nothing would be served".to_owned(),
         )]);
     }
+    let moved = Sockets::moved(&parts.config, &config);
+    if !moved.is_empty() {
+        return Err(moved.into_iter().map(in_file).collect());
+    }
     let difference = Difference::between(&parts.config, &config);
     keep_what_needs_restart(&parts.config, &mut config);
     let watch = Watch::new(&config, since);

@@ -12,6 +12,10 @@ use nix::unistd::User;
 use crate::config::SecretFile;
 use crate::pipeline::SiteKey;
 
+/// What is ours in a state directory, by how its name begins: site key, spool, what is in force, the inline journal, the store, the
+/// records of disconnections. And what a file system has of its own.
+const OURS: [&str; 7] = ["site.key", "spool", "in-force.", "inline.", "deskmilter.", "disconnect", "lost+found"];
+
 /// Where bodies of messages in transit are spooled, in files without a name.
 pub(super) fn spool_directory(state: &Path) -> PathBuf {
     state.join("spool")
@@ -19,16 +23,19 @@ pub(super) fn spool_directory(state: &Path) -> PathBuf {
 
 /// Makes the state directory and the spool, mode 0700, for the user that we will run as.
 ///
+/// A folder that is in use for something else, `/var/lib` by a slip of the pen, is neither taken from its owner nor closed to others.
+///
 /// The spool lies in a folder that belongs to that user, who could put a link in its place and be given what it points to: it
 /// is handed over only where it is a folder itself. Where the state directory leads is the administrator's to say.
 pub(super) fn prepare(state: &Path, user: Option<&User>) -> Result<(), String> {
     let user = user.filter(|_| nix::unistd::geteuid().is_root());
     for (directory, follow) in [(state.to_owned(), OFlag::empty()), (spool_directory(state), OFlag::O_NOFOLLOW)] {
         hand_over(&directory, follow, user).map_err(|error| {
-            format!(
-                "{}: {error}; the state directory must be ours alone, see daemon.state_directory",
-                directory.display()
-            )
+            let remedy = match error.kind() == ErrorKind::PermissionDenied && !nix::unistd::geteuid().is_root() {
+                true => "start this as root, or as the user that deskmilter runs as",
+                false => "the state directory must be ours alone, see daemon.state_directory",
+            };
+            format!("{}: {error}; {remedy}", directory.display())
         })?;
     }
     Ok(())
@@ -66,13 +73,32 @@ fn hand_over(directory: &Path, follow: OFlag, user: Option<&User>) -> std::io::R
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let flags = OFlag::O_DIRECTORY | follow;
     let folder = OpenOptions::new().read(true).custom_flags(flags.bits()).open(directory)?;
+    let facts = folder.metadata()?;
+    let is_anothers = user.is_some_and(|user| facts.uid() != user.uid.as_raw());
+    if (is_anothers || facts.mode() & 0o077 != 0)
+        && let Some(name) = not_ours(directory)?
+    {
+        let owner = if is_anothers { "it belongs to another user" } else { "others may enter it" };
+        return Err(std::io::Error::other(format!("{owner}, and {name:?} is in it, which is none of deskmilter's")));
+    }
     if let Some(user) = user {
         fchown(&folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
     }
-    if folder.metadata()?.mode() & 0o077 != 0 {
+    if facts.mode() & 0o077 != 0 {
         folder.set_permissions(Permissions::from_mode(0o700))?;
     }
     Ok(())
+}
+
+/// Something in the state directory that is not ours.
+fn not_ours(directory: &Path) -> std::io::Result<Option<std::ffi::OsString>> {
+    for entry in std::fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        if !OURS.iter().any(|ours| name.as_encoded_bytes().starts_with(ours.as_bytes())) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// The site key; a new one is made where there is none yet.
@@ -113,6 +139,28 @@ mod tests {
         assert!(Lock::take(folder.path()).is_err_and(|told| told.contains("another deskmilter")));
         drop(first);
         Lock::take(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_others_use_is_left_as_it_is_and_one_of_ours_is_closed_to_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let mode = || std::fs::metadata(&state).unwrap().mode() & 0o777;
+        let open = || std::fs::set_permissions(&state, Permissions::from_mode(0o755)).unwrap();
+        std::fs::create_dir(&state).unwrap();
+        open();
+        for name in ["site.key", "inline.journal", "in-force.json", "deskmilter.db-wal"] {
+            std::fs::write(state.join(name), "").unwrap();
+        }
+        prepare(&state, None).unwrap();
+        assert_eq!(mode(), 0o700);
+        // Nobody else's business while it is ours alone.
+        std::fs::create_dir(state.join("apache2")).unwrap();
+        prepare(&state, None).unwrap();
+        open();
+        let told = prepare(&state, None).unwrap_err();
+        assert!(told.contains("\"apache2\" is in it") && told.contains("daemon.state_directory"), "{told}");
+        assert_eq!(mode(), 0o755);
     }
 
     #[test]

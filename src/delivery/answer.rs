@@ -60,9 +60,9 @@ pub(super) fn judge(name: &str, preset: Option<TicketSystem>, refused: Refused, 
             _ => {}
         },
         Some(TicketSystem::Rt) if success => {
-            // What the message came to stands in the content alone: half of it is none.
+            // What the message came to stands in the first line alone: half of it is none.
             return match &*answer.content {
-                _ if !answer.whole => cut_off(name, &log),
+                content if !answer.whole && !content.contains(&b'\n') => cut_off(name, &log),
                 content if content.starts_with(b"ok") => taken(),
                 content if content.starts_with(b"not ok") => unwanted(),
                 content if content.starts_with(b"temporary failure") => Outcome::later((3, 0), &text, &log),
@@ -77,9 +77,10 @@ pub(super) fn judge(name: &str, preset: Option<TicketSystem>, refused: Refused, 
             };
         }
         Some(TicketSystem::GitLab) if success || status == 400 => {
+            // An object that can be read is there from end to end, whatever was to follow.
             return match (answer.success(), answer.whole) {
-                (Some(true), true) if status == 200 => taken(),
-                (Some(false), true) if status == 400 => bad(6, 0),
+                (Some(true), _) if status == 200 => taken(),
+                (Some(false), _) if status == 400 => bad(6, 0),
                 (None, false) => cut_off(name, &log),
                 _ if success => no_success("that would be 200 with {\"success\": true}; is the url right?"),
                 _ => Outcome::later((3, 0), &text, &log),
@@ -96,6 +97,12 @@ pub(super) fn judge(name: &str, preset: Option<TicketSystem>, refused: Refused, 
         _ => ((3, 0), Trouble::Passing),
     };
     Outcome { trouble: Some(trouble), ..Outcome::later((subject, detail), &text, &log) }
+}
+
+/// Whether such a system tells by the content of its answers, and not by their status alone, what a message came to.
+pub(super) fn tells_by_content(preset: Option<TicketSystem>) -> bool {
+    use TicketSystem::{ActionMailbox, Chatwoot, GitLab, Rt};
+    matches!(preset, Some(Rt | ActionMailbox | Chatwoot | GitLab))
 }
 
 fn cut_off(name: &str, log: &str) -> Outcome {
@@ -226,6 +233,19 @@ mod tests {
             let answer = Answer { whole: false, ..answer(status, content) };
             let outcome = judge("x", Some(preset), Refused::Defer, &answer);
             assert!(outcome.reply.is_transient() && outcome.reply.text().contains("cut off"), "{}", outcome.reply);
+        }
+    }
+
+    #[test]
+    fn a_success_whose_end_is_missing_is_one_where_all_that_matters_is_there() {
+        for (preset, status, content) in [
+            (TicketSystem::OsTicket, 201, ""),
+            (TicketSystem::Rt, 200, "ok\nTick"),
+            (TicketSystem::GitLab, 200, "{\"success\":true}"),
+        ] {
+            let answer = Answer { whole: false, ..answer(status, content) };
+            let outcome = judge("x", Some(preset), Refused::Defer, &answer);
+            assert!(outcome.reply.is_success(), "{}", outcome.reply);
         }
     }
 

@@ -57,7 +57,9 @@ fn environment(sender: &Path, recipient: &Path, extension: Option<&str>) -> Vec<
 
 fn plain(text: &str) -> String {
     let fit = |c: char| c.is_ascii_alphanumeric() || u8::try_from(c).is_ok_and(|b| PLAIN.contains(&b));
-    text.chars().map(|c| if fit(c) { c } else { '_' }).collect()
+    // Nor must it become an option of what the script calls: Postfix takes no such address (allow_min_user), Exim does.
+    let option = |at: usize, c: char| at == 0 && c == '-';
+    text.chars().enumerate().map(|(at, c)| if fit(c) && !option(at, c) { c } else { '_' }).collect()
 }
 
 /// `4711` of `support+4711@acme.example`.
@@ -129,6 +131,13 @@ mod tests {
                 ),
             ]
         );
+    }
+
+    #[test]
+    fn no_value_begins_as_an_option_does() {
+        for (text, expected) in [("-rf", "_rf"), ("--x=a-b", "_-x=a-b"), ("a-b@c.example", "a-b@c.example"), ("", "")] {
+            assert_eq!(plain(text), expected);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -66,9 +66,16 @@ async fn converse(name: &str, mut child: Child, octets: Octets<'_>) -> Outcome {
         // Dropped before `feeding`, which holds the program's input: it must be dead before that is closed.
         let group = Group::led_by(child.id());
         let (mut fed, mut heard) = (false, false);
+        let mut ended: Option<io::Result<ExitStatus>> = None;
+        // One that has said success may have left the reading to another, who must have the message to its end; where there is
+        // nobody, the pipe says so at once.
+        let is_over = |ended: &io::Result<ExitStatus>, fed| fed || !ended.as_ref().is_ok_and(ExitStatus::success);
         let ended = loop {
+            if let Some(ended) = ended.take_if(|ended| is_over(ended, fed)) {
+                break ended;
+            }
             tokio::select! {
-                ended = child.wait() => break ended,
+                result = child.wait(), if ended.is_none() => ended = Some(result),
                 () = &mut listening, if !heard => heard = true,
                 result = &mut feeding, if !fed => match result {
                     Ok(()) => fed = true,
@@ -80,8 +87,12 @@ async fn converse(name: &str, mut child: Child, octets: Octets<'_>) -> Outcome {
                 },
             }
         };
-        // It has done its duty, or not: what it left running is its own.
-        group.release();
+        // It has done its duty, or not: what it left running is its own, unless it would take a part of the message for all of it.
+        if fed {
+            group.release();
+        } else {
+            drop(group);
+        }
         if !heard {
             let _: Result<(), _> = timeout(LINGER, &mut listening).await;
         }

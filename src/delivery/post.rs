@@ -9,6 +9,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -18,10 +19,10 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::answer::{Answer, CONTENT_MAX, judge};
+use super::answer::{Answer, CONTENT_MAX, judge, tells_by_content};
 use super::connect::{Stream, connect};
 use super::form::Form;
 use super::octets::Octets;
@@ -36,6 +37,8 @@ const FIELDS_MAX: usize = 100;
 const HEAD_MAX: usize = 64 * 1024;
 /// Blocks of a message that wait to be sent, each of at most 64 KiB or the header section.
 const BLOCKS_WAITING: usize = 1;
+/// How long the content of an answer is waited for whose status has told already what the message came to.
+const CONTENT: Duration = Duration::from_secs(5);
 
 /// What is asked for.
 #[derive(Debug)]
@@ -56,11 +59,16 @@ impl Request<'_> {
         tls: Option<&Arc<ClientConfig>>,
         until: Instant,
     ) -> Outcome {
-        match timeout_at(until, self.send_at_leisure(mail, ending, tls)).await {
+        let course = Course { until, left: Arc::new(AtomicU64::new(u64::MAX)) };
+        match timeout_at(until, self.send_at_leisure(mail, ending, tls, &course)).await {
             Ok(outcome) => outcome.unwrap_or_else(|outcome| outcome),
             Err(_) => {
-                let text = format!("{}: {}: timed out, unknown whether it was taken", self.name, self.post.url.host);
-                Outcome::later((4, 2), text, "timeout")
+                let how_far = if course.is_sent() {
+                    ", unknown whether it was taken"
+                } else {
+                    " before the whole message was sent"
+                };
+                Outcome::later((4, 2), format!("{}: {}: timed out{how_far}", self.name, self.post.url.host), "timeout")
             }
         }
     }
@@ -70,49 +78,74 @@ impl Request<'_> {
         mail: &Mail,
         ending: LineEnding,
         tls: Option<&Arc<ClientConfig>>,
+        course: &Course,
     ) -> Result<Outcome, Outcome> {
         let proof = Proof::make(&self.post.proof).await;
         let proof = proof.map_err(|error| Outcome::until_mended((3, 5), format!("{}: {error}", self.name), "-"))?;
         let content = Content::new(&self.post.shape, self.target, mail, ending).await.map_err(|error| spool(&error))?;
         match connect(self.name, &self.post.url, tls).await? {
-            Stream::Plain(stream) => self.exchange(stream, proof.as_ref(), content).await,
+            Stream::Plain(stream) => self.exchange(stream, proof.as_ref(), content, course).await,
             Stream::Tls(stream, parameters) => {
-                let outcome = self.exchange(*stream, proof.as_ref(), content).await;
+                let outcome = self.exchange(*stream, proof.as_ref(), content, course).await;
                 let told = |outcome: Outcome| Outcome { tls: Some(parameters.clone()), ..outcome };
                 outcome.map(told).map_err(told)
             }
         }
     }
 
-    async fn exchange<S>(&self, stream: S, proof: Option<&Proof>, content: Content<'_>) -> Result<Outcome, Outcome>
+    async fn exchange<S>(
+        &self,
+        stream: S,
+        proof: Option<&Proof>,
+        content: Content<'_>,
+        course: &Course,
+    ) -> Result<Outcome, Outcome>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (feed, blocks) = mpsc::channel(BLOCKS_WAITING);
-        let left = Arc::new(AtomicU64::new(content.length));
-        let body = Fed { blocks, left: Arc::clone(&left) };
+        course.left.store(content.length, Ordering::Release);
+        let body = Fed { blocks, left: Arc::clone(&course.left) };
         let request = self.request(proof, &content.content_type, body)?;
         let mut builder = http1::Builder::new();
-        let handshake = builder.max_headers(FIELDS_MAX).max_buf_size(HEAD_MAX).handshake(TokioIo::new(stream)).await;
+        builder.max_headers(FIELDS_MAX).max_buf_size(HEAD_MAX);
+        // As RFC 9112 sections 5.1 and 5.2 have it for who reads answers: a success is not undone by a field that is odd.
+        builder.allow_obsolete_multiline_headers_in_responses(true);
+        builder.allow_spaces_after_header_name_in_responses(true).ignore_invalid_headers_in_responses(true);
+        let handshake = builder.handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.broken(&error, false))?;
         let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
         let mut feeding = pin!(content.feed(feed));
-        let mut answering = pin!(async {
-            let response = sender.send_request(request).await?;
-            read(response).await
-        });
+        let mut answering = pin!(sender.send_request(request));
         let mut fed = false;
-        let answer = loop {
+        let response = loop {
             tokio::select! {
                 result = &mut feeding, if !fed => match result {
                     Err(error) => return Err(spool(&error)),
                     Ok(()) => fed = true,
                 },
-                answer = &mut answering => break answer,
+                response = &mut answering => break response,
             }
         };
-        let whole = left.load(Ordering::Acquire) == 0;
-        let mut answer = answer.map_err(|error| self.broken(&error, whole))?;
+        let response = response.map_err(|error| self.broken(&error, course.is_sent()))?;
+        let mut answer = Answer::begun(&response);
+        {
+            // The status has come: what it is worth without the rest is for the judgement.
+            let mut reading = pin!(read(response.into_body(), &mut answer));
+            loop {
+                let soon = Instant::now().checked_add(CONTENT).unwrap_or(course.until);
+                let enough = if tells_by_content(self.preset) { course.until } else { soon.min(course.until) };
+                tokio::select! {
+                    result = &mut feeding, if !fed => match result {
+                        Err(error) => return Err(spool(&error)),
+                        Ok(()) => fed = true,
+                    },
+                    () = &mut reading => break,
+                    () = sleep_until(enough), if fed => break,
+                }
+            }
+        }
+        let whole = course.is_sent();
         let said = || {
             format!("{}{}", String::from_utf8_lossy(&answer.content), answer.location.as_deref().unwrap_or_default())
         };
@@ -146,10 +179,10 @@ impl Request<'_> {
         let nonsense = error.is_parse();
         let error =
             std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-        if nonsense {
-            return Outcome::later((5, 0), format!("{name}: {host}: answered nonsense: {error}"), "-");
-        }
         let sent = if sent { ", after the whole message was sent, unknown whether it was taken" } else { "" };
+        if nonsense {
+            return Outcome::later((5, 0), format!("{name}: {host}: answered nonsense{sent}: {error}"), "-");
+        }
         Outcome::later((4, 2), format!("{name}: {host}: lost connection{sent}: {error}"), "-")
     }
 }
@@ -158,29 +191,39 @@ fn spool(error: &io::Error) -> Outcome {
     Outcome::later((3, 0), format!("the message cannot be read from our spool: {error}"), "-")
 }
 
-/// Reads an answer, as much as is looked at.
-async fn read(response: hyper::Response<Incoming>) -> Result<Answer, hyper::Error> {
-    let location = response.headers().get(LOCATION).map(|to| String::from_utf8_lossy(to.as_bytes()).into_owned());
-    let mut answer = Answer { status: response.status().as_u16(), location, ..Answer::default() };
-    let mut body = response.into_body();
-    loop {
-        match std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-            None => {
-                answer.whole = true;
-                return Ok(answer);
-            }
-            Some(Ok(frame)) => {
-                let data = frame.into_data().unwrap_or_default();
-                let room = CONTENT_MAX.saturating_sub(answer.content.len());
-                answer.content.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
-                if data.len() > room {
-                    return Ok(answer);
-                }
-            }
-            // The status has come: what it is worth without the rest is for the judgement.
-            Some(Err(_)) => return Ok(answer),
+/// How far a request may go and has gone.
+struct Course {
+    until: Instant,
+    /// Octets of its content that the connection has not taken yet; `u64::MAX` before there is a connection.
+    left: Arc<AtomicU64>,
+}
+
+impl Course {
+    fn is_sent(&self) -> bool {
+        self.left.load(Ordering::Acquire) == 0
+    }
+}
+
+impl Answer {
+    /// One whose content is still to come.
+    fn begun(response: &hyper::Response<Incoming>) -> Self {
+        let location = response.headers().get(LOCATION).map(|to| String::from_utf8_lossy(to.as_bytes()).into_owned());
+        Self { status: response.status().as_u16(), location, ..Self::default() }
+    }
+}
+
+/// Reads an answer's content, as much as is looked at, to its end or that of the connection.
+async fn read(mut body: Incoming, answer: &mut Answer) {
+    while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let Ok(frame) = frame else { return };
+        let data = frame.into_data().unwrap_or_default();
+        let room = CONTENT_MAX.saturating_sub(answer.content.len());
+        answer.content.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
+        if data.len() > room {
+            return;
         }
     }
+    answer.whole = true;
 }
 
 /// A request's content: the message, with what its shape puts around it.

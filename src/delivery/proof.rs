@@ -48,7 +48,10 @@ impl Proof {
                 let mut nonce = [0; 12];
                 aws_lc_rs::rand::fill(&mut nonce).map_err(|_| "no randomness from the system".to_owned())?;
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-                (field(header)?, Zeroizing::new(jwt::token(&secret, issuer, nonce, now)), encoded)
+                // RFC 9110 section 11.6.2 and RFC 6750 section 2.1; a field of its own holds the token alone.
+                let scheme = if header.eq_ignore_ascii_case("Authorization") { "Bearer " } else { "" };
+                let token = Zeroizing::new(jwt::token(&secret, issuer, nonce, now));
+                (field(header)?, Zeroizing::new(format!("{scheme}{}", *token)), encoded)
             }
         };
         let mut value =
@@ -104,6 +107,19 @@ mod tests {
         assert!(proof.is_in("you said opensesame") && proof.is_in("YWN0aW9ubWFpbGJveDpvcGVuc2VzYW1l"));
         assert!(!proof.is_in("Basic authentication is wanted"));
         assert!(!format!("{:?}", proof.value).contains("YWN0"));
+    }
+
+    #[tokio::test]
+    async fn a_token_stands_alone_in_a_field_of_its_own_and_behind_its_scheme_in_authorization() {
+        let (_folder, secret_file) = file("c2VjcmV0");
+        for (header, scheme) in [("Gitlab-Mailroom-Api-Request", ""), ("authorization", "Bearer ")] {
+            let (issuer, secret_file) = ("x".to_owned(), secret_file.clone());
+            let jwt = PostProof::Jwt { header: header.to_owned(), issuer, secret_file };
+            let proof = Proof::make(&jwt).await.unwrap().unwrap();
+            let token = proof.value.to_str().unwrap().strip_prefix(scheme).unwrap();
+            assert!(token.split('.').count() == 3 && !token.contains(' '), "{token}");
+            assert!(proof.is_in(&format!("you said {token}")));
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! What a check of an MTA's configuration found, and what to do about it.
 
 use std::fmt;
+use std::io::ErrorKind;
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +38,17 @@ impl Finding {
 
     pub(super) fn fail(check: &'static str, found: String, remedy: &str) -> Self {
         Self { outcome: Outcome::Fail, check, found, remedy: remedy.to_owned() }
+    }
+}
+
+/// What to do about a file of an MTA's that cannot be read or written.
+pub(super) fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::PermissionDenied => "; run this as root",
+        ErrorKind::NotFound => "; name the MTA's configuration where it is (see --help)",
+        ErrorKind::InvalidData => "; convert it to UTF-8 (its comments, most likely) and try again",
+        ErrorKind::StorageFull => "; make room there and try again",
+        _ => "",
     }
 }
 

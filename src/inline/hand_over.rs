@@ -122,11 +122,11 @@ impl HandOver {
             }
         };
         let status = auth.split(';').next().unwrap_or_default();
-        let (connector, sender) = (&self.route.connector.name, &mail.envelope.sender);
+        let (connector, endpoint) = (&self.route.connector.name, &self.route.place);
         let now = seconds_since_1970();
         let mut recipients = Vec::with_capacity(all.len());
         for path in all {
-            let key = Key::of(connector, status, sender, path, &mail.headers, &body);
+            let key = Key::of([connector, endpoint, status], &mail.envelope.sender, path, &mail.headers, &body);
             let known = key.map(|key| self.standing.journal.look_up(key, now));
             let (taken, claim) = match known {
                 None => (false, None),

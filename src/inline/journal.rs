@@ -91,10 +91,10 @@ pub(super) struct Key([u8; KEY_LEN]);
 impl Key {
     /// The key, or `None` for a message without a Message-ID or a Date: two of those may be meant to be two.
     ///
-    /// `status` is the one word of the sender's auth status, so that a forged copy never stands for a proven one.
+    /// `way` is the connector; its endpoint, for what the sandbox has taken is not taken by the ticket system; and the one word of
+    /// the sender's auth status, so that a forged copy never stands for a proven one.
     pub(super) fn of(
-        connector: &str,
-        status: &str,
+        way: [&str; 3],
         sender: &mail::Path,
         to: &mail::Path,
         headers: &Headers,
@@ -110,7 +110,7 @@ impl Key {
             context.update(&(octets.len() as u64).to_be_bytes());
             context.update(octets);
         };
-        for part in ["deskmilter journal 1", connector, status, sender.as_str(), to.as_str()] {
+        for part in ["deskmilter journal 2"].into_iter().chain(way).chain([sender.as_str(), to.as_str()]) {
             add(part.as_bytes());
         }
         add(&body.0);
@@ -445,7 +445,8 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_that_of_one_message_one_sender_one_recipient_and_one_status() {
+    fn a_key_is_that_of_one_message_one_sender_one_recipient_one_endpoint_and_one_status() {
+        const WAY: [&str; 3] = ["acme", "endpoint.example:587", "pass"];
         let path = |text: &str| mail::Path::parse(text.as_bytes()).unwrap();
         let headers = |id: &str, subject: &str| {
             Headers::new(vec![
@@ -461,20 +462,21 @@ mod tests {
         };
         let digest = BodyDigest(b"digest".to_vec());
         let (sender, to) = (path("a@b.example"), path("support@acme.example"));
-        let first = Key::of("acme", "pass", &sender, &to, &headers("<1@b>", "x"), &digest).unwrap();
+        let first = Key::of(WAY, &sender, &to, &headers("<1@b>", "x"), &digest).unwrap();
         let again = Headers::new(headers("<1@b>", "x").iter().skip(1).cloned().collect());
-        assert_eq!(Key::of("acme", "pass", &sender, &to, &again, &digest), Some(first), "another way here");
+        assert_eq!(Key::of(WAY, &sender, &to, &again, &digest), Some(first), "another way here");
         for other in [
-            Key::of("acme2", "pass", &sender, &to, &again, &digest),
-            Key::of("acme", "none", &sender, &to, &again, &digest),
-            Key::of("acme", "pass", &path("c@b.example"), &to, &again, &digest),
-            Key::of("acme", "pass", &sender, &path("billing@acme.example"), &again, &digest),
-            Key::of("acme", "pass", &sender, &to, &headers("<2@b>", "x"), &digest),
-            Key::of("acme", "pass", &sender, &to, &headers("<1@b>", "y"), &digest),
-            Key::of("acme", "pass", &sender, &to, &again, &BodyDigest(b"other".to_vec())),
-            Key::of("acme", "pass", &sender, &to, &with("Content-Type", "application/octet-stream"), &digest),
-            Key::of("acme", "pass", &sender, &to, &with("In-Reply-To", "<another.ticket@acme>"), &digest),
-            Key::of("acme", "pass", &sender, &to, &with("Reply-To", "eve@b.example"), &digest),
+            Key::of(["acme2", "endpoint.example:587", "pass"], &sender, &to, &again, &digest),
+            Key::of(["acme", "sandbox.example:2525", "pass"], &sender, &to, &again, &digest),
+            Key::of(["acme", "endpoint.example:587", "none"], &sender, &to, &again, &digest),
+            Key::of(WAY, &path("c@b.example"), &to, &again, &digest),
+            Key::of(WAY, &sender, &path("billing@acme.example"), &again, &digest),
+            Key::of(WAY, &sender, &to, &headers("<2@b>", "x"), &digest),
+            Key::of(WAY, &sender, &to, &headers("<1@b>", "y"), &digest),
+            Key::of(WAY, &sender, &to, &again, &BodyDigest(b"other".to_vec())),
+            Key::of(WAY, &sender, &to, &with("Content-Type", "application/octet-stream"), &digest),
+            Key::of(WAY, &sender, &to, &with("In-Reply-To", "<another.ticket@acme>"), &digest),
+            Key::of(WAY, &sender, &to, &with("Reply-To", "eve@b.example"), &digest),
         ] {
             assert!(other.is_some_and(|other| other != first));
         }
@@ -482,7 +484,7 @@ mod tests {
             let lacks = headers("<1@b>", "x").iter().filter(|field| !field.is(without)).cloned().collect::<Vec<_>>();
             let says_nothing = lacks.iter().cloned().chain([Header::written(without, " ")]).collect();
             for headers in [lacks, says_nothing] {
-                assert_eq!(Key::of("acme", "pass", &sender, &to, &Headers::new(headers), &digest), None, "{without}");
+                assert_eq!(Key::of(WAY, &sender, &to, &Headers::new(headers), &digest), None, "{without}");
             }
         }
     }

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::config::{Config, Connector, Endpoint, RelayMode};
+use crate::config::{Config, Connector, RelayMode};
 use crate::mail::{Client, Connection, Disposition, Domain, Envelope, Mail, Path, Reply, Shortfall, Verdict};
 use crate::pipeline::{Judge, Pipeline, Terms};
 use crate::relay::Relay;
@@ -69,6 +69,8 @@ struct Route {
     /// The mailbox for what the endpoint refuses of senders who are not proven.
     rejected_to: Option<Path>,
     relay: Arc<Relay>,
+    /// The endpoint, `host:port`.
+    place: String,
     breaker: Arc<Breaker>,
 }
 
@@ -87,11 +89,10 @@ impl Standing {
     }
 
     /// The breaker of an endpoint, the same one as long as connector, host and port are the same.
-    fn breaker(&self, connector: &str, endpoint: &Endpoint) -> Arc<Breaker> {
-        let place = format!("{}:{}", endpoint.host, endpoint.port);
+    fn breaker(&self, connector: &str, place: &str) -> Arc<Breaker> {
         let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
         let breaker = breakers.entry(format!("{connector} {place}"));
-        Arc::clone(breaker.or_insert_with(|| Arc::new(Breaker::new(connector, &place))))
+        Arc::clone(breaker.or_insert_with(|| Arc::new(Breaker::new(connector, place))))
     }
 
     /// Forgets endpoints that no configuration in force has. At a reload the one before still is.
@@ -128,13 +129,15 @@ impl Inline {
             let (RelayMode::Inline { keep_copy }, Some(relay)) = (endpoint.relay, relays.get(&connector.name)) else {
                 continue;
             };
+            let place = format!("{}:{}", endpoint.host, endpoint.port);
             let rejected_to = endpoint.rejected.as_ref().map(|rejected| rejected.to.to_string());
             let route = Route {
                 connector: Arc::clone(connector),
                 keep_copy,
                 rejected_to: rejected_to.and_then(|to| Path::parse(to.as_bytes()).ok()),
                 relay: Arc::clone(relay),
-                breaker: standing.breaker(&connector.name, endpoint),
+                breaker: standing.breaker(&connector.name, &place),
+                place,
             };
             routes.entry(connector.domain.clone()).or_default().push(Arc::new(route));
         }
@@ -288,28 +291,16 @@ fn seconds_since_1970() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Tls;
 
     #[test]
     fn a_breaker_is_kept_as_long_as_a_configuration_has_its_endpoint() {
         let folder = tempfile::tempdir().unwrap();
         let standing = Standing::open(folder.path());
-        let endpoint = |port| Endpoint {
-            host: "endpoint.example".to_owned(),
-            port,
-            tls: Tls::Starttls,
-            ca_file: None,
-            credentials: Vec::new(),
-            max_connections: 1,
-            deadline: Duration::from_secs(5),
-            relay: RelayMode::Inline { keep_copy: false },
-            rejected: None,
-        };
-        let kept = standing.breaker("acme", &endpoint(25));
+        let kept = standing.breaker("acme", "endpoint.example:25");
         for port in 1_000..2_000 {
             standing.forget_unused_breakers();
-            standing.breaker("acme", &endpoint(port));
-            assert!(Arc::ptr_eq(&kept, &standing.breaker("acme", &endpoint(25))));
+            standing.breaker("acme", &format!("endpoint.example:{port}"));
+            assert!(Arc::ptr_eq(&kept, &standing.breaker("acme", "endpoint.example:25")));
         }
         assert!(standing.breakers.lock().unwrap().len() <= 3);
     }

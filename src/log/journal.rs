@@ -4,24 +4,22 @@
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::Value;
 use tracing::Level;
 
 use super::line::Line;
+use super::socket::Socket;
 
 /// Where the journal listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
-/// How long a line may wait for a journal that does not read: it must never hold up mail for long.
-const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// The mail facility of syslog(3), by which Postfix's lines are found as well.
 const FACILITY_MAIL: &str = "2";
 
 /// A way to the journal. It may be restarted: each line finds it by its name.
 #[derive(Debug)]
 pub(super) struct Journal {
-    socket: UnixDatagram,
+    socket: Socket,
     path: &'static Path,
 }
 
@@ -37,9 +35,7 @@ impl Journal {
     fn at(path: &'static Path) -> io::Result<Self> {
         // Whether somebody listens is known only by asking.
         UnixDatagram::unbound()?.connect(path)?;
-        let socket = UnixDatagram::unbound()?;
-        socket.set_write_timeout(Some(SEND_TIMEOUT))?;
-        Ok(Self { socket, path })
+        Ok(Self { socket: Socket::new()?, path })
     }
 
     /// Sends one line.
@@ -47,7 +43,7 @@ impl Journal {
     /// # Errors
     /// The journal has not taken it.
     pub(super) fn send(&self, level: Level, line: &Line) -> io::Result<()> {
-        self.socket.send_to(&datagram(level, line), self.path).map(drop)
+        self.socket.send(&datagram(level, line), self.path)
     }
 }
 

@@ -122,10 +122,17 @@ fn clean(text: &str) -> String {
             clean.push_str("...");
             break;
         }
-        // Some readers take Unicode's own separators for the end of a line.
-        clean.push(if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { '?' } else { c });
+        clean.push(if c.is_control() || is_invisible(c) { '?' } else { c });
     }
     clean
+}
+
+/// Characters that show nothing and change what is shown: Unicode's own line separators, which some readers take for the end of a
+/// line, those that turn the direction of text, and those of no width. The two joiners stay: words of some languages have them.
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -133,7 +140,8 @@ pub(super) mod tests {
     use super::*;
 
     /// What a stranger would write to put words into our mouth.
-    const HOSTILE: &str = "a\r\n4XYZ: judged\n\u{2028}x\0\u{1b}[2J\u{85}\u{7f}\"b=\\";
+    const HOSTILE: &str =
+        "a\r\n4XYZ: judged\n\u{2028}\u{202e}\u{2066}\u{200b}\u{feff}\u{e0041}x\0\u{1b}[2J\u{85}\u{7f}\"b=\\";
 
     fn hostile() -> Line {
         let text = clean(HOSTILE);
@@ -175,7 +183,7 @@ pub(super) mod tests {
     fn no_form_of_a_line_has_a_second_line_in_it() {
         let line = hostile();
         for text in [line.to_string(), line.logfmt("now", Level::INFO), line.json("now", Level::INFO)] {
-            assert!(!text.chars().any(|c| c.is_control() || c == '\u{2028}'), "{text:?}");
+            assert!(!text.chars().any(|c| c.is_control() || is_invisible(c)), "{text:?}");
             assert_eq!(text.lines().count(), 1);
         }
     }

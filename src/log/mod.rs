@@ -4,14 +4,18 @@
 //! 4XYZ12: judged decision=tagged connector=acme client=192.0.2.1 auth="pass; reason=dmarc; ..."
 //! ```
 //! Where lines go (standard error, syslog, the journal) and how they are written there is configuration; what stands in them is
-//! decided where the event happens. In: events. Out: [`line::Line`]s, in which no value can begin another line, at a target. What is
-//! counted of them is the business of [`status`](crate::status).
+//! decided where the event happens. In: events. Out: [`line::Line`]s, in which no value can begin another line, at a target. A target
+//! that hangs holds up one line for five seconds, and mail no longer than that. What is counted of lines is the business of
+//! [`status`](crate::status).
 
 mod journal;
 mod line;
+mod socket;
+mod stderr;
+mod syslog;
 
-use std::io::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::sync::Arc;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -24,6 +28,8 @@ use crate::status::list::LOG_LINES_DROPPED;
 use crate::status::{Board, Counting};
 use journal::Journal;
 use line::Line;
+use stderr::{Dropped, Stderr};
+use syslog::Syslog;
 
 /// Starts logging for the whole process, and counting on `board` what is logged.
 ///
@@ -32,39 +38,29 @@ use line::Line;
 pub fn start(log: &Log, board: &Arc<Board>) -> Result<(), String> {
     let output = match log.target {
         LogTarget::Stderr => Output::Stderr(log.format),
-        LogTarget::Syslog => Output::Syslog(Mutex::new(connect_syslog()?)),
+        LogTarget::Syslog => Output::Syslog(Syslog::connect()?),
         LogTarget::Journald => Output::Journald(Journal::connect()?),
     };
     // Libraries below are as quiet as they can be: only warnings and errors of theirs are of use to a postmaster.
     let others = LevelFilter::from_level(Level::WARN.min(log.level));
     let targets = Targets::new().with_default(others).with_target("deskmilter", log.level);
-    let lines = Lines { output, board: Arc::clone(board) }.with_filter(targets);
+    let stderr = Stderr::new(io::stderr());
+    let lines = Lines { output, stderr, board: Arc::clone(board) }.with_filter(targets);
     let counting = Counting::new(Arc::clone(board)).with_filter(Counting::targets());
     let subscriber = tracing_subscriber::registry().with(lines).with(counting);
     tracing::subscriber::set_global_default(subscriber).map_err(|error| error.to_string())
 }
 
-type SyslogLogger = syslog::Logger<syslog::LoggerBackend, syslog::Formatter3164>;
-
-fn connect_syslog() -> Result<SyslogLogger, String> {
-    let formatter = syslog::Formatter3164 {
-        facility: syslog::Facility::LOG_MAIL,
-        hostname: None,
-        process: "deskmilter".to_owned(),
-        pid: std::process::id(),
-    };
-    syslog::unix(formatter)
-        .map_err(|error| format!("no system log: {error}; start one, or set log.target = \"stderr\""))
-}
-
 struct Lines {
     output: Output,
+    /// Where lines go that the target does not take: rather there than nowhere.
+    stderr: Stderr<io::Stderr>,
     board: Arc<Board>,
 }
 
 enum Output {
     Stderr(LogFormat),
-    Syslog(Mutex<SyslogLogger>),
+    Syslog(Syslog),
     Journald(Journal),
 }
 
@@ -72,58 +68,31 @@ impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut line = Line::default();
         event.record(&mut line);
-        if self.output.write(*event.metadata().level(), &line).is_err() {
+        if self.write(*event.metadata().level(), &line).is_err() {
             self.board.add(&LOG_LINES_DROPPED, &[], 1);
         }
     }
 }
 
-/// The line is nowhere.
-struct Dropped;
-
-impl Output {
+impl Lines {
     fn write(&self, level: Level, line: &Line) -> Result<(), Dropped> {
-        match self {
-            Self::Stderr(format) => write_stderr(level, line, *format),
-            Self::Syslog(logger) => {
-                let text = line.to_string();
-                let mut logger = logger.lock().unwrap_or_else(PoisonError::into_inner);
-                if send(&mut logger, level, &text).is_ok() {
-                    return Ok(());
-                }
-                // The system log was restarted: connect anew, and rather tell standard error than nobody.
-                if let Ok(fresh) = connect_syslog() {
-                    *logger = fresh;
-                    if send(&mut logger, level, &text).is_ok() {
-                        return Ok(());
-                    }
-                }
-                write_stderr(level, line, LogFormat::Text)
-            }
-            Self::Journald(journal) => {
-                journal.send(level, line).or_else(|_| write_stderr(level, line, LogFormat::Text))
-            }
-        }
+        let (sent, format) = match &self.output {
+            Output::Stderr(format) => (false, *format),
+            Output::Syslog(syslog) => (syslog.send(level, &line.to_string()).is_ok(), LogFormat::Text),
+            Output::Journald(journal) => (journal.send(level, line).is_ok(), LogFormat::Text),
+        };
+        if sent { Ok(()) } else { self.stderr.write(&on_stderr(level, line, format)) }
     }
 }
 
-fn write_stderr(level: Level, line: &Line, format: LogFormat) -> Result<(), Dropped> {
+/// With time and level, and a line feed.
+fn on_stderr(level: Level, line: &Line, format: LogFormat) -> String {
     let now = OffsetDateTime::now_utc().replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok());
     let now = now.unwrap_or_default();
-    let text = match format {
+    match format {
         LogFormat::Text => format!("{now} {level} {line}\n"),
         LogFormat::Logfmt => format!("{}\n", line.logfmt(&now, level)),
         LogFormat::Json => format!("{}\n", line.json(&now, level)),
-    };
-    std::io::stderr().write_all(text.as_bytes()).map_err(|_| Dropped)
-}
-
-fn send(logger: &mut SyslogLogger, level: Level, text: &str) -> Result<(), syslog::Error> {
-    match level {
-        Level::ERROR => logger.err(text),
-        Level::WARN => logger.warning(text),
-        Level::INFO => logger.info(text),
-        Level::DEBUG | Level::TRACE => logger.debug(text),
     }
 }
 

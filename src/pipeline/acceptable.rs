@@ -4,15 +4,30 @@ use mail_auth::crypto::Algorithm;
 use mail_auth::dkim::Signature;
 
 use super::authentication_results::Outcome;
-use crate::mail::Header;
+use super::sign::CORE;
+use crate::mail::{Header, Headers};
 
 /// Names in `h=` at most. The library compares each with each and with all fields of the message: ten signatures with 20,000
 /// each (120 KB) took a debug build 70 s on one thread. An honest signature lists some dozens.
 const NAMES_MAX: usize = 300;
+/// Names in `h=` times fields of the message at most: each name is looked for among all fields. A header section of 2 MiB has room for
+/// half a million fields; 300 names that are none of them, in each of ten signatures, would keep a thread for seconds. Honest
+/// mail stays below ten thousand.
+const COMPARISONS_MAX: usize = 3_000_000;
+
+/// The fields of which a message has one at most, and how many it has, where it has more (RFC 5322 section 3.6, RFC 2045 section 3).
+pub(super) fn repeated(headers: &Headers) -> Vec<(&'static str, usize)> {
+    let counted = CORE.into_iter().map(|name| (name, headers.named(name).count()));
+    counted.filter(|(_, count)| *count > 1).collect()
+}
 
 /// Why a signature does not count, or `None` where nothing speaks against it. `field` is the value of the DKIM-Signature
-/// field as received, `signature` what the library made of it.
-pub(super) fn objection(field: &[u8], signature: &Signature) -> Option<(Outcome, &'static str)> {
+/// field as received, `signature` what the library made of it, `repeated` what is in the message more often than it may be.
+pub(super) fn objection(
+    field: &[u8],
+    signature: &Signature,
+    repeated: &[(&str, usize)],
+) -> Option<(Outcome, &'static str)> {
     let tags = tags(field);
     let value = |name: &[u8]| tags.iter().find(|(tag, _)| *tag == name).map(|(_, value)| *value);
     let twice = tags.iter().enumerate().any(|(n, (tag, _))| tags.iter().skip(n + 1).any(|(other, _)| tag == other));
@@ -35,6 +50,15 @@ pub(super) fn objection(field: &[u8], signature: &Signature) -> Option<(Outcome,
     if value(b"q").is_some_and(|methods| !methods.split(|&b| b == b':').any(is_dns_txt)) {
         // RFC 6376 section 3.5.
         return Some((Outcome::PermError, "q= names no known way to the key"));
+    }
+    // Readers show the first one, the signature covers the last: who has a signed message could put another Subject, or another way
+    // to read the body, on it (RFC 6376 sections 3.8 and 8.15).
+    let added = |&(name, count): &(&str, usize)| {
+        let signed = signature.h.iter().filter(|signed| signed.trim().eq_ignore_ascii_case(name)).count();
+        (1..count).contains(&signed)
+    };
+    if repeated.iter().any(added) {
+        return Some((Outcome::Policy, "a field that is signed stands there once more"));
     }
     // RFC 6376 section 8.2. The library takes `l=0` for no l= at all.
     value(b"l").map(|_| (Outcome::Policy, "l= leaves the body open"))
@@ -72,12 +96,14 @@ pub(super) fn is_signature(field: &Header) -> bool {
     is_dkim_signature(field) || is_named(field, b"ARC-Message-Signature")
 }
 
-/// Whether a signature lists no more than [`NAMES_MAX`] fields.
-pub(super) fn is_bounded(field: &Header) -> bool {
+/// Whether a signature of a message with so many fields lists no more than [`NAMES_MAX`] names, and takes no more than
+/// [`COMPARISONS_MAX`].
+pub(super) fn is_bounded(field: &Header, fields: usize) -> bool {
     let unfolded = field.unfolded();
     let names = |(_, value): &(&[u8], &[u8])| value.iter().filter(|&&octet| octet == b':').count();
     // `z=` is full of colons too, and costs nothing.
-    tags(&unfolded).iter().filter(|(tag, _)| *tag != b"z").map(names).sum::<usize>() < NAMES_MAX
+    let listed = tags(&unfolded).iter().filter(|(tag, _)| *tag != b"z").map(names).sum::<usize>();
+    listed < NAMES_MAX && listed.saturating_add(1).saturating_mul(fields) <= COMPARISONS_MAX
 }
 
 fn is_named(field: &Header, name: &[u8]) -> bool {
@@ -105,7 +131,7 @@ mod tests {
     use super::*;
 
     fn objection_to(field: &str) -> Option<(Outcome, &'static str)> {
-        objection(field.as_bytes(), &Signature::parse(field.as_bytes()).unwrap())
+        objection(field.as_bytes(), &Signature::parse(field.as_bytes()).unwrap(), &[])
     }
 
     const GOOD: &str = " v=1; a=rsa-sha256; d=a.example; s=x; h=To : FROM; bh=AAAA; b=AA\r\n AA";
@@ -118,15 +144,37 @@ mod tests {
     }
 
     #[test]
+    fn a_field_beside_the_one_that_is_signed_makes_a_signature_unacceptable_and_one_that_is_signed_twice_does_not() {
+        let message = |names: &[&str]| Headers::new(names.iter().map(|name| Header::written(name, "x")).collect());
+        let policy = Some((Outcome::Policy, "a field that is signed stands there once more"));
+        for (signed, fields, expected) in [
+            ("From:Subject", &["Subject", "From", "Subject"][..], policy),
+            ("From:Subject:subject", &["Subject", "From", "SUBJECT "], None),
+            ("From:Subject:subject", &["Subject", "Subject", "From", "Subject"], policy),
+            ("From:Content-Type", &["Content-Type", "From", "Content-Type"], policy),
+            ("From:Subject", &["Subject", "From", "Reply-To"], None),
+            ("From", &["Subject", "From", "Subject"], None),
+            ("From:Received:X-Mailer", &["Received", "Received", "X-Mailer", "X-Mailer", "From"], None),
+        ] {
+            let field = GOOD.replace("To : FROM", signed);
+            let signature = Signature::parse(field.as_bytes()).unwrap();
+            let found = objection(field.as_bytes(), &signature, &repeated(&message(fields)));
+            assert_eq!(found, expected, "{signed}: {fields:?}");
+        }
+    }
+
+    #[test]
     fn a_signature_that_would_keep_a_thread_busy_is_not_verified() {
         let field = |name: &str, names: usize, rest: &str| {
             Header::written(name, &format!("v=1; h={}From; {rest}", "x: ".repeat(names)))
         };
         for name in ["DKIM-Signature", "dkim-signature ", "DKIM- Signature", "ARC-Message-Signature"] {
             assert!(is_signature(&field(name, 1, "")), "{name}");
-            assert!(is_bounded(&field(name, NAMES_MAX - 1, &format!("z={}", "a:b|".repeat(1_000)))));
-            assert!(!is_bounded(&field(name, NAMES_MAX, "")));
-            assert!(!is_bounded(&field(name, 0, &format!("h={}", "x:".repeat(NAMES_MAX)))));
+            assert!(is_bounded(&field(name, NAMES_MAX - 1, &format!("z={}", "a:b|".repeat(1_000))), 100));
+            assert!(!is_bounded(&field(name, NAMES_MAX, ""), 100));
+            assert!(!is_bounded(&field(name, 0, &format!("h={}", "x:".repeat(NAMES_MAX))), 100));
+            assert!(is_bounded(&field(name, 29, ""), COMPARISONS_MAX / 30));
+            assert!(!is_bounded(&field(name, 29, ""), COMPARISONS_MAX / 30 + 1));
         }
         assert!(!is_signature(&field("X-DKIM-Signature", 1, "")) && !is_signature(&field("ARC-Seal", 1, "")));
         assert!(is_dkim_signature(&field("DKIM-Signature", 1, "")));

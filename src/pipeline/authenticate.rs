@@ -28,6 +28,8 @@ const LARGE: usize = 256 * 1024;
 /// `M_MMAP_THRESHOLD` in mallopt(3)). Below that its threshold follows what was freed last: a few messages of 10 MiB later, each
 /// thread's arena keeps tens of MiB for good.
 const ALWAYS_GIVEN_BACK: usize = 32 * 1024 * 1024 + 4096;
+/// The fields of an ARC set (RFC 8617 section 4.1).
+const ARC_FIELDS: [&str; 3] = ["ARC-Seal", "ARC-Message-Signature", "ARC-Authentication-Results"];
 /// How long a message waits for its share of the memory budget.
 const MEMORY_WAIT: Duration = Duration::from_secs(60);
 
@@ -152,9 +154,10 @@ impl Authenticator {
             self.arc(mail, &message, deadline)
         );
         let (mut judged, mut signatures) = (Vec::new(), Vec::new());
+        let repeated = acceptable::repeated(&mail.headers);
         for output in dkim {
             let key = self.key_objection(&output, deadline).await;
-            let (output, signature) = weighed(&message, output, key);
+            let (output, signature) = weighed(&message, output, key, &repeated);
             judged.push(output);
             signatures.push(signature);
         }
@@ -175,7 +178,7 @@ impl Authenticator {
             let is_dkim = acceptable::is_dkim_signature(field);
             signatures += usize::from(is_dkim);
             if is_dkim && signatures > self.max_signatures
-                || acceptable::is_signature(field) && !acceptable::is_bounded(field)
+                || acceptable::is_signature(field) && !acceptable::is_bounded(field, mail.headers.len())
             {
                 continue;
             }
@@ -288,9 +291,13 @@ impl Authenticator {
             return Outcome::Policy;
         }
         let verify = self.resolver.verify_arc(Parameters::new(message).with_cache(&self.caches.dkim));
-        match timeout_at(deadline, verify).await {
-            Ok(output) => dkim_outcome(output.result()),
-            Err(_) => Outcome::TempError,
+        let Ok(output) = timeout_at(deadline, verify).await else { return Outcome::TempError };
+        match dkim_outcome(output.result()) {
+            // Without an ARC-Message-Signature the library looks no further; half a set is a broken chain (RFC 8617 section 5.2).
+            Outcome::None if mail.headers.iter().any(|field| ARC_FIELDS.iter().any(|name| field.is(name))) => {
+                Outcome::Fail
+            }
+            outcome => outcome,
         }
     }
 
@@ -315,11 +322,13 @@ impl Authenticator {
     }
 }
 
-/// What a result of the library is worth, for DMARC and for the record; `key` says what speaks against the key.
+/// What a result of the library is worth, for DMARC and for the record; `key` says what speaks against the key, `repeated` what is
+/// in the message more often than it may be.
 fn weighed<'m>(
     message: &'m AuthenticatedMessage<'m>,
     output: DkimOutput<'m>,
     key: Option<(DkimResult, Outcome, &'static str)>,
+    repeated: &[(&str, usize)],
 ) -> (DkimOutput<'m>, Signature) {
     let field = output.signature().and_then(|signature| {
         message.dkim_signatures().iter().find(|field| std::ptr::eq(&raw const field.header, signature))
@@ -335,7 +344,7 @@ fn weighed<'m>(
         false => output,
     };
     let found = Signature::from(&output);
-    let objection = acceptable::objection(field.value, &field.header)
+    let objection = acceptable::objection(field.value, &field.header, repeated)
         .map(|(outcome, why)| (DkimResult::PermError(Error::Parse), outcome, why));
     match objection.or(key) {
         None => (output, found),

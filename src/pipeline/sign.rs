@@ -21,7 +21,7 @@ use crate::mail::{Address, Body, Header, Headers, Reply};
 /// The fields that every signature covers, each once more than it is there, so that none can be added (RFC 6376 sections
 /// 5.4.1 and 8.15): what readers see, and how the body is read. Date and Message-ID are exceptions where they are missing, see
 /// [`covered`].
-const CORE: [&str; 13] = [
+pub(super) const CORE: [&str; 13] = [
     "From",
     "Sender",
     "Reply-To",

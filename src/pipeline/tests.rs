@@ -104,6 +104,47 @@ async fn forged_fields_go_and_foreign_results_stay_before_and_after_the_queue() 
 }
 
 #[tokio::test]
+async fn an_arc_chain_that_is_not_whole_fails_and_one_too_long_is_not_looked_at() {
+    let (pipeline, _) = pipeline();
+    let results = |i: usize| format!("ARC-Authentication-Results: i={i}; relay.example; dkim=pass\r\n");
+    let signature = |i: usize| {
+        format!("ARC-Message-Signature: i={i}; a=rsa-sha256; d=relay.example; s=x; h=From; bh=AAAA; b=AAAA\r\n")
+    };
+    let seal = |i: usize| {
+        let cv = if i == 1 { "none" } else { "pass" };
+        format!("ARC-Seal: i={i}; a=rsa-sha256; cv={cv}; d=relay.example; s=x; b=AAAA\r\n")
+    };
+    let set = |i: usize| [seal(i), signature(i), results(i)].concat();
+    let sets = |count: usize| (1..=count).rev().map(set).collect::<String>();
+    for (what, fields, expected) in [
+        ("no set", String::new(), "none"),
+        ("a seal alone", seal(1), "fail"),
+        ("results alone", results(1), "fail"),
+        ("a signature alone", signature(1), "fail"),
+        ("no results", [seal(1), signature(1)].concat(), "fail"),
+        ("two seals of one set", [seal(1), set(1)].concat(), "fail"),
+        ("a gap", [set(3), set(1)].concat(), "fail"),
+        ("no first set", set(2), "fail"),
+        ("instance 0", set(0), "fail"),
+        ("instance 51", set(51), "fail"),
+        (
+            "a field that cannot be read",
+            ["ARC-Seal: nonsense\r\n".to_owned(), signature(1), results(1)].concat(),
+            "fail",
+        ),
+        ("another body", sets(2), "fail"),
+        ("more than are looked at", sets(11), "policy"),
+        ("more than there may be", sets(51), "policy"),
+    ] {
+        let message = mail(&format!("{fields}To: a@b.example\r\n\r\nbody\r\n"), &["support@acme.example"]);
+        let mut headers = message.headers.clone();
+        headers.apply(&pipeline.judge(&message).await.edits);
+        let field = headers.first("Authentication-Results").unwrap().text();
+        assert!(field.ends_with(&format!("; arc={expected}")), "{what}: {field}");
+    }
+}
+
+#[tokio::test]
 async fn what_came_past_the_milter_is_tagged_none_and_loses_our_results() {
     let (pipeline, connector) = pipeline();
     let mut message = mail(FORGED, &["support@acme.example"]);

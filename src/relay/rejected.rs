@@ -25,7 +25,7 @@ pub const FIELD: &str = "X-Refused-By-Ticket-System";
 /// How long the hand-over may take. The endpoint's deadline (540 s at most) is over by then: both together lie within the
 /// 600 s that Postfix waits for the reply to a message by LMTP (`lmtp_data_done_timeout`).
 const DEADLINE: Duration = Duration::from_secs(50);
-/// Characters of the endpoint's words that are quoted in [`FIELD`]; a line has 998 at most.
+/// Octets of the endpoint's words that are quoted in [`FIELD`]; a line has 998 at most (RFC 5322 section 2.1.1).
 const WORDS_MAX: usize = 400;
 
 /// The way to the company's mailbox for refused mail.
@@ -133,8 +133,8 @@ impl HandBack {
 /// The field that says who was refused, and with which words.
 pub fn refused_field(connector: &str, refused: &[(Path, Reply)]) -> Header {
     let one = |(to, reply): &(Path, Reply)| {
-        let words: String =
-            reply.to_string().chars().take(WORDS_MAX).map(|c| if c == '"' { '\'' } else { c }).collect();
+        let said = reply.to_string();
+        let words = said.get(..said.floor_char_boundary(WORDS_MAX)).unwrap_or(&said).replace('"', "'");
         format!(";\r\n\tto={to}; reply=\"{words}\"")
     };
     let each: String = refused.iter().take(REFUSALS_MAX).map(one).collect();
@@ -143,3 +143,20 @@ pub fn refused_field(connector: &str, refused: &[(Path, Reply)]) -> Header {
 
 /// Refusals told in [`FIELD`] at most; all of a message mostly have the same words.
 const REFUSALS_MAX: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_of_the_field_is_too_long_whatever_was_said_to_whom() {
+        let to = Path::parse(format!("{}@acme.example", "a".repeat(300)).as_bytes()).unwrap();
+        for letter in ["a", "\u{fc}", "\u{3042}", "\""] {
+            let line = letter.repeat(200);
+            let reply = Reply::from_lines(550, None, vec![line.as_str(); 20]);
+            let field = refused_field("acme", &vec![(to.clone(), reply); 2 * REFUSALS_MAX]);
+            assert!(field.raw().split(|&octet| octet == b'\n').all(|line| line.len() <= 998), "{letter}");
+            assert_eq!(field.raw().iter().filter(|&&octet| octet == b'"').count(), 2 * REFUSALS_MAX, "{letter}");
+        }
+    }
+}

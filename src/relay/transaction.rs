@@ -264,6 +264,10 @@ impl<'a> Transaction<'a> {
         }
         let outcome = if reply.is_success() {
             Recipient::Accepted
+        } else if self.has_accepted() && is_too_many_recipients(&reply) {
+            // RFC 5321 section 4.5.3.1.10: temporary. The others go, and this one the next time, with fewer beside it.
+            let text = format!("{} said: {}", dialogue.peer(), reply.as_reply());
+            Recipient::Decided(Reply::new(452, 5, 3, text))
         } else if is_misunderstanding(&reply) || self.is_about_account(&reply) {
             // The others may yet pass.
             let failure = dialogue.failure(Cause::Session(Step::Rcpt, reply));
@@ -394,6 +398,15 @@ async fn send_message<S: Stream>(dialogue: &mut Dialogue<S>, mail: &Mail) -> Res
 fn is_misunderstanding(reply: &RemoteReply) -> bool {
     let about_address = reply.as_reply().enhanced().is_some_and(|code| code.starts_with("5.1."));
     (500..=504).contains(&reply.code) && !about_address
+}
+
+/// `5.5.3` (RFC 3463 section 3.6), or the 552 that RFC 821 had for it.
+fn is_too_many_recipients(reply: &RemoteReply) -> bool {
+    let said = reply.as_reply();
+    match said.enhanced() {
+        Some(code) => code == "5.5.3",
+        None => reply.code == 552 && said.text().to_lowercase().contains("too many recipients"),
+    }
 }
 
 /// X.7.8 to X.7.13: credentials, mechanism, encryption, password, account (RFC 4954 section 6, RFC 5248 section 2.4). An

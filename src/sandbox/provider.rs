@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::outbox::{json, read_json};
 use super::{SandboxError, archive};
-use crate::attach::milter::{self, session::MessageLimits};
+use crate::attach::milter::{self, message::MessageLimits};
 use crate::config::Listen;
 use crate::mail::{Budget, Connection, Domain, Envelope, Mail, Path as MailPath, Reply, Spool, Verdict};
 use crate::pipeline::{Examination, Examiner, Judge, Outcome};

@@ -146,7 +146,7 @@ impl Counting {
         for decision in RELAY_DECISIONS {
             board.add(&RELAYED, &[connector, mode, decision], 0);
         }
-        for cause in CAUSES.into_iter().map(|(_, cause)| cause).chain(REFUSALS) {
+        for cause in CAUSES.into_iter().map(|(_, cause)| cause).chain(REFUSALS).chain([OTHER]) {
             board.add(&RELAY_TROUBLE, &[connector, "error", cause], 0);
         }
         for outcome in ["restored", "lost"] {

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Board, Source, process};
+use super::{Board, Readiness, Source, process};
 use crate::attach::accept::{self, Listener, Stream};
 use crate::attach::slots::Slots;
 
@@ -38,15 +38,18 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 pub struct Status {
     board: Arc<Board>,
     source: Arc<dyn Source>,
-    /// One look at a time: gauges are taken away and set anew.
-    look: Mutex<()>,
+    /// One look at a time: gauges are taken away and set anew. It is held until the look has ended, however long whoever asked for
+    /// it waits: no number of questions to a file system that hangs makes more than one thread wait for it.
+    look: Arc<Mutex<()>>,
+    /// The same for `/ready`, which looks at other files.
+    look_at_sockets: Arc<Mutex<()>>,
 }
 
 impl Status {
     /// Tells what `board` has and `source` knows.
     pub fn new(board: Arc<Board>, source: Arc<dyn Source>) -> Self {
         process::begin();
-        Self { board, source, look: Mutex::new(()) }
+        Self { board, source, look: Arc::default(), look_at_sockets: Arc::default() }
     }
 
     /// Everything for `/metrics`.
@@ -54,13 +57,15 @@ impl Status {
     /// # Errors
     /// As [`Board::text`], or the measurement failed.
     pub async fn metrics(&self) -> Result<String, String> {
-        let _alone = self.look.lock().await;
+        let alone = Arc::clone(&self.look).lock_owned().await;
         let (board, source) = (Arc::clone(&self.board), Arc::clone(&self.source));
         let measure = move || {
             board.clear_gauges();
             process::measure(&board);
             source.measure(&board);
-            board.text()
+            let text = board.text();
+            drop(alone);
+            text
         };
         tokio::task::spawn_blocking(measure).await.map_err(|error| error.to_string())?
     }
@@ -82,8 +87,11 @@ impl Status {
             },
             "/health" => respond(StatusCode::OK, PLAIN, "alive\n".to_owned()),
             "/ready" => {
-                let source = Arc::clone(&self.source);
-                let readiness = tokio::task::spawn_blocking(move || source.readiness()).await.unwrap_or_default();
+                let (source, alone) = (Arc::clone(&self.source), Arc::clone(&self.look_at_sockets).lock_owned().await);
+                let look = move || (source.readiness(), alone).0;
+                let readiness = tokio::task::spawn_blocking(look)
+                    .await
+                    .unwrap_or_else(|error| Readiness { failed: vec![error.to_string()], degraded: Vec::new() });
                 let ready = readiness.failed.is_empty();
                 let mut text = String::from(if ready { "ready\n" } else { "not ready\n" });
                 readiness.failed.iter().for_each(|reason| text.push_str(&format!("failed: {reason}\n")));

@@ -1,12 +1,15 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use tokio::time::timeout;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 
 use super::counting::messages;
 use super::list::{ALL, Kind};
-use super::{Board, Counting};
+use super::{Board, Counting, Readiness, Source, Status};
 
 /// The numbers after `log` has logged.
 fn counted(log: impl FnOnce()) -> String {
@@ -144,6 +147,20 @@ fn an_attempt_to_relay_counts_with_its_replies_and_its_trouble() {
 }
 
 #[test]
+fn what_wants_somebody_to_act_is_there_before_it_happens_whatever_its_cause() {
+    // Prometheus sees no increase in a number that begins with 1, and nobody would be woken.
+    let board = Board::new().unwrap();
+    Counting::expect(&board, "acme", "transport", &["milter"]);
+    let text = board.text().unwrap();
+    for cause in ["credentials", "certificate", "password_file", "send_as_denied", "other"] {
+        has(
+            &text,
+            &format!("deskmilter_relay_trouble_total{{cause=\"{cause}\",connector=\"acme\",level=\"error\"}} 0"),
+        );
+    }
+}
+
+#[test]
 fn what_strangers_choose_never_becomes_a_label() {
     let text = counted(|| {
         for n in 0..50 {
@@ -169,4 +186,42 @@ fn a_lower_level_of_the_log_does_not_stop_the_counting() {
     });
     has(&text, "deskmilter_log_lines_total{level=\"info\"} 1");
     has(&text, "deskmilter_log_lines_total{level=\"warn\"} 1");
+}
+
+/// A source on a file system that hangs.
+#[derive(Debug, Default)]
+struct Hanging {
+    begun: AtomicUsize,
+    goes_on: AtomicBool,
+}
+
+impl Hanging {
+    fn hang(&self) {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        while !self.goes_on.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Source for Hanging {
+    fn measure(&self, _: &Board) {
+        self.hang();
+    }
+
+    fn readiness(&self) -> Readiness {
+        Readiness::default()
+    }
+}
+
+#[tokio::test]
+async fn however_often_a_file_system_that_hangs_is_asked_for_one_thread_waits_for_it() {
+    let source = Arc::new(Hanging::default());
+    let status = Status::new(Arc::new(Board::new().unwrap()), Arc::clone(&source) as Arc<dyn Source>);
+    for _ in 0..5 {
+        assert!(timeout(Duration::from_millis(100), status.metrics()).await.is_err());
+    }
+    assert_eq!(source.begun.load(Ordering::SeqCst), 1);
+    source.goes_on.store(true, Ordering::SeqCst);
+    assert!(status.metrics().await.unwrap().contains("process_start_time_seconds"));
 }

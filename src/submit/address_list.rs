@@ -32,11 +32,15 @@ pub(super) fn addresses(list: &str) -> Result<Vec<String>, String> {
                 element.text.clear();
             }
             '<' | '>' => return Err(unreadable(list)),
-            // What was before it is the name of a group.
+            // What was before it is the name of a group, but not where it was somebody's address.
+            ':' if element.bracketed.is_none() && element.has_domain => return Err(unreadable(list)),
             ':' if element.bracketed.is_none() => element.text.clear(),
             ',' | ';' => found.extend(std::mem::take(&mut element).address()?),
             '\r' | '\n' => element.text.push(' '),
-            _ => element.text.push(c),
+            _ => {
+                element.has_domain |= c == '@';
+                element.text.push(c);
+            }
         }
     }
     found.extend(element.address()?);
@@ -49,6 +53,8 @@ struct Element {
     /// Without comments, from the angle brackets on where there are some.
     text: String,
     bracketed: Option<String>,
+    /// An `@` outside quotes and brackets.
+    has_domain: bool,
 }
 
 impl Element {
@@ -155,6 +161,8 @@ mod tests {
             ("\"a b\"@c.example, <\"d>,e\"@f.example>", &["\"a b\"@c.example", "\"d>,e\"@f.example"]),
             ("Team: a@b.example, Jane <c@d.example>; , e@f.example", &["a@b.example", "c@d.example", "e@f.example"]),
             ("undisclosed-recipients:;", &[]),
+            ("\"us@home\": a@b.example;", &["a@b.example"]),
+            ("mailto:a@b.example", &["a@b.example"]),
             ("a@[192.0.2.1], b@[IPv6:2001:db8::1]", &["a@[192.0.2.1]", "b@[IPv6:2001:db8::1]"]),
             ("<@x.example,@y.example:a@b.example>", &["@x.example,@y.example:a@b.example"]),
             ("j\u{fc}rgen@b.example", &["j\u{fc}rgen@b.example"]),
@@ -180,6 +188,8 @@ mod tests {
             "=?utf-8?Q?a=40b.example?=",
             "j\u{fffd}rgen@b.example",
             "@b.example",
+            "a@b.example: c@d.example",
+            "a@b.example:25",
             "\"Jane a@b.example, c@d.example",
             "(Jane a@b.example, c@d.example",
         ] {

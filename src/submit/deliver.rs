@@ -1,16 +1,20 @@
 //! LMTP (RFC 2033) to the daemon's socket, as a client that waits.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path as FilePath;
 use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, sockopt};
+use nix::sys::time::TimeVal;
 
 use super::outcome::{EX_NOPERM, EX_TEMPFAIL, Failure};
 use crate::mail::{Path, Reply};
 
 /// For a reply: longer than the daemon takes for a whole hand-over.
 const REPLY_MAX: Duration = Duration::from_secs(600);
-/// For the daemon to take octets.
+/// For the daemon to take the connection, or octets.
 const WRITE_MAX: Duration = Duration::from_secs(300);
 /// Octets of a reply line at most.
 const LINE_MAX: u64 = 4_096;
@@ -33,14 +37,27 @@ pub(super) fn deliver(
         let remedy = match error.kind() {
             ErrorKind::PermissionDenied => "; put this user into transport.socket_group",
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => "; is deskmilter running?",
+            // What the system says is but "temporarily unavailable".
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                "; no answer in time: is deskmilter stuck, or the company host?"
+            }
             _ => "",
         };
         Failure::new(code, format!("{}: {error}{remedy}", socket.display()))
     };
-    let stream = UnixStream::connect(socket).map_err(failed)?;
+    let stream = connect(socket, WRITE_MAX).map_err(failed)?;
     stream.set_read_timeout(Some(REPLY_MAX)).map_err(failed)?;
     stream.set_write_timeout(Some(WRITE_MAX)).map_err(failed)?;
     Client { stream: BufReader::new(stream) }.transaction(sender, recipients, message, name).map_err(failed)
+}
+
+/// Connects within `wait`: where the socket's queue is full, connect(2) waits for room, and for ever unless told.
+fn connect(socket: &FilePath, wait: Duration) -> io::Result<UnixStream> {
+    let stream = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let wait = i64::try_from(wait.as_secs()).unwrap_or(i64::MAX);
+    setsockopt(&stream, sockopt::SendTimeout, &TimeVal::new(wait, 0))?;
+    nix::sys::socket::connect(stream.as_raw_fd(), &UnixAddr::new(socket)?)?;
+    Ok(stream.into())
 }
 
 struct Client {
@@ -160,6 +177,25 @@ mod tests {
         let outcome = deliver(&socket, &path("a@b.example"), &[path("c@d.example")], b"A: b\r\n\r\n", "b.example");
         service.join().unwrap();
         outcome.map_err(|failure| failure.code)
+    }
+
+    #[test]
+    fn a_socket_whose_queue_is_full_is_not_waited_for_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("x.sock");
+        let listener =
+            nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        nix::sys::socket::bind(listener.as_raw_fd(), &UnixAddr::new(&socket).unwrap()).unwrap();
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(1).unwrap()).unwrap();
+        let mut waiting = Vec::new();
+        let error = loop {
+            assert!(waiting.len() < 10, "the queue is never full");
+            match connect(&socket, Duration::from_secs(1)) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod message;
 mod outcome;
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path as FilePath, PathBuf};
 
 use crate::config::SubmissionSocket;
@@ -36,10 +36,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match submit(arguments) {
         Ok(()) => 0,
         Err(failure) => {
-            eprintln!("deskmilter submit: {failure}");
+            complain(&format!("deskmilter submit: {failure}"));
             failure.code
         }
     }
+}
+
+/// Writes a line to standard error. Where nobody reads it, the exit code must still say what became of the message: whoever is told
+/// of a failure sends it again.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Arguments, message, sender, recipients, socket, delivery.
@@ -79,7 +85,7 @@ fn submit(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> 
     let socket = socket_for(&sockets, &qualified(&speaker, &origin), &configuration)?;
     let replies = deliver::deliver(&socket.path, &sender, &unique(recipients), &message.wire(), &origin)?;
     if arguments.is_verbose {
-        replies.iter().for_each(|(recipient, reply)| eprintln!("{recipient} {reply}"));
+        replies.iter().for_each(|(recipient, reply)| complain(&format!("{recipient} {reply}")));
     }
     outcome::of(&replies)
 }

@@ -194,6 +194,13 @@ fn mail_without_a_credential_is_taken_and_loses_what_only_others_may_say() {
         "an end user wrote it, not the company's deskmilter"
     );
     assert!(support::fields(&got, "X-Deskmilter-Anything").is_empty());
+    // The server of a company without deskmilter puts its own Received above what its end user makes up.
+    let made_up = "Received: from pc by mx.acme.example (Postfix) with ESMTPS id 1; Sun, 22 Nov 2026 08:00:00 +0000\r\n\
+        Received: by mx.acme.example (deskmilter connector=acme); Sun, 22 Nov 2026 08:00:00 +0000\r\n\
+        X-Deskmilter-Sender-Auth: pass; reason=dmarc; from=acme.example\r\n";
+    let got = desk.send_as(&acme, SUPPORT, &[made_up.as_bytes(), &from_jane("Order").octets()].concat());
+    assert_eq!(judged(&got).0, PASS);
+    assert!(said(&got, "X-Deskmilter-Sender-Auth").is_empty(), "{}", String::from_utf8_lossy(&got));
 
     // A domain whose sets are all revoked: forwarding goes on, and mail is taken.
     desk.credential(&format!("revoke {}", other.number));

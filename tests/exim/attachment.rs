@@ -143,6 +143,31 @@ fn what_a_configuration_does_to_our_work_is_told() {
 }
 
 #[test]
+fn a_login_and_a_socket_that_exim_does_not_know_are_told_until_its_files_are_written_anew() {
+    let site = Site::new(SINGLE);
+    let file = site.at("exim.conf");
+    site.succeeds("--apply", &file);
+    let path = site.at("deskmilter.toml");
+    let text = fs::read_to_string(&path).unwrap().replace("/exim.sock", "/other.sock");
+    let logins = "logins = [{ name = \"desk\", ";
+    let more = "logins = [{ name = 'ACME\\desk:2{$', addresses = [\"support@acme.example\"] }, { name = \"desk\", ";
+    assert!(text.contains(logins));
+    fs::write(&path, text.replace(logins, more)).unwrap();
+    let told = String::from_utf8(site.run("--check", &file).stdout).unwrap();
+    assert!(told.contains("fail  logins: Exim does not know the login ACME"), "{told}");
+    assert!(told.contains("fail  asked: the DATA ACL asks") && told.contains("other.sock (exim.listen)"), "{told}");
+    site.succeeds("--apply", &file);
+    let told = String::from_utf8(site.run("--check", &file).stdout).unwrap();
+    assert!(!told.contains("fail  logins") && !told.contains("fail  asked"), "{told}");
+    // Exim reads the login as it is.
+    let asked = fs::read_to_string(site.at("deskmilter/macros")).unwrap();
+    let list = asked.lines().find_map(|line| line.strip_prefix("DESKMILTER_LOGINS = ")).unwrap();
+    let question = format!("${{if inlisti{{${{base64d:QUNNRVxkZXNrOjJ7JA==}}}}{{{list}}}{{known}}{{unknown}}}}");
+    let output = Command::new(exim_program()).arg("-C").arg(&file).args(["-be", &question]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "known", "{question} {output:?}");
+}
+
+#[test]
 fn debians_split_configuration_gets_files_of_ours_and_is_given_back() {
     let site = Site::new("");
     let debian = exim_program().ancestors().nth(3).unwrap().join("etc/exim4");

@@ -91,6 +91,39 @@ fn field_names_that_exim_would_expand_or_set_apart_are_names_as_any() {
 }
 
 #[test]
+fn an_address_that_exim_alone_takes_leads_nobody_past_us() {
+    let site = start();
+    for (n, sender) in
+        ["a\\\"b@stranger.example", "a\\ b@stranger.example", "a\u{e4}@stranger.example"].iter().enumerate()
+    {
+        let message = Message::new("boss@acme.example", "sales@acme.example", "Trust me")
+            .field("Authentication-Results", "mx.acme.example; dmarc=pass header.d=forged.example")
+            .field("X-Deskmilter-Sender-Auth", "pass; reason=dmarc; t=1; mac=AAAA")
+            .octets();
+        let reply = site.exim.submit_as(&Site::stranger(), sender, &["sales@acme.example"], &message);
+        assert_eq!(reply.code, 250, "{sender}: {reply}");
+        let delivered = String::from_utf8_lossy(&site.exim.wait_for_mail("sales@acme.example", n + 1)[n]).into_owned();
+        assert!(!delivered.contains("forged.example") && !delivered.contains("AAAA"), "{sender}: {delivered}");
+        assert!(delivered.contains("X-Deskmilter-Sender-Auth: "), "{sender}: {delivered}");
+    }
+}
+
+#[test]
+fn fields_behind_a_line_that_exim_alone_takes_for_one_are_hidden_from_nobody() {
+    let site = start();
+    for line in [&b": no name"[..], b"N\xe4me: x", b"Authentication-Results\r\n : mx.acme.example; dmarc=pass"] {
+        let message = Message::new("a@plain.example", SUPPORT, "Trust me").octets();
+        let hidden = b"\r\nX-Deskmilter-Tags: vip\r\n";
+        let message = [line, hidden, &message[..]].concat();
+        let shown = String::from_utf8_lossy(line).into_owned();
+        let reply =
+            site.exim.submit_as(&Site::stranger(), "a@plain.example", &["sales@acme.example", SUPPORT], &message);
+        assert!(reply.code == 550 && reply.text.starts_with("5.6.0 a line of the header section"), "{shown}: {reply}");
+    }
+    assert!(site.exim.queue().is_empty() && site.desk.tickets().is_empty());
+}
+
+#[test]
 fn mail_that_is_none_of_our_business_is_not_looked_at() {
     let site = start();
     let message = Message::new("a@plain.example", "someone@other.example", "hello").octets();

@@ -64,6 +64,18 @@ fn what_routers_transports_and_rewriting_do_to_preserved_fields_is_undone_before
 }
 
 #[test]
+fn a_line_that_only_exim_takes_for_a_field_keeps_a_notification_in_the_queue_and_cuts_nothing_off() {
+    let router = "  headers_add = N\u{e4}me: x\\nX-Below: y\n";
+    let site = EximSite::start(EximTerms { router, ..EximTerms::default() });
+    let reply = site.login(SUPPORT_LOGIN).send(SUPPORT, &[JANE], &notification().octets());
+    assert_eq!(reply.code, 250, "{reply}\n{}", site.logs());
+    site.exim.wait_for("a deferral", || site.exim.log().contains(" == jane@customer.example"));
+    assert!(site.customer.transactions().is_empty(), "nothing leaves in part");
+    assert_eq!(site.exim.queue().len(), 1);
+    assert!(site.daemon.log().contains("look at headers_add"), "{}", site.daemon.log());
+}
+
+#[test]
 fn exims_own_dkim_stands_beside_ours() {
     let site = EximSite::start(EximTerms {
         transport: "  dkim_domain = acme.example\n  dkim_selector = own\n  dkim_private_key = OWNKEY\n",

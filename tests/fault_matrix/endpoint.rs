@@ -42,7 +42,7 @@ faults! {
         later("451 4.4.2 … timed out (DATA)") => "an endpoint under load";
     too_late (transport, inline): "takes the message, and answers after `endpoint.deadline`", on("DOT", TOO_LATE),
         later("451 4.4.2 … timed out (waiting for the reply to the message)").each(taken).in_the_end(2)
-        => "raise `endpoint.deadline`; merge the two tickets";
+        => "raise `endpoint.deadline` (inline, 120 s at most count); merge the two tickets";
 
     // Lost connections.
     drops_at_connect (transport, inline): "closes instead of a greeting", close("GREETING"),

@@ -47,3 +47,41 @@ fn mail_by_sendmail_for_both_kinds_arrives_at_both_also_after_the_endpoint_was_d
     assert_eq!((site.desk.tickets().len(), delivered(&site, SUPPORT)), (2, 0));
     assert!(!site.postfix.log().contains("status=bounced"));
 }
+
+#[test]
+fn a_postfix_that_speaks_the_oldest_protocol_is_told_of_each_recipient_too() {
+    let site = site("", "milter_protocol = 2\n");
+    let mut session = connect(site.postfix.address());
+    session.expect(250, &format!("MAIL FROM:<{STRANGER}>"));
+    session.expect(250, &format!("RCPT TO:<{SUPPORT}>"));
+    session.expect(452, &format!("RCPT TO:<{SALES}>"));
+    session.expect(354, "DATA");
+    let reply = session.data(&message("by protocol 2"));
+    assert_eq!(reply.code, 250, "{reply}\n{}", site.daemon.log());
+    site.postfix.wait_for_empty_queue();
+    assert_eq!((site.desk.tickets().len(), delivered(&site, SUPPORT), delivered(&site, SALES)), (1, 0, 0));
+}
+
+#[test]
+fn a_support_address_is_removed_in_every_spelling_that_postfix_takes_and_before_its_alias_is_looked_up() {
+    let alias = "virtual_alias_maps = inline:{ { support@acme.example = boss@acme.example } }\n";
+    let site = site("", &format!("{alias}enable_original_recipient = no\n"));
+    let spellings = [
+        "<support@acme.example.>",
+        "<\"support\"@acme.example>",
+        "<@relay.example:support@acme.example>",
+        "support@acme.example",
+        "<SUPPORT@ACME.EXAMPLE>",
+    ];
+    for (n, to) in (1..).zip(spellings) {
+        let mut session = connect(site.postfix.address());
+        session.expect(250, &format!("MAIL FROM:<{STRANGER}>"));
+        session.expect(250, &format!("RCPT TO:{to}"));
+        session.expect(354, "DATA");
+        let reply = session.data(&message(to));
+        assert_eq!(reply.code, 250, "{to}: {reply}");
+        assert_eq!(site.desk.tickets().len(), n, "{to}");
+    }
+    site.postfix.wait_for_empty_queue();
+    assert_eq!((delivered(&site, "boss@acme.example"), delivered(&site, SUPPORT)), (0, 0));
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deskmilter::mail::Reply;
-use support::endpoint::Action;
+use support::endpoint::{Action, Endpoint, Script};
 use support::{Site, wait_within};
 
 use super::later_milter::LaterMilter;
@@ -63,4 +63,20 @@ fn what_the_endpoint_takes_when_the_mta_has_gone_is_remembered() {
         },
     );
     assert_eq!(taken(&desk), 1, "{}", site.daemon.log());
+}
+
+#[test]
+fn what_the_sandbox_has_taken_is_handed_to_the_ticket_system_that_comes_after_it() {
+    let (mut site, later) = with_a_later_milter();
+    let message = message("taken by the sandbox alone");
+    assert_eq!(submit(&site, &[SUPPORT], &message).code, 451);
+    assert_eq!(site.desk.tickets().len(), 1);
+    // The postmaster has tried it out, and writes the real endpoint into the configuration.
+    site.set_password(super::PASSWORD);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let desk = runtime.block_on(Endpoint::start(Script::default()));
+    site.point_at(desk.port, &desk.ca);
+    later.relent();
+    assert_eq!(submit(&site, &[SUPPORT], &message).code, 250);
+    assert_eq!((taken(&desk), site.desk.tickets().len()), (1, 1), "{}", site.daemon.log());
 }

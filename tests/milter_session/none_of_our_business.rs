@@ -26,6 +26,40 @@ async fn mail_of_no_connector_is_let_go_at_data_and_the_judge_is_asked_once() {
 }
 
 #[tokio::test]
+async fn an_mta_that_sends_its_content_all_the_same_gets_an_answer_wherever_it_waits_for_one() {
+    let content = [(b'L', &b"A\0 b\0"[..]), (b'N', b""), (b'B', b"body\r\n"), (b'E', b"")];
+    let mut daemon = Daemon::new(Act::Pass);
+    for protocol in [0, PROTOCOL] {
+        let mut mta = daemon.unix().await;
+        let waits = mta.negotiate(6, protocol).await == 0;
+        for to in ["x@else.example", "support@acme.example", "x@else.example"] {
+            let ours = to.starts_with("support");
+            let envelope = [(b'M', "<a@b.example>\0".to_owned()), (b'R', format!("<{to}>\0"))];
+            for (code, payload) in envelope {
+                mta.send(code, payload.as_bytes()).await;
+                if waits {
+                    mta.expect('c').await;
+                }
+            }
+            mta.send(b'T', b"").await;
+            mta.expect(if ours { 'c' } else { 'a' }).await;
+            for (code, payload) in content {
+                mta.send(code, payload).await;
+                if waits || code == b'E' {
+                    mta.expect(if ours { 'c' } else { 'a' }).await;
+                }
+            }
+            mta.send(b'E', b"").await;
+            mta.expect_silence().await;
+            if ours {
+                assert!(daemon.seen().await.wire.ends_with(b" b\r\n\r\nbody\r\n"));
+            }
+        }
+    }
+    daemon.nothing_judged();
+}
+
+#[tokio::test]
 async fn without_data_it_is_let_go_at_the_first_answer_after_the_recipients() {
     let daemon = Daemon::new(Act::Pass);
     let field = (b'L', &b"A\0b\0"[..]);

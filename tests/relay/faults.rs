@@ -130,6 +130,25 @@ fn rows() -> Vec<Row> {
             tickets: 1,
         },
         Row {
+            what: "one RCPT too many, as for good",
+            script: say("RCPT TO:<b@", "552 5.5.3 too many recipients\r\n"),
+            expected: [taken, ("452 4.5.3", "said: 552 5.5.3 too many")],
+            tickets: 1,
+        },
+        Row {
+            what: "one RCPT too many, by the book of 1982",
+            script: without_pipelining(say("RCPT TO:<b@", "552 Too many recipients\r\n")),
+            expected: [taken, ("452 4.5.3", "said: 552 Too many")],
+            tickets: 1,
+        },
+        both("each RCPT too many", say("RCPT", "552 5.5.3 too many recipients\r\n"), "552 5.5.3", "said: too many"),
+        Row {
+            what: "one RCPT over its quota",
+            script: say("RCPT TO:<b@", "552 5.2.2 mailbox full\r\n"),
+            expected: [taken, ("552 5.2.2", "said: mailbox full")],
+            tickets: 1,
+        },
+        Row {
             what: "one RCPT 501",
             script: say("RCPT TO:<b@", "501 what?\r\n"),
             expected: [taken, ("451 4.5.0", "what?")],

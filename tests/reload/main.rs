@@ -256,6 +256,19 @@ fn a_socket_that_cannot_be_opened_is_a_reason_to_change_nothing() {
 }
 
 #[test]
+fn a_socket_that_another_section_names_now_is_not_left_without_anybody_who_serves_it() {
+    let mut site = Site::start();
+    let original = std::fs::read_to_string(site.configuration()).unwrap();
+    let port = free_address();
+    std::fs::write(site.configuration(), format!("{original}\n[metrics]\nlisten = [\"inet:{port}\"]\n")).unwrap();
+    assert!(reload(&mut site).contains("configuration reloaded"));
+    std::fs::write(site.configuration(), format!("{original}\n[lookup]\nlisten = [\"inet:{port}\"]\n")).unwrap();
+    let told = reload(&mut site);
+    assert!(told.contains("not reloaded") && told.contains("is open for [metrics]"), "{told}");
+    assert_eq!(support::http_get(port, "/health").0, 200);
+}
+
+#[test]
 fn what_needs_a_restart_is_told_each_time_and_the_rest_counts() {
     let mut site = Site::start();
     edit(&site, |text| {
@@ -317,23 +330,27 @@ fn a_half_written_authority_is_told_once_and_the_one_before_stays_in_force() {
 
 #[test]
 fn a_replaced_dkim_key_signs_without_a_signal_and_an_unusable_one_does_not() {
-    let site = OutboundSite::start(&Terms::default());
-    let signature = || {
+    let mut site = OutboundSite::start(&Terms::default());
+    let signature = |site: &OutboundSite| {
         let delivered = site.deliver(&site.notification());
         let ours = fields(&delivered, "DKIM-Signature").into_iter();
         let mut ours = ours.map(|field| String::from_utf8_lossy(&field).into_owned());
         let ours = ours.find(|field| field.contains("desk2026")).unwrap_or_else(|| panic!("{}", site.logs()));
         ours.split_whitespace().collect::<String>()
     };
-    assert!(signature().contains("a=rsa-sha256"));
+    assert!(signature(&site).contains("a=rsa-sha256"));
     let path = site.keys().join("desk2026.pem");
     // As a copy that is not complete yet.
     std::fs::write(&path, "-----BEGIN PRIVATE KEY-----\nMIIE").unwrap();
     site.daemon.wait_for_log("WARN a replaced file is not usable");
-    assert!(signature().contains("a=rsa-sha256"));
+    assert!(signature(&site).contains("a=rsa-sha256"));
+    // Whoever asks for a reload is not told that all is well with a key that the next start would stumble over.
+    let told = reload_daemon(&mut site.daemon);
+    assert!(told.contains("configuration not reloaded") && told.contains("desk2026.pem"), "{told}");
+    assert!(signature(&site).contains("a=rsa-sha256"));
     PrivateKey::ed25519().write(&path);
     site.daemon.wait_for_log(&format!("replaced files taken over files={}", path.display()));
-    assert!(signature().contains("a=ed25519-sha256"));
+    assert!(signature(&site).contains("a=ed25519-sha256"));
 }
 
 #[test]

@@ -54,6 +54,20 @@ pub const DIFFERENCES: &[Difference] = &[
         argument: "follows from the DKIM result above: RFC 5322 section 2.3",
     },
     Difference {
+        case: "field added above one that is signed once",
+        method: "dkim",
+        ours: "policy",
+        theirs: "pass",
+        argument: "RFC 6376 section 8.15: a second Subject that is not signed is what readers show; section 3.8: only valid messages are signed",
+    },
+    Difference {
+        case: "field added above one that is signed once",
+        method: "dmarc",
+        ours: "fail p=reject",
+        theirs: "pass",
+        argument: "follows from the DKIM result above: RFC 6376 section 8.15",
+    },
+    Difference {
         case: "expires before it was made",
         method: "dkim",
         ours: "fail",

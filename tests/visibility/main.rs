@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod agreement;
+mod commands;
 mod endpoint;
 mod explain;
 mod logs;

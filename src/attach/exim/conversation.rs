@@ -65,7 +65,8 @@ struct Line {
     rest: Vec<u8>,
 }
 
-/// Reads up to the first line feed. What is longer than [`LINE_MAX`] is cut there, which makes it no request.
+/// Reads up to the first line feed. Of what is longer than [`LINE_MAX`], which makes it no request, the rest is read and dropped: Exim
+/// goes on writing.
 async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Line> {
     let mut text = Vec::new();
     loop {
@@ -82,7 +83,10 @@ async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Lin
             return Ok(Line { text, rest });
         }
         if text.len() > LINE_MAX {
-            text.clear();
+            let mut dropped = Vec::with_capacity(BLOCK);
+            while stream.read_buf(&mut dropped).await? > 0 && !dropped.contains(&b'\n') {
+                dropped.clear();
+            }
             return Ok(Line { text, rest: Vec::new() });
         }
     }
@@ -107,11 +111,13 @@ impl<J: Judge> Conversation<'_, J> {
                 // Whatever became of it.
                 if only_observed { reply::PASS.to_vec() } else { answer }
             }
-            Request::Sign { id, size } => match timeout(MESSAGE_TIME, self.receive(&id, size, rest, stream)).await {
-                Ok(Ok(mail)) => self.sign(mail).await,
-                Ok(Err(refusal)) => reply::refusal(&refusal),
-                Err(_) => reply::refusal(&Reply::new(451, 4, 2, "the message did not come in time")),
-            },
+            Request::Sign { id, size } => {
+                let received = timeout(MESSAGE_TIME, self.receive(&id, size, rest, stream)).await;
+                match received.unwrap_or_else(|_| Err(Reply::new(451, 4, 2, "the message did not come in time"))) {
+                    Ok(mail) => self.sign(mail).await,
+                    Err(refusal) => refused(id.as_str(), &refusal),
+                }
+            }
         }
     }
 
@@ -140,10 +146,7 @@ impl<J: Judge> Conversation<'_, J> {
         let id = id.as_str();
         let content = match self.scanned(&facts).await {
             Ok(content) => content,
-            Err(refusal) => {
-                warn!(queue_id = id, reply = %refusal, "message refused before judging");
-                return reply::refusal(&refusal);
-            }
+            Err(refusal) => return refused(id, &refusal),
         };
         let mail = Mail {
             connection: Arc::new(facts.connection),
@@ -165,7 +168,7 @@ impl<J: Judge> Conversation<'_, J> {
         let Some(id) = facts.id.clone() else { return Err(local_trouble("no id")) };
         let shown = format!("{}/scan/{id}/{id}.eml", spool_directory.display(), id = id.as_str());
         let trouble = |reason: &dyn std::fmt::Display| local_trouble(&format!("{shown}: {reason}"));
-        let (directory, name) = (spool_directory.clone(), id);
+        let (directory, queue_id, name) = (spool_directory.clone(), id.as_str().to_owned(), id);
         let opened = tokio::task::spawn_blocking(move || scan_file::open(&directory, &name)).await;
         let file = opened.map_err(std::io::Error::other).flatten().map_err(|error| {
             trouble(&format!("{error}; is exim.spool_directory right, and deskmilter's user a member of Exim's group?"))
@@ -173,7 +176,7 @@ impl<J: Judge> Conversation<'_, J> {
         let mut file = tokio::fs::File::from_std(file);
         file.set_max_buf_size(BLOCK);
         let mut prefix = Prefix::new(&facts.envelope.sender);
-        let mut intake = Intake::new(&self.service.spool, *message_size, *header_size);
+        let mut intake = Intake::new(&queue_id, &self.service.spool, *message_size, *header_size);
         let mut block = vec![0; BLOCK];
         loop {
             let count = file.read(&mut block).await.map_err(|error| trouble(&error))?;
@@ -181,15 +184,12 @@ impl<J: Judge> Conversation<'_, J> {
                 break;
             }
             let message = prefix.strip(block.get(..count).unwrap_or_default()).map_err(|error| trouble(&error))?;
-            intake.take(message).await.map_err(|unfit| match unfit {
-                Unfit::Headers(error) => Reply::new(552, 3, 4, error.to_string()),
-                Unfit::CarriageReturn => altered(),
-            })?;
+            intake.take(message).await.map_err(unfit_to_judge)?;
         }
         if !prefix.is_complete() {
             return Err(trouble(&"it ends too early"));
         }
-        let content = intake.finish().await;
+        let content = intake.finish().await.map_err(unfit_to_judge)?;
         match facts.body_size {
             Some(size) if size != content.body_size => Err(altered()),
             _ => Ok(content),
@@ -205,17 +205,14 @@ impl<J: Judge> Conversation<'_, J> {
         stream: &mut (impl AsyncRead + Unpin),
     ) -> Result<Mail, Reply> {
         let Settings { message_size, header_size, .. } = *self.settings;
-        let mut intake = Intake::new(&self.service.spool, message_size, header_size);
+        let mut intake = Intake::new(id.as_str(), &self.service.spool, message_size, header_size);
         let mut block = rest;
         let mut left = size;
         loop {
             left = left
                 .checked_sub(block.len() as u64)
                 .ok_or_else(|| Reply::new(451, 3, 5, "more than the message was sent"))?;
-            intake.take(&block).await.map_err(|unfit| match unfit {
-                Unfit::Headers(error) => Reply::new(552, 3, 4, error.to_string()),
-                Unfit::CarriageReturn => Reply::new(451, 3, 5, "the message has CRs before the last hop's filter"),
-            })?;
+            intake.take(&block).await.map_err(unfit_to_sign)?;
             if left == 0 {
                 break;
             }
@@ -226,7 +223,7 @@ impl<J: Judge> Conversation<'_, J> {
                 _ => return Err(Reply::new(451, 4, 2, "the message did not come whole")),
             }
         }
-        let content = intake.finish().await;
+        let content = intake.finish().await.map_err(unfit_to_sign)?;
         Ok(Mail {
             connection: Arc::new(Connection { pass: Pass::Last, ..Connection::default() }),
             envelope: Envelope::default(),
@@ -302,6 +299,30 @@ fn without_own_received(headers: crate::mail::Headers, id: &str) -> crate::mail:
 fn local_trouble(reason: &str) -> Reply {
     error!(reason, "a message for content scanning cannot be read");
     Reply::new(451, 3, 0, "local trouble, this message cannot be judged now; try again later")
+}
+
+/// Of what the filter is told Exim logs no word.
+fn refused(id: &str, refusal: &Reply) -> Vec<u8> {
+    warn!(queue_id = id, reply = %refusal, "message refused before judging");
+    reply::refusal(refusal)
+}
+
+fn unfit_to_judge(unfit: Unfit) -> Reply {
+    match unfit {
+        Unfit::Headers(error) => Reply::new(552, 3, 4, error.to_string()),
+        Unfit::CarriageReturn => altered(),
+        // Its sender's to mend: it will be no other message next time.
+        Unfit::NoField => Reply::new(550, 6, 0, unfit.to_string()),
+    }
+}
+
+/// Exim keeps the message: what is wrong with it came of its configuration, for the ACL has let it in.
+fn unfit_to_sign(unfit: Unfit) -> Reply {
+    match unfit {
+        Unfit::Headers(error) => Reply::new(552, 3, 4, error.to_string()),
+        Unfit::CarriageReturn => Reply::new(451, 3, 5, "the message has CRs before the last hop's filter"),
+        Unfit::NoField => Reply::new(451, 3, 5, format!("{unfit}; look at headers_add of routers and transports")),
+    }
 }
 
 /// The file is not the message: Exim's function that writes it joins all lines of a spool file in wire format.

@@ -3,12 +3,16 @@
 
 use std::io;
 
-use crate::mail::{Body, BodyWriter, Headers, HeadersBuilder, HeadersError, Shortfall, Spool};
+use crate::mail::{Body, BodyWriter, HeaderBlock, Headers, HeadersBuilder, HeadersError, Shortfall, Spool};
 
 /// Takes one message.
 #[derive(Debug)]
 pub(super) struct Intake {
+    /// Exim's id of it, for the log.
+    id: String,
     state: State,
+    /// Octets taken until the header section was complete, lines ended by CRLF.
+    taken: usize,
     spool: Spool,
     message_size: u64,
     body_size: u64,
@@ -38,15 +42,21 @@ pub(super) enum Unfit {
     /// Exim keeps lines ended by LF and turns every other CR into something else on reception.
     #[error("it holds a CR, which Exim's own format has not")]
     CarriageReturn,
+    /// Exim takes for header fields what RFC 5322 section 2.2 does not: a name with octets beyond ASCII, none at all, or one with a
+    /// fold before its colon (`receive.c`). For others the body begins there, so that readers would see two messages.
+    #[error("a line of the header section is no header field (RFC 5322 section 2.2)")]
+    NoField,
     #[error(transparent)]
     Headers(#[from] HeadersError),
 }
 
 impl Intake {
-    /// Keeps up to `message_size` octets in all, and `header_size` of the header section.
-    pub(super) fn new(spool: &Spool, message_size: u64, header_size: usize) -> Self {
+    /// Keeps up to `message_size` octets of message `id` in all, and `header_size` of the header section.
+    pub(super) fn new(id: &str, spool: &Spool, message_size: u64, header_size: usize) -> Self {
         Self {
+            id: id.to_owned(),
             state: State::Headers(HeadersBuilder::new(header_size)),
+            taken: 0,
             spool: spool.clone(),
             message_size,
             body_size: 0,
@@ -76,10 +86,17 @@ impl Intake {
         }
         let body = match &mut self.state {
             State::Body(..) => Some(std::mem::take(&mut wire)),
-            State::Headers(builder) => builder.push(&wire)?.map(|block| {
-                self.state = State::Body(block.headers, BodyWriter::new(&self.spool));
-                block.body
-            }),
+            State::Headers(builder) => {
+                self.taken = self.taken.saturating_add(wire.len());
+                match builder.push(&wire)? {
+                    Some(block) => {
+                        ends_as_it_should(&block, self.taken)?;
+                        self.state = State::Body(block.headers, BodyWriter::new(&self.spool));
+                        Some(block.body)
+                    }
+                    None => None,
+                }
+            }
         };
         if let Some(body) = body {
             self.keep(&body).await;
@@ -90,25 +107,29 @@ impl Intake {
     }
 
     /// Ends the message.
-    pub(super) async fn finish(mut self) -> Content {
+    ///
+    /// # Errors
+    /// As [`Unfit`] says.
+    pub(super) async fn finish(mut self) -> Result<Content, Unfit> {
         if let State::Headers(builder) = self.state {
             let block = builder.finish();
+            ends_as_it_should(&block, self.taken)?;
             self.state = State::Body(block.headers, BodyWriter::new(&self.spool));
             self.keep(&block.body).await;
         }
         let (mut shortfall, body_size) = (self.shortfall, self.body_size);
         let nothing = Body::from_octets(Vec::new());
-        match self.state {
+        Ok(match self.state {
             State::Body(headers, writer) if shortfall.is_none() => {
                 let body = writer.finish().await.unwrap_or_else(|error| {
-                    shortfall = Some(told(&error));
+                    shortfall = Some(told(&self.id, &error));
                     nothing
                 });
                 Content { headers, body, shortfall, body_size }
             }
             State::Body(headers, _) => Content { headers, body: nothing, shortfall, body_size },
             State::Headers(_) => Content { headers: Headers::default(), body: nothing, shortfall, body_size },
-        }
+        })
     }
 
     async fn keep(&mut self, body: &[u8]) {
@@ -122,7 +143,7 @@ impl Intake {
         if size > self.message_size {
             self.shortfall = Some(Shortfall::TooLarge);
         } else if let Err(error) = writer.write(body).await {
-            self.shortfall = Some(told(&error));
+            self.shortfall = Some(told(&self.id, &error));
         }
         if self.shortfall.is_some() {
             // What was kept of it goes.
@@ -131,8 +152,18 @@ impl Intake {
     }
 }
 
-fn told(error: &io::Error) -> Shortfall {
-    tracing::error!(%error, "cannot spool a message body: make room in the state directory, or check owner and mode");
+/// Exim ends every header section by an empty line; without one the builder puts it in.
+fn ends_as_it_should(block: &HeaderBlock, taken: usize) -> Result<(), Unfit> {
+    let length = block.headers.wire_len().saturating_add(block.body.len());
+    if length == taken { Ok(()) } else { Err(Unfit::NoField) }
+}
+
+fn told(queue_id: &str, error: &io::Error) -> Shortfall {
+    tracing::error!(
+        queue_id,
+        %error,
+        "cannot spool a message body: make room in the state directory, or check owner and mode"
+    );
     Shortfall::Spool
 }
 
@@ -141,11 +172,11 @@ mod tests {
     use super::*;
 
     async fn take(message: &[u8], size: usize, limit: u64) -> Result<Content, Unfit> {
-        let mut intake = Intake::new(&Spool::new("/nonexistent"), limit, 1_000);
+        let mut intake = Intake::new("1wABCD-000000001-0AbC", &Spool::new("/nonexistent"), limit, 1_000);
         for chunk in message.chunks(size) {
             intake.take(chunk).await?;
         }
-        Ok(intake.finish().await)
+        intake.finish().await
     }
 
     #[tokio::test]
@@ -163,13 +194,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_without_header_fields_is_all_body() {
-        for (message, body) in [(&b"\nhello\n"[..], &b"hello\r\n"[..]), (b"hello\n", b"hello\r\n"), (b"\n", b"")] {
+        for (message, body) in [(&b"\nhello\n"[..], &b"hello\r\n"[..]), (b"\n", b"")] {
             let content = take(message, 1, 1_000).await.unwrap();
             assert!(content.headers.is_empty());
             let mut wire = Vec::new();
             content.body.append_to(&mut wire).await.unwrap();
             assert_eq!(wire, body);
         }
+    }
+
+    #[tokio::test]
+    async fn what_exim_alone_takes_for_a_header_field_is_not_taken_for_the_beginning_of_the_body() {
+        for line in [&b": no name"[..], b"N\xe4me: x", b"Authentication-Results\n : x"] {
+            let message = [b"From: a@b.example\n", line, b"\nSubject: hidden\n\nbody\n"].concat();
+            for size in [1, 3, 1_000] {
+                let outcome = take(&message, size, 1_000).await;
+                assert!(matches!(outcome, Err(Unfit::NoField)), "{}: {outcome:?}", String::from_utf8_lossy(line));
+            }
+        }
+        assert!(matches!(take(b"hello\n", 1, 1_000).await, Err(Unfit::NoField)), "Exim has an empty line there");
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@
 //! | judged, and relayed where that is done before the queue | the verdict, and whom Exim need not deliver to any more |
 //! | larger than `limits.message_size`, or not to be spooled (disk full) | the verdict, which knows that the body is missing |
 //! | header section larger than `limits.header_size` | 552 5.3.4 |
+//! | header section with a line that is no field | 550 5.6.0 |
 //! | not as Exim received it (`spool_wireformat`), or not to be read | 451 4.3.5 |
 //! | judging took longer than `exim.deadline`, or we are shutting down | 451 |
 //! | on its last hop without a good seal | `defer`: the filter fails, and Exim keeps the message |

@@ -8,7 +8,8 @@
 
 use crate::mail::Path;
 
-/// Splits `$recipients`, which Exim joins by comma and blank. An address may hold both between quotes.
+/// Splits `$recipients`, which Exim joins by comma and blank. An address may hold both, between quotes or after a backslash: Exim
+/// takes one outside of quotes too (`read_local_part` in `parse.c`).
 pub fn recipients(list: &[u8]) -> Vec<&[u8]> {
     let (mut addresses, mut rest) = (Vec::new(), list);
     while !rest.is_empty() {
@@ -20,13 +21,13 @@ pub fn recipients(list: &[u8]) -> Vec<&[u8]> {
     addresses
 }
 
-/// Where the first comma outside of quotes is.
+/// Where the first comma is that stands for itself.
 fn end_of_address(list: &[u8]) -> usize {
     let (mut quoted, mut escaped) = (false, false);
     for (at, &octet) in list.iter().enumerate() {
         match octet {
             _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
+            b'\\' => escaped = true,
             b'"' => quoted = !quoted,
             b',' if !quoted => return at,
             _ => {}
@@ -117,6 +118,7 @@ mod tests {
                 vec![b"a@b.example", b"\"c, \\\"d\"@b.example", b"e@b.example"],
             ),
             (b"\"open, @b.example", vec![b"\"open, @b.example"]),
+            (b"a\\\"b@c.example, a\\,b@c.example", vec![b"a\\\"b@c.example", b"a\\,b@c.example"]),
         ] {
             assert_eq!(recipients(list), expected, "{}", String::from_utf8_lossy(list));
         }

@@ -450,7 +450,8 @@ where
             Ok(written) => written?,
             Err(_) => return Err(ConversationError::WriteTimeout { after }),
         }
-        if self.outgoing.capacity() > READ_MESSAGE {
+        // As for what is read: an idle connection keeps no large buffer.
+        if self.outgoing.capacity() > READ_IDLE {
             self.outgoing = BytesMut::new();
         } else {
             self.outgoing.clear();

@@ -6,7 +6,7 @@
 //! goes afterwards.
 //!
 //! Bytes become a message and a verdict becomes bytes in this order:
-//! [`frame`] (lengths) -> [`command`] (payloads) -> [`session`] (what may follow what; [`macros`], [`client`]) ->
+//! [`frame`] (lengths) -> [`command`] (payloads) -> [`session`] (what may follow what; [`macros`], [`client`], [`message`]) ->
 //! [`conversation`] (the only part with I/O and clocks: reads, spools the body, has the message judged, answers) ->
 //! [`edits`] and [`response`]. [`negotiate`] settles at the beginning of a connection what is sent and answered at all.
 //!
@@ -32,6 +32,7 @@ pub mod frame;
 mod intake;
 pub mod listener;
 pub mod macros;
+pub mod message;
 pub mod negotiate;
 pub mod response;
 pub mod session;
@@ -46,7 +47,7 @@ use arc_swap::ArcSwap;
 use super::slots::Slots;
 use crate::config::Limits;
 use crate::mail::{Budget, Spool};
-use session::MessageLimits;
+use message::MessageLimits;
 
 /// Octets of header section, and of a frame that is not complete yet, that each session may keep (128 KiB): more than nearly all
 /// mail has.

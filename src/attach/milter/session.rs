@@ -7,31 +7,21 @@ use bytes::BytesMut;
 use super::client::ClientFacts;
 use super::command::{self, Command};
 use super::macros::{Macros, Stage};
+use super::message::{Message, MessageLimits, Part};
 use super::negotiate::{Agreement, Event, NegotiateError};
 use super::response::Response;
-use crate::mail::{Connection, Envelope, Header, Headers, Path, Reply, Shortfall};
+use crate::mail::{Connection, Envelope, Headers, Path, Reply, Shortfall};
 
-/// Recipients kept of a message, at most. Postfix takes 1,000 in a transaction. A message with more is judged by these;
-/// what belongs to a later one is treated as if it had come past us.
-pub const RECIPIENTS_MAX: usize = 10_000;
-/// Header fields kept of a message, at most: a section of many tiny fields would cost far more memory than its octets.
-pub const FIELDS_MAX: usize = 20_000;
 /// Octets of macros for one command, at most (64 KiB). A larger set is taken for an empty one.
 pub const MACROS_MAX: usize = 64 * 1024;
-
-/// Bounds on one message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MessageLimits {
-    /// Octets of the message.
-    pub message_size: u64,
-    /// Octets of its header section.
-    pub header_size: usize,
-}
+/// Octets of the buffer for header values that a session keeps, at most (4 KiB): an idle connection costs little.
+const VALUE_KEPT: usize = 4 * 1024;
 
 /// One connection from an MTA, over which many messages come, one after the other.
 ///
 /// A command out of place ends the message at hand and is then taken as if it had come between messages; if it has no
-/// meaning there, it is passed over without an answer. This is what libmilter does (`engine.c`), and MTAs count on it.
+/// meaning there, it is passed over without an answer. This is what libmilter does (`engine.c`), and MTAs count on it. But content
+/// that comes although its message was let go (Stalwart takes `ACCEPT` for `CONTINUE`) is answered once more where an answer is due.
 #[derive(Debug)]
 pub struct Session {
     limits: MessageLimits,
@@ -40,6 +30,8 @@ pub struct Session {
     macros: Macros,
     client: ClientFacts,
     message: Option<Message>,
+    /// The message was let go, and nothing has come since that begins or ends one.
+    let_go: bool,
     /// A header value with its first space put back; used again for each.
     value: Vec<u8>,
 }
@@ -89,28 +81,6 @@ pub struct Complete {
     pub refusal: Option<Reply>,
 }
 
-#[derive(Debug)]
-struct Message {
-    part: Part,
-    envelope: Envelope,
-    /// Whether it is any of our business; `None` until all recipients are known.
-    ours: Option<bool>,
-    fields: Vec<Header>,
-    header_octets: usize,
-    body_octets: u64,
-    /// The first reason why its body is not all there. No more of the body is kept then.
-    shortfall: Option<Shortfall>,
-    /// Why it cannot be judged at all. Nothing more of it is kept then.
-    refusal: Option<Reply>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Part {
-    Envelope,
-    Headers,
-    Body,
-}
-
 impl Session {
     /// A session at its beginning.
     pub fn new(limits: MessageLimits) -> Self {
@@ -121,6 +91,7 @@ impl Session {
             macros: Macros::default(),
             client: ClientFacts::default(),
             message: None,
+            let_go: false,
             value: Vec::new(),
         }
     }
@@ -184,20 +155,20 @@ impl Session {
                 return Ok(Step::Next);
             }
             Command::Connect { host, peer } => {
-                self.message = None;
+                (self.message, self.let_go) = (None, false);
                 self.macros.enter(Stage::Connect);
                 self.client = ClientFacts::connected(host, peer);
                 Event::Connect
             }
             Command::Helo(helo) => {
-                self.message = None;
+                (self.message, self.let_go) = (None, false);
                 self.macros.enter(Stage::Helo);
                 self.client.greeted(helo);
                 Event::Helo
             }
             Command::Mail(path) => {
                 self.macros.enter(Stage::Mail);
-                self.message = Some(Message::from(path));
+                (self.message, self.let_go) = (Some(Message::begun(path, self.limits)), false);
                 Event::Mail
             }
             Command::Rcpt(path) => {
@@ -220,41 +191,43 @@ impl Session {
                 Event::Data
             }
             Command::Header { name, value } => {
-                let Some(message) = self.message_within(Part::Headers) else { return Ok(Step::Ignored) };
+                let Some(message) = self.message_within(Part::Headers) else {
+                    return Ok(self.after_all(agreement, Some(Event::Header), replies));
+                };
                 message.part = Part::Headers;
                 self.recipients_known(concerns);
                 self.add_field(name, value, agreement.leading_space());
                 Event::Header
             }
             Command::EndOfHeaders => {
-                let Some(message) = self.message_within(Part::Headers) else { return Ok(Step::Ignored) };
+                let Some(message) = self.message_within(Part::Headers) else {
+                    return Ok(self.after_all(agreement, Some(Event::EndOfHeaders), replies));
+                };
                 message.part = Part::Body;
                 self.macros.enter(Stage::Headers);
                 self.recipients_known(concerns);
                 Event::EndOfHeaders
             }
             Command::Body(chunk) => {
-                let limits = self.limits;
                 if self.message_within(Part::Body).is_none() {
-                    return Ok(Step::Ignored);
+                    return Ok(self.after_all(agreement, Some(Event::Body), replies));
                 }
                 self.recipients_known(concerns);
                 let Some(message) = &mut self.message else { return Ok(Step::Ignored) };
                 message.part = Part::Body;
-                message.count_body(chunk, limits);
+                message.count_body(chunk);
                 let store = message.is_storing();
                 self.answer(agreement, Event::Body, replies);
                 return Ok(if store { Step::Store(chunk) } else { Step::Next });
             }
             Command::EndOfMessage(chunk) => {
-                let limits = self.limits;
                 if self.message_within(Part::Body).is_none() {
-                    return Ok(Step::Ignored);
+                    return Ok(self.after_all(agreement, None, replies));
                 }
                 self.recipients_known(concerns);
                 let Some(message) = &mut self.message else { return Ok(Step::Ignored) };
                 message.part = Part::Body;
-                message.count_body(chunk, limits);
+                message.count_body(chunk);
                 if message.ours == Some(false) {
                     Response::Accept.write(replies);
                     self.end_message();
@@ -318,8 +291,7 @@ impl Session {
 
     /// Octets kept of the header section of the message at hand.
     pub fn header_octets(&self) -> usize {
-        let kept = self.message.as_ref().filter(|message| message.refusal.is_none());
-        kept.map_or(0, |message| message.header_octets)
+        self.message.as_ref().map_or(0, Message::header_octets)
     }
 
     /// The message at hand cannot be kept; it is answered with `reply` at its end. The first reason counts.
@@ -365,8 +337,21 @@ impl Session {
         };
         if matches!(response, Response::Accept) {
             self.end_message();
+            self.let_go = true;
         }
         response.write(replies);
+    }
+
+    /// Content without a message, of which `None` is the end. Where the message was let go, the MTA may wait for an answer.
+    fn after_all(&mut self, agreement: Agreement, event: Option<Event>, replies: &mut BytesMut) -> Step<'static> {
+        if !self.let_go {
+            return Step::Ignored;
+        }
+        if event.is_none_or(|event| agreement.answers(event)) {
+            Response::Accept.write(replies);
+        }
+        self.let_go = event.is_some();
+        Step::Next
     }
 
     /// The path of one more recipient; `None` for one that the MTA has refused already.
@@ -377,248 +362,37 @@ impl Session {
     }
 
     fn add_recipient(&mut self, path: Path) {
-        if let Some(message) = &mut self.message
-            && message.envelope.recipients.len() < RECIPIENTS_MAX
-        {
-            message.envelope.recipients.push(path);
+        if let Some(message) = &mut self.message {
+            message.add_recipient(path);
         }
     }
 
     fn add_field(&mut self, name: &[u8], value: &[u8], leading_space: bool) {
-        let limit = self.limits.header_size;
         let Some(message) = self.message.as_mut().filter(|message| message.is_storing()) else { return };
-        let value = if leading_space {
-            value
-        } else {
-            self.value.clear();
-            self.value.push(b' ');
-            self.value.extend_from_slice(value);
-            &self.value
-        };
-        // Colon and CRLF.
-        message.header_octets = message.header_octets.saturating_add(name.len() + value.len() + 3);
-        if message.header_octets > limit || message.fields.len() >= FIELDS_MAX {
-            message.refuse(Reply::new(
-                552,
-                3,
-                4,
-                format!("header section larger than {limit} octets or {FIELDS_MAX} fields, the limit here"),
-            ));
-        } else {
-            message.fields.push(Header::new(name, value));
+        if leading_space {
+            message.add_field(name, value);
+            return;
+        }
+        self.value.clear();
+        self.value.push(b' ');
+        self.value.extend_from_slice(value);
+        message.add_field(name, &self.value);
+        if self.value.capacity() > VALUE_KEPT {
+            self.value = Vec::new();
         }
     }
 
     fn end_message(&mut self) {
-        self.message = None;
+        (self.message, self.let_go) = (None, false);
         self.macros.clear_from(Stage::Mail);
     }
 
     fn reset(&mut self) {
-        self.message = None;
+        (self.message, self.let_go) = (None, false);
         self.macros.clear_from(Stage::Connect);
         self.client = ClientFacts::default();
     }
 }
 
-impl Message {
-    fn from(mail: command::Path<'_>) -> Self {
-        let sender = Path::lenient(mail.path);
-        let smtputf8 = mail.has("SMTPUTF8");
-        let eight_bit = mail.has("BODY=8BITMIME");
-        Self {
-            part: Part::Envelope,
-            envelope: Envelope { sender, recipients: Vec::new(), smtputf8, eight_bit },
-            ours: None,
-            fields: Vec::new(),
-            header_octets: 0,
-            body_octets: 0,
-            shortfall: None,
-            refusal: None,
-        }
-    }
-
-    fn count_body(&mut self, chunk: &[u8], limits: MessageLimits) {
-        self.body_octets = self.body_octets.saturating_add(chunk.len() as u64);
-        let size = self.body_octets.saturating_add(self.header_octets as u64);
-        if size > limits.message_size {
-            self.shortfall.get_or_insert(Shortfall::TooLarge);
-        }
-    }
-
-    fn is_storing(&self) -> bool {
-        self.ours == Some(true) && self.refusal.is_none() && self.shortfall.is_none()
-    }
-
-    fn refuse(&mut self, reply: Reply) {
-        self.refusal.get_or_insert(reply);
-        self.fields = Vec::new();
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::attach::milter::command::Offer;
-
-    struct Talk {
-        session: Session,
-        replies: BytesMut,
-    }
-
-    impl Talk {
-        fn new(protocol: u32) -> Self {
-            let limits = MessageLimits { message_size: 1000, header_size: 1000 };
-            let mut talk = Self { session: Session::new(limits), replies: BytesMut::new() };
-            talk.say(b'O', &[&[0, 0, 0, 6, 0, 0, 0, 0x3f][..], &protocol.to_be_bytes()].concat());
-            talk.replies.clear();
-            talk
-        }
-
-        fn say<'a>(&mut self, code: u8, payload: &'a [u8]) -> Step<'a> {
-            let command = Command::parse(code, payload).unwrap();
-            self.session.handle(command, |_, envelope| !envelope.recipients.is_empty(), &mut self.replies).unwrap()
-        }
-    }
-
-    #[test]
-    fn what_is_kept_of_an_endless_envelope_is_bounded() {
-        let mut talk = Talk::new(u32::MAX);
-        talk.say(b'M', b"<a@b.example>\0");
-        for _ in 0..RECIPIENTS_MAX + 5 {
-            talk.say(b'R', b"<c@d.example>\0");
-        }
-        talk.say(b'D', &[&b"Ei\0"[..], &vec![b'x'; MACROS_MAX], b"\0"].concat());
-        assert_eq!(talk.say(b'E', b""), Step::Complete(b""));
-        let complete = talk.session.complete().unwrap();
-        assert_eq!(complete.envelope.recipients.len(), RECIPIENTS_MAX);
-        assert_eq!(complete.queue_id, None);
-    }
-
-    #[test]
-    fn no_more_is_kept_of_a_body_that_is_too_large() {
-        let mut talk = Talk::new(u32::MAX);
-        talk.say(b'M', b"<a@b.example>\0");
-        talk.say(b'R', b"<c@d.example>\0");
-        talk.say(b'L', b"A\0 b\0");
-        assert_eq!(talk.say(b'B', b"fits"), Step::Store(b"fits"));
-        assert_eq!(talk.say(b'B', &[b'x'; 1000]), Step::Next);
-        assert_eq!(talk.say(b'B', b"fits"), Step::Next);
-        talk.say(b'E', b"");
-        let complete = talk.session.complete().unwrap();
-        assert_eq!((complete.headers.len(), complete.refusal), (1, None));
-        assert_eq!(complete.shortfall, Some(Shortfall::TooLarge));
-    }
-
-    #[test]
-    fn whether_mail_concerns_us_is_asked_once_with_login_tls_and_all_recipients() {
-        let mut talk = Talk::new(u32::MAX);
-        let asked = std::cell::RefCell::new(Vec::new());
-        let steps: [(u8, &[u8]); 9] = [
-            (b'D', b"H{tls_version}\0TLSv1.3\0"),
-            (b'H', b"desk.example\0"),
-            (b'D', b"M{auth_authen}\0zendesk-support\0"),
-            (b'M', b"<a@b.example>\0"),
-            (b'R', b"<c@d.example>\0"),
-            (b'R', b"<e@f.example>\0"),
-            (b'T', b""),
-            (b'L', b"A\0 b\0"),
-            (b'N', b""),
-        ];
-        for (code, payload) in steps {
-            let concerns = |connection: &Connection, envelope: &Envelope| {
-                let tls = connection.tls.is_some();
-                asked.borrow_mut().push((connection.login.clone(), tls, envelope.recipients.len()));
-                true
-            };
-            talk.session.handle(Command::parse(code, payload).unwrap(), concerns, &mut talk.replies).unwrap();
-        }
-        assert_eq!(asked.into_inner(), [(Some("zendesk-support".to_owned()), true, 2)]);
-    }
-
-    #[test]
-    fn nothing_of_one_message_or_connection_is_left_for_the_next() {
-        let last = std::cell::RefCell::new(None);
-        let mut talk = Talk::new(u32::MAX);
-        let mut say = |code: u8, payload: &[u8]| {
-            let concerns = |connection: &Connection, envelope: &Envelope| {
-                let sender = envelope.sender.as_str().to_owned();
-                *last.borrow_mut() = Some((
-                    connection.login.clone(),
-                    connection.tls.is_some(),
-                    connection.client.ip().is_some(),
-                    sender,
-                ));
-                true
-            };
-            talk.session.handle(Command::parse(code, payload).unwrap(), concerns, &mut talk.replies).unwrap();
-            if code == b'E' {
-                talk.session.complete();
-            }
-        };
-        let rest: [(u8, &[u8]); 4] = [(b'R', b"<c@d.example>\0"), (b'T', b""), (b'N', b""), (b'E', b"")];
-        let first: [(u8, &[u8]); 6] = [
-            (b'D', b"C{tls_version}\0TLSv1.3\0j\0mx\0"),
-            (b'C', b"desk.example\x004\x12\x34192.0.2.7\0"),
-            (b'D', b"H{tls_version}\0TLSv1.3\0"),
-            (b'H', b"desk.example\0"),
-            (b'D', b"M{auth_authen}\0zendesk-support\0"),
-            (b'M', b"<a@b.example>\0"),
-        ];
-        for between in [&b""[..], b"A", b"K", b"C", b"H"] {
-            for (code, payload) in first.into_iter().chain(rest).chain(first) {
-                say(code, payload);
-            }
-            assert_eq!(last.borrow().as_ref().unwrap().0.as_deref(), Some("zendesk-support"));
-            for &code in between {
-                say(code, if code == b'C' { b"other.example\0U" } else { b"other.example\0" });
-            }
-            say(b'M', b"<>\0");
-            rest.into_iter().for_each(|(code, payload)| say(code, payload));
-            let (login, tls, address, sender) = last.borrow_mut().take().unwrap();
-            assert_eq!((login, sender.as_str()), (None, ""), "{between:?}");
-            // A client's TLS and address last as long as its connection.
-            assert_eq!((tls, address), (matches!(between, b"" | b"A" | b"H"), matches!(between, b"" | b"A" | b"H")));
-        }
-    }
-
-    #[test]
-    fn a_recipient_that_is_refused_is_none_of_the_message_and_the_mta_waits_for_each_answer() {
-        let mut talk = Talk::new(u32::MAX);
-        talk.session = Session::new(talk.session.limits).asking_recipients(true);
-        let offer = [&[0, 0, 0, 6, 0, 0, 0, 0x3f][..], &u32::MAX.to_be_bytes()].concat();
-        talk.say(b'O', &offer);
-        assert!(talk.session.agreement().unwrap().answers(Event::Rcpt));
-        talk.say(b'M', b"<a@b.example>\0");
-        talk.replies.clear();
-        for (to, refusal) in [("c@d.example", None), ("e@f.example", Some(Reply::new(452, 5, 3, "next time")))] {
-            let payload = format!("<{to}>\0");
-            let Step::Recipient(path) = talk.say(b'R', payload.as_bytes()) else { panic!("nobody asked") };
-            assert_eq!((path.as_str(), talk.replies.len()), (to, 0), "no answer before the question");
-            talk.session.recipient(path, refusal, &mut talk.replies);
-            talk.replies.clear();
-        }
-        // What the MTA refused itself needs no question, but its answer.
-        talk.say(b'D', b"R{rcpt_mailer}\0error\0");
-        assert_eq!(talk.say(b'R', b"<g@h.example>\0"), Step::Next);
-        assert_eq!(&talk.replies[..], b"\0\0\0\x01c");
-        talk.say(b'E', b"");
-        let recipients = talk.session.complete().unwrap().envelope.recipients;
-        assert_eq!(recipients, [Path::parse(b"c@d.example").unwrap()]);
-    }
-
-    #[test]
-    fn before_negotiation_nothing_but_quit_has_a_meaning() {
-        let limits = MessageLimits { message_size: 1000, header_size: 1000 };
-        let mut replies = BytesMut::new();
-        for code in *b"DCHMRTLNBEUAK!" {
-            let command = Command::parse(code, b"C\0\x004\0\0\0").unwrap();
-            let mut session = Session::new(limits);
-            assert_eq!(session.handle(command, |_, _| true, &mut replies), Err(SessionError::NotNegotiated), "{code}");
-        }
-        assert_eq!(Session::new(limits).handle(Command::Quit, |_, _| true, &mut replies), Ok(Step::Close));
-        let offer = Offer { version: 6, actions: 0, protocol: 0 };
-        assert!(Session::new(limits).handle(Command::Negotiate(offer), |_, _| true, &mut replies).is_err());
-        assert!(replies.is_empty());
-    }
-}
+mod tests;

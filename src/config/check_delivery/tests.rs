@@ -124,6 +124,8 @@ fn each_mistake_is_told_at_its_key_with_a_remedy() {
         ("command = [\"/bin/x\"]; queues = []", "queues", "is for a url"),
         ("url = \"http://d.example\"", "url", "plain text"),
         ("url = \"https://u:hunter2@d.example\"", "url", "password_file"),
+        ("url = \"https://d.example/in?key=hunter2\"", "url", "https://d.example/in?...\" has a character"),
+        ("url = \"https://u:hun?hunter2@d.example\"", "url", "https://...@d.example"),
         ("url = \"https://d.example\"; path = \"in\"", "path", "not a path"),
         ("url = \"https://d.example\"; queue = \"x\"", "queue", "RT's alone"),
         ("url = \"https://d.example\"; username = \"x\"", "username", "without password_file"),

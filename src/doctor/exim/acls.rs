@@ -2,11 +2,13 @@
 //! `exim -bP config` prints it: files included, macros put in, lines joined.
 
 use super::{Exim, EximError, fragments};
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::doctor::Finding;
 
 /// In the statement that has a message judged.
 const JUDGE: &str = "{deskmilter/1 judge ";
+/// In the statement that puts off a ticket system's mail while nobody answers; the logins follow.
+const LOGINS: &str = "inlisti{$authenticated_id}{";
 /// In the statement that asks about a recipient.
 const RCPT: &str = "{deskmilter/1 rcpt ";
 /// In the last statement of ours in the DATA ACL.
@@ -42,6 +44,8 @@ fn findings(text: &str, config: &Config) -> Vec<Finding> {
             Finding::fail(CHECK, found, APPLY)
         }
     }];
+    findings.extend(elsewhere(text, config));
+    findings.extend(unknown_login(text, config));
     let inline = fragments::inline_addresses(config);
     let named =
         |line: &str| line.trim().strip_prefix("addresslist deskmilter_inline =").map(|list| list.trim() == inline);
@@ -52,6 +56,39 @@ fn findings(text: &str, config: &Config) -> Vec<Finding> {
         findings.extend(relayed_inline(text));
     }
     findings
+}
+
+/// Exim asks where we do not listen.
+fn elsewhere(text: &str, config: &Config) -> Option<Finding> {
+    let ours: Vec<String> = config.exim.iter().flat_map(|exim| &exim.listen).filter_map(path).collect();
+    let asked = text.lines().filter(|line| line.contains(JUDGE)).filter_map(|line| line.split_once("readsocket{"));
+    let mut sockets = asked.filter_map(|(_, rest)| rest.split('}').next());
+    let other = sockets.find(|socket| !ours.iter().any(|own| own == socket))?;
+    let found = format!("the DATA ACL asks {other}, and deskmilter listens at {} (exim.listen)", ours.join(", "));
+    Some(Finding::fail("asked", found, APPLY))
+}
+
+fn path(listen: &Listen) -> Option<String> {
+    match listen {
+        Listen::Unix(path) => Some(path.display().to_string()),
+        Listen::Inet(_) => None,
+    }
+}
+
+/// A login that Exim does not know as one of the ticket system's.
+fn unknown_login(text: &str, config: &Config) -> Option<Finding> {
+    let lists = text.lines().filter_map(|line| line.split_once(LOGINS)?.1.rsplit_once("}}"));
+    // A colon within an item is doubled.
+    let one = |item: &str| item.trim().replace("::", "\n");
+    let known: Vec<String> = lists
+        .flat_map(|(list, _)| {
+            list.replace("::", "\n").split(':').map(|item| item.trim().to_owned()).collect::<Vec<_>>()
+        })
+        .collect();
+    let unknown = fragments::logins(config).into_iter().find(|login| !known.contains(&one(login)))?;
+    let found =
+        format!("Exim does not know the login {unknown}: its mail would leave unsigned while deskmilter is down");
+    Some(Finding::fail("logins", found, APPLY))
 }
 
 /// What counts where a message is a ticket before the ACL ends.

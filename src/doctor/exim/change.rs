@@ -91,14 +91,16 @@ impl Change {
             change.ours(parts.join(OURS_IN_CONF_D[3]), format!("{HEADING}{}\n", included("transports")))?;
             for (path, text) in read_all(&parts.join("transport"))? {
                 if !path.ends_with("50_deskmilter") {
-                    change.edited(path, &text, with_filter(&without_blocks(&text), true));
+                    let plain = without_ours(&path, &text)?;
+                    change.edited(path, &text, with_filter(&plain, true));
                 }
             }
         } else {
             let text = read(file)?
                 .ok_or_else(|| EximError::File { path: file.to_owned(), error: ErrorKind::NotFound.into() })?;
             let asks_rcpt = fragments.rcpt.is_some();
-            change.edited(file.to_owned(), &text, attached(&without_blocks(&text), asks_rcpt, &included)?);
+            let after = attached(&without_ours(file, &text)?, asks_rcpt, &included)?;
+            change.edited(file.to_owned(), &text, after);
         }
         Ok(change)
     }
@@ -113,10 +115,11 @@ impl Change {
         let mut change = Self::default();
         // What includes our files goes first.
         for (path, text) in read_all(&parts.join("transport"))? {
-            change.edited(path, &text, without_blocks(&text));
+            let plain = without_ours(&path, &text)?;
+            change.edited(path, &text, plain);
         }
         if let Some(text) = read(file)? {
-            change.edited(file.to_owned(), &text, without_blocks(&text));
+            change.edited(file.to_owned(), &text, without_ours(file, &text)?);
         }
         let folder = directory.join(FOLDER);
         let own = OURS_IN_CONF_D.iter().map(|name| parts.join(name));
@@ -185,6 +188,17 @@ impl Change {
             self.files.push(FileChange { path, before: Some(before.to_owned()), after: Some(after) });
         }
     }
+}
+
+/// The text of a file without our lines.
+fn without_ours(path: &Path, text: &str) -> Result<String, EximError> {
+    without_blocks(text).ok_or_else(|| {
+        EximError::Refused(format!(
+            "{}: of a line \"# deskmilter begin\" and its \"# deskmilter end\" only one is left; take our lines out by hand, the \
+             marker too, and try again",
+            path.display()
+        ))
+    })
 }
 
 /// Whether Debian's `conf.d` is what Exim's configuration is made of, and not the template beside it.

@@ -40,15 +40,12 @@ impl Fragments {
         });
         let socket = socket.ok_or_else(|| missing("exim.listen names no socket"))?;
         let folder = config.transport.as_ref().map(|transport| transport.directory.display().to_string());
-        let logins = config.connectors.iter().filter_map(|connector| connector.submission.as_ref());
-        let logins = logins.flat_map(|submission| &submission.logins).map(|login| login.name.replace(':', "::"));
-        let logins: Vec<String> = logins.collect();
         let mut macros = format!(
             "{HEADING}DESKMILTER_SOCKET = {socket}\nDESKMILTER_RELAY = {}\nDESKMILTER_PROGRAM = {}\nDESKMILTER_LOGINS = {}\n\
              DESKMILTER_PATIENCE = {}s\n",
             folder.as_deref().unwrap_or("/run/deskmilter/transport"),
             program.display(),
-            logins.join(" : "),
+            logins(config).join(" : "),
             exim.deadline.as_secs().saturating_add(ANSWER_SECONDS),
         );
         let unrouted = inline(config).filter(|connector| !is_routed(config, connector));
@@ -73,6 +70,12 @@ impl Fragments {
 
 fn inline(config: &Config) -> impl Iterator<Item = &Arc<Connector>> {
     config.connectors.iter().filter(|connector| connector.inline_endpoint().is_some())
+}
+
+/// The logins whose mail waits while the daemon is away, each as an item of a list within an expansion.
+pub(super) fn logins(config: &Config) -> Vec<String> {
+    let submissions = config.connectors.iter().filter_map(|connector| connector.submission.as_ref());
+    submissions.flat_map(|submission| &submission.logins).map(|login| unexpanded(&login.name)).collect()
 }
 
 /// The support addresses whose mail is relayed before the queue, as an address list of Exim.
@@ -110,14 +113,23 @@ fn literally(text: &str) -> String {
     text.chars().map(escaped).collect()
 }
 
+/// An item of a list within an expansion that comes out of it as it is. Of `ACME\zendesk` Exim would make `ACMEzendesk`.
+fn unexpanded(text: &str) -> String {
+    let marked = |c: char| match c {
+        '\\' | '$' | '{' | '}' => format!("\\{c}"),
+        ':' => "::".to_owned(),
+        c => c.to_string(),
+    };
+    text.chars().map(marked).collect()
+}
+
 /// Exim names routers and transports with letters, digits and `_`.
 pub(super) fn name(connector: &Connector) -> String {
     format!("deskmilter_{}", connector.name.replace('-', "_"))
 }
 
 fn router(connector: &Connector) -> String {
-    let addresses: Vec<String> =
-        connector.addresses.iter().map(|address| address.to_string().replace(':', "::")).collect();
+    let addresses: Vec<String> = connector.addresses.iter().map(|address| unexpanded(&address.to_string())).collect();
     let suffix = connector
         .recipient_delimiter
         .map(|delimiter| format!("  local_part_suffix = {delimiter}*\n  local_part_suffix_optional\n"));
@@ -140,4 +152,32 @@ fn transport(connector: &Connector) -> String {
         socket = connector.name,
         seconds = deadline.saturating_add(MARGIN_SECONDS),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_means_something_in_an_expansion_is_said_to_mean_itself() {
+        for (text, expected) in [
+            ("zendesk", "zendesk"),
+            ("ACME\\zendesk", "ACME\\\\zendesk"),
+            ("desk$", "desk\\$"),
+            ("a{b}:c", "a\\{b\\}::c"),
+        ] {
+            assert_eq!(unexpanded(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_not_every_exim_has_is_used_only_where_it_is() {
+        let (mut inside, mut found) = (false, 0);
+        for line in include_str!("../../../exim/macros").lines() {
+            inside = (inside || line == ".ifdef _HAVE_I18N") && line != ".else";
+            found += usize::from(line.contains("$message_smtputf8"));
+            assert!(inside || !line.contains("$message_smtputf8"), "{line}");
+        }
+        assert_eq!(found, 1);
+    }
 }

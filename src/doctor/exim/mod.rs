@@ -16,6 +16,8 @@ pub use checks::check;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use super::finding::remedy;
+
 /// Where Exim's program is looked for: Debian's name, and upstream's.
 const PROGRAMS: [&str; 4] = ["/usr/sbin/exim4", "/usr/sbin/exim", "/usr/local/sbin/exim", "/usr/exim/bin/exim"];
 
@@ -23,7 +25,7 @@ const PROGRAMS: [&str; 4] = ["/usr/sbin/exim4", "/usr/sbin/exim", "/usr/local/sb
 #[derive(Debug, thiserror::Error)]
 pub enum EximError {
     /// A file cannot be read or written.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}{}", path.display(), remedy(error))]
     File {
         /// The file.
         path: PathBuf,

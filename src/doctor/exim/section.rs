@@ -11,17 +11,25 @@ pub(super) fn block(indent: &str, lines: &[String]) -> String {
     format!("{indent}{BEGIN}\n{lines}{indent}{END}\n")
 }
 
-/// `text` without its marked lines.
-pub(super) fn without_blocks(text: &str) -> String {
-    let mut inside = false;
-    let kept = text.split_inclusive('\n').filter(|line| {
-        let begins = line.trim() == BEGIN;
-        let ends = inside && line.trim() == END;
-        let ours = inside || begins;
-        inside = (inside || begins) && !ends;
-        !ours
-    });
-    kept.collect()
+/// `text` without its marked lines; `None` where a marker has lost its other one, so that nobody can tell which lines are ours.
+pub(super) fn without_blocks(text: &str) -> Option<String> {
+    let (mut kept, mut inside) = (String::with_capacity(text.len()), false);
+    for line in text.split_inclusive('\n') {
+        match (line.trim(), inside) {
+            (BEGIN, true) | (END, false) => return None,
+            (BEGIN, false) => inside = true,
+            (END, true) => {
+                inside = false;
+                if !line.ends_with('\n') {
+                    // The file had no line end at its end; [`insert`] put one there.
+                    kept.pop();
+                }
+            }
+            (_, true) => {}
+            (_, false) => kept.push_str(line),
+        }
+    }
+    (!inside).then_some(kept)
 }
 
 /// `text` with `block` after each line for which `after` holds; `after` sees each line trimmed, and the section it is in: empty
@@ -35,10 +43,12 @@ pub(super) fn insert(text: &str, block: &str, mut after: impl FnMut(&str, &str) 
             name.trim().clone_into(&mut section);
         }
         if !content.starts_with('#') && after(content, &section) {
-            if !out.ends_with('\n') {
+            if out.ends_with('\n') {
+                out.push_str(block);
+            } else {
                 out.push('\n');
+                out.push_str(block.trim_end());
             }
-            out.push_str(block);
         }
     }
     out
@@ -73,12 +83,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_put_in_can_be_taken_out(lines in proptest::collection::vec("begin (acl|routers)|  driver = smtp|# x|a:|", 0..12)) {
+        fn what_is_put_in_can_be_taken_out(lines in proptest::collection::vec("begin (acl|routers)|  driver = smtp|# x|a:|", 0..12), whole: bool) {
             let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            let text = if whole { text } else { text.trim_end().to_owned() };
             let ours = block("  ", &["x = y".to_owned()]);
             let changed = insert(&text, &ours, |line, section| line == "driver = smtp" && section == "routers");
             let changed = insert(&changed, &ours, |line, _| line == "begin acl");
-            prop_assert_eq!(without_blocks(&changed), text);
+            prop_assert_eq!(without_blocks(&changed), Some(text));
         }
     }
 
@@ -100,9 +111,20 @@ mod tests {
         assert_eq!(accepting_line("data:\n  accept\n", "data:"), None);
         let text = acl("  accept\n");
         let ours = block("  ", &["x".to_owned()]);
-        assert_eq!(without_blocks(&insert_before(&text, &ours, 5)), text);
+        assert_eq!(without_blocks(&insert_before(&text, &ours, 5)), Some(text));
         // The last ACL of the file, or of its section.
         assert_eq!(accepting_line("begin acl\ndata:\n  accept\nbegin routers\nx:\n  accept\n", "data:"), Some(2));
+    }
+
+    #[test]
+    fn where_a_marker_is_gone_no_line_is_taken_for_ours() {
+        let ours = block("", &["x = y".to_owned()]);
+        for (gone, left) in [(format!("{BEGIN}\n"), "begin"), (format!("{END}\n"), "end")] {
+            let damaged = ours.replace(&gone, "");
+            for text in [format!("a\n{damaged}b\n"), format!("a\n{damaged}b\n{ours}c\n")] {
+                assert_eq!(without_blocks(&text), None, "without {left}: {text}");
+            }
+        }
     }
 
     #[test]

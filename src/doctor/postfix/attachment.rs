@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::forwarding::{FENCE, Forwarding, can_fence};
-use super::{Installation, PostfixError, Service};
+use super::{Installation, MilterEntry, PostfixError, Service};
 use crate::config::{Config, Listen, Mode, RelayMode};
 
 /// The transport map's file name in Postfix's configuration directory.
@@ -35,6 +35,8 @@ pub struct Attachment {
     /// Where Postfix finds the milter, as Postfix spells it: relative to the queue directory where possible, so that it holds
     /// for chrooted services and others.
     pub endpoint: String,
+    /// Every place where Postfix finds the milter, that one first: a postmaster may have named another.
+    pub endpoints: Vec<String>,
     /// The whole entry of `smtpd_milters`.
     pub milter_entry: String,
     /// The transport map's file.
@@ -65,7 +67,8 @@ impl Attachment {
         let services = installation.services()?;
         let listen = config.milter.as_ref().map(|milter| milter.listen.as_slice()).unwrap_or_default();
         let callers = |service: &&Service| service.receives_smtp() || service.command == "cleanup";
-        let endpoint = best_endpoint(listen, &queue_directory, services.iter().filter(callers))?;
+        let (endpoint, others) = endpoints(listen, &queue_directory, services.iter().filter(callers))?;
+        let endpoints = std::iter::once(endpoint.clone()).chain(others).collect();
         let inline = addresses(config, |relay| relay != RelayMode::Transport)?;
         let copies = addresses(config, |relay| relay == RelayMode::Inline { keep_copy: true })?;
         let desk_side = config.connectors.iter().any(|connector| connector.desk.is_some());
@@ -97,7 +100,12 @@ impl Attachment {
             routes.extend(fenced);
         }
         let signs = config.signs();
-        Ok(Self { endpoint, milter_entry, map_path, map, routes, inline, copies, default_action, signs })
+        Ok(Self { endpoint, endpoints, milter_entry, map_path, map, routes, inline, copies, default_action, signs })
+    }
+
+    /// Whether an entry of a milter list leads to us.
+    pub(super) fn is_named_by(&self, entry: &MilterEntry, queue_directory: &Path) -> bool {
+        self.endpoints.iter().any(|endpoint| entry.reaches(endpoint, queue_directory))
     }
 
     /// The transport map's text.
@@ -111,40 +119,42 @@ impl Attachment {
     }
 }
 
-/// The listening address that all of `callers` reach; sockets under the queue directory first.
-fn best_endpoint<'a>(
+/// The listening addresses that all of `callers` reach: the best one, and the others. Sockets under the queue directory are better.
+fn endpoints<'a>(
     listen: &[Listen],
     queue_directory: &Path,
     callers: impl Iterator<Item = &'a Service>,
-) -> Result<String, PostfixError> {
+) -> Result<(String, Vec<String>), PostfixError> {
     let chrooted: Vec<String> = callers.filter(|service| service.chrooted).map(Service::label).collect();
-    let mut other = None;
+    let (mut below, mut others) = (Vec::new(), Vec::new());
     for address in listen {
         match address {
             Listen::Unix(path) => match path.strip_prefix(queue_directory) {
-                Ok(relative) => return Ok(format!("unix:{}", relative.display())),
-                Err(_) if chrooted.is_empty() => other = other.or(Some(address.to_string())),
+                Ok(relative) => below.push(format!("unix:{}", relative.display())),
+                Err(_) if chrooted.is_empty() => others.push(address.to_string()),
                 Err(_) => {}
             },
             // Everywhere is reached on loopback; a name would be looked up in the chroot.
             Listen::Inet(socket) if socket.ip().is_unspecified() => {
                 let loopback = if socket.is_ipv4() { "127.0.0.1" } else { "[::1]" };
-                other = other.or(Some(format!("inet:{loopback}:{}", socket.port())));
+                others.push(format!("inet:{loopback}:{}", socket.port()));
             }
-            Listen::Inet(socket) => other = other.or(Some(format!("inet:{socket}"))),
+            Listen::Inet(socket) => others.push(format!("inet:{socket}")),
         }
     }
-    other.ok_or_else(|| {
-        let queue = queue_directory.display();
-        PostfixError::Configuration(match listen.first() {
-            None => format!("no milter is configured; set milter.listen = [\"unix:{queue}/deskmilter/milter.sock\"]"),
-            Some(first) => format!(
-                "milter.listen = {first} is out of reach: {} run chrooted in {queue}; listen on \
-                 unix:{queue}/deskmilter/milter.sock or on inet:127.0.0.1:8891",
-                chrooted.join(", ")
-            ),
-        })
-    })
+    let mut all = below.into_iter().chain(others);
+    if let Some(best) = all.next() {
+        return Ok((best, all.collect()));
+    }
+    let queue = queue_directory.display();
+    Err(PostfixError::Configuration(match listen.first() {
+        None => format!("no milter is configured; set milter.listen = [\"unix:{queue}/deskmilter/milter.sock\"]"),
+        Some(first) => format!(
+            "milter.listen = {first} is out of reach: {} run chrooted in {queue}; listen on \
+             unix:{queue}/deskmilter/milter.sock or on inet:127.0.0.1:8891",
+            chrooted.join(", ")
+        ),
+    }))
 }
 
 fn routes(

@@ -207,7 +207,7 @@ fn attached(installation: &Installation, attachment: &Attachment, base: &str) ->
             (value.split([',', ' ', '\t', '\n']).any(|table| table == attachment.map), &attachment.map)
         } else {
             let list = MilterEntry::list(&value);
-            (list.iter().any(|m| m.reaches(&attachment.endpoint, &queue_directory)), &attachment.milter_entry)
+            (list.iter().any(|entry| attachment.is_named_by(entry, &queue_directory)), &attachment.milter_entry)
         };
         let needed = name != "transport_maps" || !attachment.routes.is_empty();
         if !there && needed {

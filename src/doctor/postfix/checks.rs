@@ -32,6 +32,7 @@ pub(super) struct View {
     lists: Vec<(String, Vec<MilterEntry>)>,
     pub(super) services: Vec<Service>,
     milter_maps: String,
+    milter_default_action: String,
     content_filter: String,
     receive_override_options: String,
     sasl: String,
@@ -50,16 +51,8 @@ impl View {
         let common = installation.parameter("smtpd_milters")?;
         let mut lists = Vec::new();
         for service in services.iter().filter(|service| service.receives_smtp()) {
-            let own = service.overrides.get("smtpd_milters");
-            // An override may say $name; only Postfix can expand it.
-            let value = match own.map(String::as_str) {
-                None | Some("$smtpd_milters") => common.clone(),
-                Some(own) => match own.strip_prefix('$') {
-                    Some(name) => installation.parameter(name.trim_matches(['{', '}', '(', ')']))?,
-                    None => own.to_owned(),
-                },
-            };
-            lists.push((service.label(), MilterEntry::list(&value)));
+            let value = service.overrides.get("smtpd_milters").unwrap_or(&common);
+            lists.push((service.label(), MilterEntry::list(value)));
         }
         lists.push((NON_SMTPD.to_owned(), MilterEntry::list(&installation.parameter(NON_SMTPD)?)));
         let maps = installation.parameter("transport_maps")?;
@@ -69,6 +62,7 @@ impl View {
             lists,
             services,
             milter_maps: installation.parameter("smtpd_milter_maps")?,
+            milter_default_action: installation.parameter("milter_default_action")?,
             content_filter: installation.parameter("content_filter")?,
             receive_override_options: installation.parameter("receive_override_options")?,
             sasl: installation.parameter("smtpd_sasl_auth_enable")?,
@@ -80,7 +74,29 @@ impl View {
     }
 
     fn is_ours(&self, entry: &MilterEntry) -> bool {
-        entry.reaches(&self.attachment.endpoint, &self.queue_directory)
+        self.attachment.is_named_by(entry, &self.queue_directory)
+    }
+
+    /// Where we are asked, as the lists spell it; where we should be, if we are not.
+    fn endpoints(&self) -> Vec<&str> {
+        let entries = self.ours().flat_map(|(_, list)| list).filter(|entry| self.is_ours(entry));
+        let mut found: Vec<&str> = entries.map(|entry| entry.endpoint.as_str()).collect();
+        found.sort_unstable();
+        found.dedup();
+        if found.is_empty() { vec![self.attachment.endpoint.as_str()] } else { found }
+    }
+
+    /// What Postfix does for `who` while we are away, and whether that entry says so itself.
+    fn action<'v>(&'v self, who: &str, entry: &'v MilterEntry) -> (&'v str, bool) {
+        if let Some(action) = entry.settings.get("default_action") {
+            return (action, true);
+        }
+        let asks = |service: &&Service| match who {
+            NON_SMTPD => service.command == "cleanup",
+            who => service.label() == who,
+        };
+        let own = self.services.iter().find(asks).and_then(|service| service.overrides.get("milter_default_action"));
+        (own.unwrap_or(&self.milter_default_action), false)
     }
 
     /// Whether `service` asks us, and looks at all at what milters say.
@@ -121,7 +137,7 @@ impl View {
 
     fn attached(&self) -> Finding {
         const CHECK: &str = "milter attached";
-        let endpoint = &self.attachment.endpoint;
+        let endpoint = self.endpoints().join(" and ");
         let with: Vec<&str> = self.ours().map(|(who, _)| who.as_str()).collect();
         let without: Vec<&str> = self
             .lists
@@ -199,7 +215,8 @@ impl View {
         let owner = reach::Account::named(&self.mail_owner)
             .ok_or_else(|| PostfixError::Configuration(format!("mail_owner = {}: no such user", self.mail_owner)))?;
         let mut findings = Vec::new();
-        let mut targets = vec![(self.attachment.endpoint.clone(), vec!["smtpd", "cleanup"])];
+        let milters = self.endpoints().into_iter().map(|endpoint| (endpoint.to_owned(), vec!["smtpd", "cleanup"]));
+        let mut targets: Vec<_> = milters.collect();
         let hops = self.attachment.routes.iter().filter_map(|(_, next_hop)| next_hop.strip_prefix("lmtp:"));
         let mut sockets: Vec<&str> = hops.collect();
         sockets.sort_unstable();
@@ -254,12 +271,13 @@ impl View {
         let wanted = self.attachment.default_action;
         for (who, list) in self.ours() {
             for entry in list.iter().filter(|entry| self.is_ours(entry)) {
-                let action = entry.settings.get("default_action").map_or("not set", String::as_str);
+                let (action, itself) = self.action(who, entry);
+                let said = if itself { action.to_owned() } else { format!("milter_default_action = {action}") };
                 if self.must_not_pass_us(who) && wanted == "accept" {
                     if action != "tempfail" {
                         return Finding::warn(
                             CHECK,
-                            format!("{action} for {who}: notifications leave unsigned while deskmilter is down"),
+                            format!("{said} for {who}: notifications leave unsigned while deskmilter is down"),
                             "write -o { smtpd_milters = { ADDRESS, default_action=tempfail } } for that service in master.cf",
                         );
                     }
@@ -271,14 +289,14 @@ impl View {
                 return if wanted == "accept" {
                     Finding::fail(
                         CHECK,
-                        format!("{action} for {who}: ordinary mail waits or is refused while deskmilter is down"),
+                        format!("{said} for {who}: ordinary mail waits or is refused while deskmilter is down"),
                         "write { ADDRESS, default_action=accept }: mail that comes past a dead daemon is relayed and tagged none",
                     )
                 } else {
                     Finding::fail(
                         CHECK,
                         format!(
-                            "{action} for {who}: support mail that comes past a dead daemon is not relayed or not judged"
+                            "{said} for {who}: support mail that comes past a dead daemon is not relayed or not judged"
                         ),
                         "write { ADDRESS, default_action=tempfail }, which relay = \"inline\" and the desk side need: clients come again",
                     )
@@ -327,10 +345,7 @@ impl View {
         const CHECK: &str = "no filter after inline relay";
         let takes_mail = |service: &&Service| service.receives_smtp() || service.command == "pickup";
         for service in self.services.iter().filter(takes_mail) {
-            let filter = match service.overrides.get("content_filter").map(String::as_str) {
-                None | Some("$content_filter") => self.content_filter.as_str(),
-                Some(own) => own,
-            };
+            let filter = self.filter_of(service);
             if !filter.is_empty() {
                 return Ok(Finding::fail(
                     CHECK,

@@ -30,6 +30,8 @@ pub use service::Service;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::finding::remedy;
+
 /// Where programs of Postfix are looked for when PATH does not have them: a postmaster's shell may lack the sbin folders.
 const SBIN: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/usr/bin"];
 
@@ -43,7 +45,7 @@ pub struct Installation {
 #[derive(Debug, thiserror::Error)]
 pub enum PostfixError {
     /// A file cannot be read or written.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}{}", path.display(), remedy(error))]
     File {
         /// The file.
         path: PathBuf,
@@ -114,13 +116,13 @@ impl Installation {
         self.postconf(&["-n"])
     }
 
-    /// The services of `master.cf` with their overrides.
+    /// The services of `master.cf` with their overrides, every `$name` in these expanded (`postconf -Px`).
     ///
     /// # Errors
     /// When `postconf` fails.
     pub fn services(&self) -> Result<Vec<Service>, PostfixError> {
         let compatibility = self.parameter("compatibility_level")?;
-        Ok(service::parse(&self.postconf(&["-M"])?, &self.postconf(&["-P"])?, &compatibility))
+        Ok(service::parse(&self.postconf(&["-M"])?, &self.postconf(&["-Px"])?, &compatibility))
     }
 
     /// The queue directory: where relative socket paths begin, and the root of a chrooted service.

@@ -1,4 +1,4 @@
-//! `master.cf` as `postconf -M` and `postconf -P` print it.
+//! `master.cf` as `postconf -M` and `postconf -Px` print it.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ impl Service {
     }
 }
 
-/// Reads the output of `postconf -M` and `postconf -P`. `compatibility` is `compatibility_level`: below 1 a `-` in the chroot
+/// Reads the output of `postconf -M` and `postconf -Px`. `compatibility` is `compatibility_level`: below 1 a `-` in the chroot
 /// column means yes, from 1 on no (postconf(5), master(5)).
 pub(super) fn parse(entries: &str, overrides: &str, compatibility: &str) -> Vec<Service> {
     let default_chroot = compatibility.split('.').next().and_then(|level| level.trim().parse::<u32>().ok()) == Some(0);

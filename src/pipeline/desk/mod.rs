@@ -132,9 +132,7 @@ impl DeskSide {
 
     /// An address without its extension.
     fn base(&self, address: &Address) -> Address {
-        let connector = self.connectors.get(address.domain()).and_then(|connectors| connectors.first());
-        let delimiter = connector.map_or(Some('+'), |connector| connector.recipient_delimiter);
-        delimiter.and_then(|delimiter| address.without_extension(delimiter)).unwrap_or_else(|| address.clone())
+        base(self.connectors.get(address.domain()).map(Vec::as_slice).unwrap_or_default(), address)
     }
 
     /// The tags, and what is remembered for later mail of the same conversation.
@@ -212,12 +210,20 @@ impl Incoming {
     }
 }
 
-/// Where a company's deskmilter tells of the sender: right below the Received field with which it handed the message over, and
-/// with nothing but such fields above. What its end users write stands further down, also where it has no deskmilter.
+/// An address without its extension, by the delimiter of the connector that it belongs to, of those of its domain.
+fn base(connectors: &[Arc<Connector>], address: &Address) -> Address {
+    let connector = connectors.iter().find(|connector| connector.supports(address)).or(connectors.first());
+    let delimiter = connector.map_or(Some('+'), |connector| connector.recipient_delimiter);
+    delimiter.and_then(|delimiter| address.without_extension(delimiter)).unwrap_or_else(|| address.clone())
+}
+
+/// Where a company's deskmilter tells of the sender: right below the Received field with which it handed the message over, the
+/// topmost. Further down it may be an end user who writes both: a server that is no deskmilter adds mostly nothing but Received fields.
 fn company_word_on_sender(headers: &Headers) -> Option<usize> {
-    let (index, field) = headers.iter().enumerate().find(|(_, field)| !field.is("Received"))?;
-    let above = headers.iter().nth(index.checked_sub(1)?)?;
-    (field.is(super::site_key::FIELD) && above.text().contains(" (deskmilter connector=")).then_some(index)
+    let mut fields = headers.iter();
+    let (top, below) = (fields.next()?, fields.next()?);
+    let handed_over = top.is("Received") && top.text().contains(" (deskmilter connector=");
+    (handed_over && below.is(super::site_key::FIELD)).then_some(1)
 }
 
 #[cfg(test)]
@@ -229,13 +235,38 @@ mod tests {
     }
 
     #[test]
+    fn an_extension_is_cut_off_as_the_addresss_own_connector_has_it() {
+        let connector = |name: &str, delimiter: &str| {
+            format!(
+                "[[connector]]\nname = \"{name}\"\nsystem = \"zammad\"\ndomain = \"acme.example\"\n\
+                 recipient_delimiter = \"{delimiter}\"\naddresses = [\"{name}@acme.example\"]\n[connector.desk]\n"
+            )
+        };
+        let head = "[daemon]\nhostname = \"desk.example\"\n[milter]\nlisten = [\"unix:/run/deskmilter/milter.sock\"]\n";
+        let text = format!("{head}{}{}", connector("support", "+"), connector("billing", "-"));
+        let config = config::Config::parse(&text, std::path::Path::new("/etc/deskmilter/deskmilter.toml")).unwrap();
+        let address = |text: &str| Address::parse(text).unwrap();
+        for (to, expected) in [
+            ("support+1@acme.example", "support@acme.example"),
+            ("billing-1@acme.example", "billing@acme.example"),
+            ("billing-1+2@acme.example", "billing@acme.example"),
+            ("sales+1@acme.example", "sales@acme.example"),
+            ("support-1@acme.example", "support-1@acme.example"),
+        ] {
+            assert_eq!(base(&config.connectors, &address(to)), address(expected), "{to}");
+        }
+        assert_eq!(base(&[], &address("help+1@other.example")), address("help@other.example"));
+    }
+
+    #[test]
     fn the_companys_word_stands_below_its_own_received_and_nowhere_else() {
         let ours = ("Received", "from mx by mx.acme.example (deskmilter connector=acme) with LMTP id X; date");
         let theirs = ("Received", "from pc by mx.acme.example (Postfix) with ESMTPS id Y; date");
         let word = ("X-Deskmilter-Sender-Auth", "pass; reason=dmarc");
         for (fields, expected) in [
             (&[ours, word, theirs][..], Some(1)),
-            (&[theirs, ours, word], Some(2)),
+            // The company's server is no deskmilter, and its end user wrote the rest.
+            (&[theirs, ours, word], None),
             (&[ours, word, theirs, word], Some(1)),
             (&[theirs, word], None),
             (&[word], None),

@@ -57,6 +57,10 @@ pub enum HttpAnswer {
     Hang,
     /// An answer that never ends.
     Endless,
+    /// These octets, and the connection stays open.
+    Unfinished(&'static [u8]),
+    /// Nothing is read beyond the header section.
+    Deaf,
 }
 
 /// The intake. Ends when dropped.
@@ -279,6 +283,10 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     if matches!(answer, HttpAnswer::CloseAmid) {
         return Ok(());
     }
+    if matches!(answer, HttpAnswer::Deaf) {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        return Ok(());
+    }
     request.content = vec![0; length];
     stream.read_exact(&mut request.content).await?;
     requests.lock().expect("the requests").push(request.clone());
@@ -296,7 +304,13 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             stream.write_all(octets).await?;
             return stream.shutdown().await;
         }
-        HttpAnswer::Close | HttpAnswer::CloseAmid | HttpAnswer::Early(_) => return Ok(()),
+        HttpAnswer::Close | HttpAnswer::CloseAmid | HttpAnswer::Early(_) | HttpAnswer::Deaf => return Ok(()),
+        HttpAnswer::Unfinished(octets) => {
+            stream.write_all(octets).await?;
+            stream.flush().await?;
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            return Ok(());
+        }
         HttpAnswer::Hang => {
             tokio::time::sleep(Duration::from_secs(600)).await;
             return Ok(());

@@ -80,7 +80,12 @@ fn each_answer_of_osticket_and_each_failure_has_its_reply() {
             "4.3.5 osticket: HTTP 302 (not followed; it leads to https://elsewhere",
             "ERROR",
         ),
-        (Octets(b"hello\r\nworld\r\n\r\n"), 451, "4.5.0 osticket: localhost: answered nonsense", "WARN"),
+        (
+            Octets(b"hello\r\nworld\r\n\r\n"),
+            451,
+            "4.5.0 osticket: localhost: answered nonsense, after the whole message was sent, unknown whether",
+            "WARN",
+        ),
         (
             Octets(b"HTTP/1.1 201 Created\r\nContent-Le"),
             451,
@@ -89,6 +94,23 @@ fn each_answer_of_osticket_and_each_failure_has_its_reply() {
         ),
         (
             Octets(b"HTTP/1.1 201 Created\r\nContent-Length: 99\r\n\r\n4711"),
+            250,
+            "2.0.0 osticket: HTTP 201: 4711",
+            "decision=relayed",
+        ),
+        (
+            Octets(
+                b"HTTP/1.1 201 Created\r\nX-Folded: a\r\n b\r\nX-Blank : a\r\nno field\r\nX-\xfc: a\r\nContent-Length: 4\r\n\r\n4711",
+            ),
+            250,
+            "2.0.0 osticket: HTTP 201: 4711",
+            "decision=relayed",
+        ),
+        (
+            Octets(
+                b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 201 Created\r\n\
+                Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2;x=y\r\n47\r\n2\r\n11\r\n0\r\nX-Sum: 1\r\n\r\n",
+            ),
             250,
             "2.0.0 osticket: HTTP 201: 4711",
             "decision=relayed",
@@ -149,6 +171,44 @@ fn who_says_success_before_the_whole_message_was_sent_is_not_believed() {
     let [reply] = site.send(SUPPORT, &large).try_into().unwrap();
     assert!(reply.code == 451 && reply.text.contains("HTTP 201 before the whole message was sent"), "{reply}");
     assert!(ticket.requests().is_empty());
+}
+
+#[test]
+fn who_refuses_a_large_message_by_its_header_section_alone_is_heard() {
+    let (site, ticket) =
+        os_ticket(Certificate::Good, HttpAnswer::Early(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"));
+    let large = [MESSAGE, b"0123456789abcdef0123456789abcdef\r\n".repeat(800_000).as_slice()].concat();
+    let [reply] = site.send(SUPPORT, &large).try_into().unwrap();
+    assert!(reply.code == 451 && reply.text.starts_with("4.3.4 osticket: HTTP 413 (too large"), "{reply}");
+    assert!(ticket.requests().is_empty());
+}
+
+#[test]
+fn a_success_counts_though_the_end_of_the_answer_never_comes() {
+    let proof = |lines: &str| format!("{lines}\ndeadline = \"20s\"");
+    for (preset, lines, answer) in [
+        ("osticket", proof("key_file = \"key\""), &b"HTTP/1.1 201 Created\r\n\r\n4711"[..]),
+        ("osticket", proof("key_file = \"key\""), b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("rt", String::new(), b"HTTP/1.1 200 OK\r\n\r\nok\nTicket: 1\n"),
+        ("gitlab", "jwt_secret_file = \"key.base64\"".to_owned(), b"HTTP/1.1 200 OK\r\n\r\n{\"success\":true}"),
+    ] {
+        let (site, _ticket) = plain(preset, &lines, HttpAnswer::Unfinished(answer));
+        let begun = Instant::now();
+        let [reply] = site.send(SUPPORT, MESSAGE).try_into().unwrap();
+        assert!(reply.code == 250, "{preset}: {reply}");
+        assert!(begun.elapsed() < Duration::from_secs(15), "{preset}: {:?}", begun.elapsed());
+    }
+    let (site, _ticket) = plain("rt", "", HttpAnswer::Unfinished(b"HTTP/1.1 200 OK\r\n\r\nok"));
+    let [reply] = site.send(SUPPORT, MESSAGE).try_into().unwrap();
+    assert!(reply.code == 451 && reply.text.contains("cut off, unknown whether it was taken"), "{reply}");
+}
+
+#[test]
+fn a_message_that_was_not_sent_to_its_end_is_told_apart_from_one_that_may_have_been_taken() {
+    let (site, _ticket) = plain("rt", "", HttpAnswer::Deaf);
+    let large = [MESSAGE, b"0123456789abcdef0123456789abcdef\r\n".repeat(800_000).as_slice()].concat();
+    let [reply] = site.send(SUPPORT, &large).try_into().unwrap();
+    assert!(reply.code == 451 && reply.text.ends_with("timed out before the whole message was sent"), "{reply}");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Through a program: what it gets, and what each way to end comes to.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use support::{DeliverySite, wait_until};
@@ -138,6 +140,44 @@ fn a_program_that_does_not_want_all_of_the_message_says_what_it_thinks_by_its_st
     let large = [MESSAGE, b"0123456789abcdef\r\n".repeat(200_000).as_slice()].concat();
     let site = shell("head -c 100 >/dev/null; exit 65");
     assert_eq!(site.send(SUPPORT, &large)[0].code, 554);
+}
+
+#[test]
+fn who_reads_on_when_the_program_has_ended_gets_the_message_to_its_end_or_is_killed_before() {
+    let large = [MESSAGE, b"0123456789abcdef\r\n".repeat(100_000).as_slice()].concat();
+    let lf = large.iter().filter(|&&octet| octet != b'\r').count();
+    let reader = "exec 3<&0; (sleep 1; cat <&3 > FOLDER/out/message; echo ended > FOLDER/out/ended) &";
+    let site = shell(&format!("{reader} exit 0"));
+    assert_eq!(site.send(SUPPORT, &large)[0].code, 250);
+    wait_until("the reader's end", || site.daemon.log(), || !site.written("ended").is_empty());
+    assert_eq!(site.written("message").len(), lf);
+    for end in ["exit 75", "kill -9 $$"] {
+        let site = shell(&format!("{reader} {end}"));
+        assert_eq!(site.send(SUPPORT, &large)[0].code, 451, "{end}");
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(site.written("ended").is_empty(), "{end}");
+    }
+}
+
+#[test]
+fn a_program_with_half_a_message_does_not_outlive_a_daemon_that_is_told_twice_to_end() {
+    for _ in 0..3 {
+        let mut site = shell(
+            "head -c 1000 >/dev/null; echo begun > FOLDER/out/begun; sleep 2; cat >/dev/null; echo ended > FOLDER/out/ended",
+        );
+        let mut client = UnixStream::connect(site.socket()).unwrap();
+        let envelope =
+            b"LHLO x\r\nMAIL FROM:<jane@end.example>\r\nRCPT TO:<support@acme.example>\r\nDATA\r\nA: b\r\n\r\n";
+        let lines = b"0123456789abcdef\r\n".repeat(100_000);
+        client.write_all(&[envelope, lines.as_slice(), b".\r\n"].concat()).unwrap();
+        wait_until("the program", || site.daemon.log(), || !site.written("begun").is_empty());
+        site.daemon.terminate();
+        site.daemon.wait_for_log("stopping");
+        site.daemon.terminate();
+        assert!(site.daemon.wait().success());
+        std::thread::sleep(Duration::from_millis(2_500));
+        assert!(site.written("ended").is_empty(), "it took a part for all of it");
+    }
 }
 
 #[test]
