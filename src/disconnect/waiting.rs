@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::report::harmless;
 use crate::doctor::postfix::Queued;
 use crate::mail::Address;
 
@@ -26,7 +27,7 @@ impl Waiting {
         queued.iter().filter(is).map(|message| message.id.clone()).collect()
     }
 
-    /// A line for each message that [`Self::has`].
+    /// A line for each message that [`Self::has`]. Addresses and reasons are strangers' words.
     pub fn told(&self, queued: &[Queued]) -> Vec<String> {
         let ours = queued.iter().filter(|message| self.has(message));
         let line = |Queued { id, queue, sender, recipients }: &Queued| {
@@ -34,7 +35,7 @@ impl Waiting {
                 recipients.iter().map(|recipient| recipient.delay_reason.as_str()).find(|reason| !reason.is_empty());
             let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
             let recipients: Vec<&str> = recipients.iter().map(|recipient| recipient.address.as_str()).collect();
-            format!("{id} ({queue}) from <{sender}> for {}{reason}", recipients.join(", "))
+            harmless(&format!("{id} ({queue}) from <{sender}> for {}{reason}", recipients.join(", ")))
         };
         ours.map(line).collect()
     }
@@ -90,6 +91,11 @@ mod tests {
         assert_eq!(waiting.deferred(&queued), ["A"]);
         let told = waiting.told(&queued);
         assert_eq!(told.len(), 3);
+        let hostile = [line("E", "deferred", "\\u001b]0;x\\u0007@b.example", "support@acme.example")];
+        assert_eq!(
+            waiting.told(&hostile),
+            ["E (deferred) from <\\u{1b}]0;x\\u{7}@b.example> for x@acme.example, support@acme.example: down"]
+        );
         assert_eq!(told[0], "A (deferred) from <a@b.example> for x@acme.example, support+1@acme.example: down");
     }
 }

@@ -219,7 +219,7 @@ impl Sqlite {
                 let new =
                     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path);
                 let facts = new.and_then(|file| file.metadata()).map_err(|error| self.away(&error))?;
-                tracing::info!(store = %self, "made a new store; nobody can log in until a set is issued");
+                tracing::info!(store = %self, "made a new store; no set is issued in it yet");
                 facts
             }
             Err(error) => {
