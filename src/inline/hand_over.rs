@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::journal::{BodyDigest, Claim, Key, Known};
+use super::journal::{BodyDigest, Claim, Key, Known, MessageDigest};
 use super::outcome::{Fate, Outcome};
 use super::{Route, Standing, seconds_since_1970};
 use crate::mail::{Header, Mail, Path, Reply};
@@ -124,9 +124,12 @@ impl HandOver {
         let status = auth.split(';').next().unwrap_or_default();
         let (connector, endpoint) = (&self.route.connector.name, &self.route.place);
         let now = seconds_since_1970();
+        let message = MessageDigest::of(&mail.headers, &body);
         let mut recipients = Vec::with_capacity(all.len());
         for path in all {
-            let key = Key::of([connector, endpoint, status], &mail.envelope.sender, path, &mail.headers, &body);
+            let key = message
+                .as_ref()
+                .and_then(|message| Key::of([connector, endpoint, status], &mail.envelope.sender, path, message));
             let known = key.map(|key| self.standing.journal.look_up(key, now));
             let (taken, claim) = match known {
                 None => (false, None),

@@ -84,42 +84,51 @@ impl BodyDigest {
     }
 }
 
-/// A message for one recipient, told from all others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Key([u8; KEY_LEN]);
+/// SHA-256 over what tells one message from another, whoever it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MessageDigest(Vec<u8>);
 
-impl Key {
-    /// The key, or `None` for a message without a Message-ID or a Date: two of those may be meant to be two.
-    ///
-    /// `way` is the connector; its endpoint, for what the sandbox has taken is not taken by the ticket system; and the one word of
-    /// the sender's auth status, so that a forged copy never stands for a proven one.
-    pub(super) fn of(
-        way: [&str; 3],
-        sender: &mail::Path,
-        to: &mail::Path,
-        headers: &Headers,
-        body: &BodyDigest,
-    ) -> Option<Self> {
+impl MessageDigest {
+    /// The digest, or `None` for a message without a Message-ID or a Date: two of those may be meant to be two. Once for all
+    /// recipients: there may be a thousand, and megabytes of header fields.
+    pub(super) fn of(headers: &Headers, body: &BodyDigest) -> Option<Self> {
         let says = |name: &&str| headers.first(name).is_some_and(|field| !field.unfolded().is_empty());
         if !NEEDED.iter().all(says) {
             return None;
         }
         let mut context = Context::new(&SHA256);
-        let mut add = |octets: &[u8]| {
-            // With its length before it, no part can pass for another.
-            context.update(&(octets.len() as u64).to_be_bytes());
-            context.update(octets);
-        };
-        for part in ["deskmilter journal 2"].into_iter().chain(way).chain([sender.as_str(), to.as_str()]) {
-            add(part.as_bytes());
-        }
-        add(&body.0);
+        add(&mut context, &body.0);
         for name in FIELDS {
             for field in headers.named(name) {
-                add(name.as_bytes());
-                add(&field.unfolded());
+                add(&mut context, name.as_bytes());
+                add(&mut context, &field.unfolded());
             }
         }
+        Some(Self(context.finish().as_ref().to_vec()))
+    }
+}
+
+/// With its length before it, no part can pass for another.
+fn add(context: &mut Context, octets: &[u8]) {
+    context.update(&(octets.len() as u64).to_be_bytes());
+    context.update(octets);
+}
+
+/// A message for one recipient, told from all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key([u8; KEY_LEN]);
+
+impl Key {
+    /// The key.
+    ///
+    /// `way` is the connector; its endpoint, for what the sandbox has taken is not taken by the ticket system; and the one word of
+    /// the sender's auth status, so that a forged copy never stands for a proven one.
+    pub(super) fn of(way: [&str; 3], sender: &mail::Path, to: &mail::Path, message: &MessageDigest) -> Option<Self> {
+        let mut context = Context::new(&SHA256);
+        for part in ["deskmilter journal 2"].into_iter().chain(way).chain([sender.as_str(), to.as_str()]) {
+            add(&mut context, part.as_bytes());
+        }
+        add(&mut context, &message.0);
         let hash = context.finish();
         hash.as_ref().first_chunk().copied().map(Self)
     }
@@ -461,22 +470,25 @@ mod tests {
             Headers::new(headers("<1@b>", "x").iter().cloned().chain(more).collect())
         };
         let digest = BodyDigest(b"digest".to_vec());
+        let key = |way: [&str; 3], sender: &mail::Path, to: &mail::Path, headers: &Headers, body: &BodyDigest| {
+            Key::of(way, sender, to, &MessageDigest::of(headers, body)?)
+        };
         let (sender, to) = (path("a@b.example"), path("support@acme.example"));
-        let first = Key::of(WAY, &sender, &to, &headers("<1@b>", "x"), &digest).unwrap();
+        let first = key(WAY, &sender, &to, &headers("<1@b>", "x"), &digest).unwrap();
         let again = Headers::new(headers("<1@b>", "x").iter().skip(1).cloned().collect());
-        assert_eq!(Key::of(WAY, &sender, &to, &again, &digest), Some(first), "another way here");
+        assert_eq!(key(WAY, &sender, &to, &again, &digest), Some(first), "another way here");
         for other in [
-            Key::of(["acme2", "endpoint.example:587", "pass"], &sender, &to, &again, &digest),
-            Key::of(["acme", "sandbox.example:2525", "pass"], &sender, &to, &again, &digest),
-            Key::of(["acme", "endpoint.example:587", "none"], &sender, &to, &again, &digest),
-            Key::of(WAY, &path("c@b.example"), &to, &again, &digest),
-            Key::of(WAY, &sender, &path("billing@acme.example"), &again, &digest),
-            Key::of(WAY, &sender, &to, &headers("<2@b>", "x"), &digest),
-            Key::of(WAY, &sender, &to, &headers("<1@b>", "y"), &digest),
-            Key::of(WAY, &sender, &to, &again, &BodyDigest(b"other".to_vec())),
-            Key::of(WAY, &sender, &to, &with("Content-Type", "application/octet-stream"), &digest),
-            Key::of(WAY, &sender, &to, &with("In-Reply-To", "<another.ticket@acme>"), &digest),
-            Key::of(WAY, &sender, &to, &with("Reply-To", "eve@b.example"), &digest),
+            key(["acme2", "endpoint.example:587", "pass"], &sender, &to, &again, &digest),
+            key(["acme", "sandbox.example:2525", "pass"], &sender, &to, &again, &digest),
+            key(["acme", "endpoint.example:587", "none"], &sender, &to, &again, &digest),
+            key(WAY, &path("c@b.example"), &to, &again, &digest),
+            key(WAY, &sender, &path("billing@acme.example"), &again, &digest),
+            key(WAY, &sender, &to, &headers("<2@b>", "x"), &digest),
+            key(WAY, &sender, &to, &headers("<1@b>", "y"), &digest),
+            key(WAY, &sender, &to, &again, &BodyDigest(b"other".to_vec())),
+            key(WAY, &sender, &to, &with("Content-Type", "application/octet-stream"), &digest),
+            key(WAY, &sender, &to, &with("In-Reply-To", "<another.ticket@acme>"), &digest),
+            key(WAY, &sender, &to, &with("Reply-To", "eve@b.example"), &digest),
         ] {
             assert!(other.is_some_and(|other| other != first));
         }
@@ -484,7 +496,7 @@ mod tests {
             let lacks = headers("<1@b>", "x").iter().filter(|field| !field.is(without)).cloned().collect::<Vec<_>>();
             let says_nothing = lacks.iter().cloned().chain([Header::written(without, " ")]).collect();
             for headers in [lacks, says_nothing] {
-                assert_eq!(Key::of(WAY, &sender, &to, &Headers::new(headers), &digest), None, "{without}");
+                assert_eq!(key(WAY, &sender, &to, &Headers::new(headers), &digest), None, "{without}");
             }
         }
     }

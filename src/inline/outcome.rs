@@ -56,12 +56,17 @@ pub(super) fn conclude(outcomes: Vec<Outcome>, envelope: &Envelope, mut verdict:
     if let Some(reply) = refusals().next() {
         return Verdict::refuse(with_those_who_have_it(reply, &outcomes, envelope));
     }
+    // One field for each connector, however many recipients it has.
+    let mut refused: Vec<(&str, Vec<(Path, Reply)>)> = Vec::new();
     for outcome in &outcomes {
         let keep_copy = match &outcome.fate {
             Fate::Taken { keep_copy } => *keep_copy,
             Fate::HandedBack { reply, mailbox, keep_copy } => {
-                let field = refused_field(&outcome.connector, &[(outcome.to.clone(), reply.clone())]);
-                verdict.edits.push(HeaderEdit::Prepend(field));
+                let one = (outcome.to.clone(), reply.clone());
+                match refused.iter_mut().find(|(connector, _)| *connector == outcome.connector) {
+                    Some((_, all)) => all.push(one),
+                    None => refused.push((&outcome.connector, vec![one])),
+                }
                 let edit = RecipientEdit::Add(mailbox.clone());
                 if !envelope.recipients.contains(mailbox) && !verdict.recipients.contains(&edit) {
                     verdict.recipients.push(edit);
@@ -74,6 +79,8 @@ pub(super) fn conclude(outcomes: Vec<Outcome>, envelope: &Envelope, mut verdict:
             verdict.recipients.push(RecipientEdit::Remove(outcome.to.clone()));
         }
     }
+    let fields = refused.iter().map(|(connector, all)| HeaderEdit::Prepend(refused_field(connector, all)));
+    verdict.edits.extend(fields);
     verdict.disposition = Disposition::Continue;
     verdict
 }
@@ -172,8 +179,13 @@ mod tests {
                 RecipientEdit::Remove(path("b"))
             ]
         );
-        assert_eq!(verdict.edits.len(), 2);
-        assert!(format!("{:?}", verdict.edits).contains("never"));
+        let [HeaderEdit::Prepend(field)] = verdict.edits.as_slice() else { panic!("one field: {:?}", verdict.edits) };
+        let text = field.text();
+        assert!(text.contains("to=<a@acme.example>; reply=\"550 5.1.1 no\""), "{text}");
+        assert!(text.contains("to=<b@acme.example>; reply=\"550 5.1.1 never\""), "{text}");
+        let many = (0..1_000).map(|n| outcome(&format!("support+{n}"), back("no"))).collect();
+        let verdict = conclude_all(many);
+        assert_eq!((verdict.edits.len(), verdict.recipients.len()), (1, 1_001));
         let verdict = conclude_all(vec![outcome("a", back("no")), outcome("b", later())]);
         assert_eq!(verdict, Verdict::refuse(Reply::new(451, 4, 1, "later")));
     }

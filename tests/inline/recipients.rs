@@ -2,7 +2,7 @@
 
 use support::Message;
 
-use super::{SALES, STRANGER, SUPPORT, connect, delivered, message, site};
+use super::{SALES, STRANGER, SUPPORT, connect, delivered, message, site, submit};
 
 #[test]
 fn a_mail_program_that_has_logged_in_reaches_a_desk_and_a_colleague_with_one_message() {
@@ -84,4 +84,21 @@ fn a_support_address_is_removed_in_every_spelling_that_postfix_takes_and_before_
     }
     site.postfix.wait_for_empty_queue();
     assert_eq!((delivered(&site, "boss@acme.example"), delivered(&site, SUPPORT)), (0, 0));
+}
+
+#[test]
+fn hundreds_of_recipients_of_a_message_with_a_large_header_section_do_not_keep_the_daemon_busy() {
+    let nothing = super::on("NOTHING", support::endpoint::Action::Hang);
+    let (site, _runtime, desk) = super::scripted("", "recipient_delimiter = +\n", nothing);
+    let to: Vec<String> = (0..900).map(|n| format!("support+{n}@acme.example")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let mut message = Message::new(STRANGER, SUPPORT, "to all of us");
+    for _ in 0..15 {
+        message = message.field("References", &"<0123456789@plain.example>\r\n ".repeat(3_000));
+    }
+    let since = std::time::Instant::now();
+    let reply = submit(&site, &to, &message.octets());
+    assert_eq!(reply.code, 250, "{reply}\n{}", site.daemon.log());
+    assert_eq!(super::taken(&desk), 1);
+    assert!(since.elapsed() < std::time::Duration::from_secs(10), "{:?}", since.elapsed());
 }
