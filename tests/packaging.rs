@@ -416,7 +416,7 @@ fn the_program_needs_no_newer_c_library_than_2_34() {
 }
 
 #[test]
-fn the_service_can_reach_the_files_that_exim_hands_over() {
+fn the_service_can_reach_what_the_documents_have_a_configuration_name() {
     let file = packaging("../docs/configuration.md");
     assert!(std::fs::read_to_string(file).unwrap().contains("default `/var/spool/exim4`"));
     let unit = std::fs::read_to_string(packaging("systemd/deskmilter.service")).unwrap();
@@ -425,9 +425,10 @@ fn the_service_can_reach_the_files_that_exim_hands_over() {
             .filter_map(|line| line.strip_prefix("BindReadOnlyPaths="))
             .any(|paths| paths.split(' ').any(|shown| shown.trim_start_matches('-') == path))
     };
-    assert!(shown("/var/spool/exim4") && shown("/var/spool/exim"), "{unit}");
+    assert!(shown("/var/spool/exim4") && shown("/var/spool/exim") && shown("/run/postgresql"), "{unit}");
     let profile = std::fs::read_to_string(packaging("apparmor/deskmilter")).unwrap();
     assert!(profile.contains("/var/spool/exim{,4}/scan/{,**} r,"), "{profile}");
+    assert!(profile.contains("/run/postgresql/.s.PGSQL.* rw,"), "{profile}");
 }
 
 #[test]
