@@ -416,6 +416,22 @@ fn the_program_needs_no_newer_c_library_than_2_34() {
 }
 
 #[test]
+fn the_service_can_reach_what_the_documents_have_a_configuration_name() {
+    let file = packaging("../docs/configuration.md");
+    assert!(std::fs::read_to_string(file).unwrap().contains("default `/var/spool/exim4`"));
+    let unit = std::fs::read_to_string(packaging("systemd/deskmilter.service")).unwrap();
+    let shown = |path: &str| {
+        unit.lines()
+            .filter_map(|line| line.strip_prefix("BindReadOnlyPaths="))
+            .any(|paths| paths.split(' ').any(|shown| shown.trim_start_matches('-') == path))
+    };
+    assert!(shown("/var/spool/exim4") && shown("/var/spool/exim") && shown("/run/postgresql"), "{unit}");
+    let profile = std::fs::read_to_string(packaging("apparmor/deskmilter")).unwrap();
+    assert!(profile.contains("/var/spool/exim{,4}/scan/{,**} r,"), "{profile}");
+    assert!(profile.contains("/run/postgresql/.s.PGSQL.* rw,"), "{profile}");
+}
+
+#[test]
 fn apparmor_understands_the_profile() {
     let output = run("apparmor_parser", &["-Q", "-K", packaging("apparmor/deskmilter").to_str().unwrap()]);
     assert!(output.status.success(), "{}", told(&output));

@@ -251,3 +251,18 @@ fn a_user_who_can_read_no_secret_submits_once_the_socket_is_for_its_group_and_it
         assert!(code == expected && complaint.contains(words), "{code} {complaint}");
     }
 }
+
+#[test]
+fn a_message_that_was_taken_is_told_so_also_where_nobody_reads_what_is_said_of_it() {
+    let site = Site::start(vec![]);
+    let mut child = Command::new(deskmilter())
+        .args(["submit", "-v", "-C", site.desk.configuration().to_str().unwrap()])
+        .args(["-f", "billing@acme.example", "jane@end.example"])
+        .stdin(Stdio::piped())
+        .stderr(std::io::pipe().unwrap().1)
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"From: billing@acme.example\nSubject: once\n\nhello\n").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(site.host.see(|record| record.taken.len()), 1);
+}
