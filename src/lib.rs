@@ -20,6 +20,7 @@ pub mod explain;
 #[doc(hidden)]
 #[path = "../fuzz/targets/mod.rs"]
 pub mod fuzzing;
+mod harmless;
 pub mod import;
 pub mod inline;
 pub mod log;

@@ -11,7 +11,8 @@ use time::OffsetDateTime;
 
 use super::line::{self, Clock, Line, OWN};
 use super::own;
-use super::report::{harmless, instant};
+use super::report::instant;
+use crate::harmless::harmless;
 
 /// Queue ids kept of each kind.
 const EXAMPLES_MAX: usize = 3;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::harmless::harmless;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -154,15 +155,4 @@ fn list<T>(f: &mut fmt::Formatter<'_>, what: &str, all: &[T], told: fn(&T) -> St
         0 => Ok(()),
         more => writeln!(f, "  and {more} more; --json has them all"),
     }
-}
-
-/// Strangers' words in a log must not do anything to a terminal: control characters are escaped, those that change the direction
-/// of text too.
-pub(crate) fn harmless(text: &str) -> String {
-    let mut told = String::with_capacity(text.len());
-    for c in text.chars() {
-        let turns = matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || turns { told.extend(c.escape_unicode()) } else { told.push(c) }
-    }
-    told
 }

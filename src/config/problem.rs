@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::harmless::harmless;
+
 /// One problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -63,8 +65,8 @@ impl<'a> Report<'a> {
     pub(super) fn note(&mut self, span: Range<usize>, key: impl Into<String>, message: impl Into<String>) {
         let before = self.text.as_bytes().get(..span.start).unwrap_or(self.text.as_bytes());
         let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
-        let one_line = |text: String| if text.contains(char::is_control) { escaped(&text) } else { text };
-        self.list.push(Problem { line, key: one_line(key.into()), message: one_line(message.into()) });
+        // A key may hold anything: a problem is one line all the same.
+        self.list.push(Problem { line, key: harmless(&key.into()), message: harmless(&message.into()) });
     }
 
     /// `value` if there were no problems.
@@ -75,9 +77,4 @@ impl<'a> Report<'a> {
             _ => Err(Problems { file: self.file.to_owned(), list: self.list }),
         }
     }
-}
-
-/// Of a text from the file, where TOML writes them as escapes: a problem is one line, and no terminal obeys it.
-fn escaped(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] }).collect()
 }

@@ -423,6 +423,6 @@ fn each_rule_of_the_desk_side_is_kept() {
 #[test]
 fn a_problem_is_one_line_whatever_the_file_says() {
     let problems = Config::parse("\"a\\nb\\u001b[2J\" = 1\n", Path::new("x.toml")).unwrap_err().to_string();
-    assert!(problems.contains(r"a\nb\u{1b}[2J: unknown key"), "{problems}");
+    assert!(problems.contains(r"a\u{a}b\u{1b}[2J: unknown key"), "{problems}");
     assert!(problems.lines().all(|line| line.starts_with("x.toml:")), "{problems}");
 }

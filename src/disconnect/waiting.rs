@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::audit::report::harmless;
 use crate::doctor::postfix::Queued;
+use crate::harmless::harmless;
 use crate::mail::Address;
 
 /// Support addresses, each with the recipient delimiter of its connector.

@@ -11,7 +11,7 @@ use super::{Kept, LINES_MAX};
 use crate::audit::ledger::name;
 use crate::audit::own;
 use crate::audit::postfix::Event;
-use crate::audit::report::harmless;
+use crate::harmless::harmless;
 
 /// The story of one message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

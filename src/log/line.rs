@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
+use crate::harmless::is_harmful;
 use serde_json::Value;
 use tracing::Level;
 use tracing::field::{Field, Visit};
@@ -122,17 +123,9 @@ fn clean(text: &str) -> String {
             clean.push_str("...");
             break;
         }
-        clean.push(if c.is_control() || is_invisible(c) { '?' } else { c });
+        clean.push(if is_harmful(c) { '?' } else { c });
     }
     clean
-}
-
-/// Characters that show nothing and change what is shown: Unicode's own line separators, which some readers take for the end of a
-/// line, those that turn the direction of text, and those of no width. The two joiners stay: words of some languages have them.
-fn is_invisible(c: char) -> bool {
-    matches!(c,
-        '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -183,7 +176,7 @@ pub(super) mod tests {
     fn no_form_of_a_line_has_a_second_line_in_it() {
         let line = hostile();
         for text in [line.to_string(), line.logfmt("now", Level::INFO), line.json("now", Level::INFO)] {
-            assert!(!text.chars().any(|c| c.is_control() || is_invisible(c)), "{text:?}");
+            assert!(!text.chars().any(is_harmful), "{text:?}");
             assert_eq!(text.lines().count(), 1);
         }
     }

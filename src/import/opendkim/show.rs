@@ -11,6 +11,7 @@ use super::dataset::{Dataset, Pattern};
 use super::settings::Setting;
 use super::signing::{Import, Rule, Signature, Signing};
 use super::tables::{KeyData, SigningTable};
+use crate::harmless::harmless;
 
 /// Letters of a value that are shown.
 const SHOWN: usize = 200;
@@ -56,7 +57,7 @@ impl Import {
         for Rule { senders, signature, .. } in rules {
             let (domain, selector) = (&signature.domain, &signature.selector);
             let line = format!("{senders:width$} -> d={domain} s={selector} key={:?}", signature.key);
-            let _ = writeln!(text, "# {}", printable(&line));
+            let _ = writeln!(text, "# {}", harmless(&line));
         }
         text
     }
@@ -267,16 +268,11 @@ fn section(text: &mut String, title: &str, lines: &[String]) {
     }
     let _ = writeln!(text, "\n# {title}:");
     for line in lines {
-        let _ = writeln!(text, "#   {}", printable(line));
+        let _ = writeln!(text, "#   {}", harmless(line));
     }
 }
 
-/// A foreign text within a comment, cut where it is long.
+/// A foreign text within a comment, cut where it is long. TOML allows no control characters there, and no line feed may end one.
 fn shown(text: &str) -> String {
-    printable(&text.chars().take(SHOWN).collect::<String>())
-}
-
-/// TOML allows no control characters in comments, and no line feed may end one.
-fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] }).collect()
+    harmless(&text.chars().take(SHOWN).collect::<String>())
 }
